@@ -1,0 +1,2 @@
+//! nasnetd: the thin daemon.
+fn main() {}

@@ -1,0 +1,1 @@
+//! nasnet-dbmanager: see the README.

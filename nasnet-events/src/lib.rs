@@ -1,0 +1,1 @@
+//! nasnet-events: see the README.

@@ -1,0 +1,1 @@
+//! nasnet-locking: see the README.

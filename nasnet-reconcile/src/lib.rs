@@ -1,0 +1,4 @@
+//! Changes routers by apply, confirm and merge, so that the stored state is always what the router confirmed.
+#![forbid(unsafe_code)]
+
+pub mod device;

@@ -1,0 +1,1 @@
+//! nasnet-state: see the README.
