@@ -1,0 +1,131 @@
+//! ULIDs that only ever grow.
+
+use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+use ulid::Ulid;
+
+use crate::clock::Now;
+
+/// Bits of a ULID below its timestamp.
+const RANDOM_BITS: u32 = 80;
+
+/// The largest timestamp a ULID can hold.
+const MS_MAX: u64 = (1 << 48) - 1;
+
+/// Makes strictly increasing ULIDs, whatever the clock does.
+///
+/// When the clock stands still or has gone back, the next id is the last one plus one: the timestamp stays at the
+/// highest millisecond seen, and moves on by itself should the random part overflow. Seeded with the persisted
+/// high-water, the order holds across restarts too.
+#[derive(Debug)]
+pub struct UlidGen {
+    last: Mutex<Ulid>,
+}
+
+impl UlidGen {
+    /// Makes a generator whose ids are all greater than `high_water`.
+    pub fn new(high_water: Option<Ulid>) -> Self {
+        Self { last: Mutex::new(high_water.unwrap_or(Ulid::nil())) }
+    }
+
+    /// Returns the next id.
+    pub fn next(&self, now: &Now) -> Ulid {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let ms = u64::try_from(now.wall_ms).unwrap_or(0).min(MS_MAX);
+        *last = if ms > last.timestamp_ms() {
+            Ulid((u128::from(ms) << RANDOM_BITS) | random_part(now, *last))
+        } else {
+            // The carry out of the random part lands in the timestamp.
+            Ulid(last.0.saturating_add(1))
+        };
+        *last
+    }
+
+    /// Returns the last id given out, or the high-water the generator started with.
+    pub fn high_water(&self) -> Ulid {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Draws the part below the timestamp; its top bit is left clear, so that even the last millisecond has room to count.
+fn random_part(now: &Now, last: Ulid) -> u128 {
+    let mut bytes = [0; 16];
+    if getrandom::fill(&mut bytes[6..]).is_err() {
+        // Order is what must hold. Without system randomness, what tells processes and moments apart has to do.
+        let digest = Sha256::new()
+            .chain_update(now.boot.as_bytes())
+            .chain_update(now.boottime_ms.to_be_bytes())
+            .chain_update(std::process::id().to_be_bytes())
+            .chain_update(last.to_bytes())
+            .finalize();
+        bytes[6..].copy_from_slice(&digest[..10]);
+    }
+    bytes[6] &= 0x7f;
+    u128::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::{Clock, ManualClock};
+
+    const YEARS_56_MS: i64 = 56 * 365 * 86_400_000;
+
+    proptest! {
+        #[test]
+        fn ids_grow_under_a_clock_that_jumps_56_years_either_way(
+            start in 0..2 * YEARS_56_MS,
+            jumps in prop::collection::vec((-YEARS_56_MS..=YEARS_56_MS, 1_usize..4), 1..60),
+            restart_at in 0_usize..60,
+        ) {
+            let clock = ManualClock::new(start);
+            let mut generator = UlidGen::new(None);
+            let mut last = Ulid::nil();
+            for (index, (jump, ids)) in jumps.into_iter().enumerate() {
+                clock.set_wall_ms(clock.now().wall_ms + jump);
+                if index == restart_at {
+                    generator = UlidGen::new(Some(last));
+                }
+                for _ in 0..ids {
+                    let next = generator.next(&clock.now());
+                    prop_assert!(next > last, "{next} came after {last}");
+                    prop_assert!(i64::try_from(next.timestamp_ms()).expect("48 bits") >= clock.now().wall_ms);
+                    last = next;
+                }
+            }
+        }
+
+        #[test]
+        fn the_millisecond_moves_on_when_the_random_part_overflows(ms in 1_u64..MS_MAX) {
+            let generator = UlidGen::new(Some(Ulid::from_parts(ms, (1 << RANDOM_BITS) - 1)));
+            let next = generator.next(&ManualClock::new(0).now());
+            prop_assert_eq!((next.timestamp_ms(), next.random()), (ms + 1, 0));
+        }
+    }
+
+    #[test]
+    fn two_generators_do_not_meet_in_the_same_millisecond() {
+        let now = ManualClock::new(1_800_000_000_000).now();
+        assert_ne!(UlidGen::new(None).next(&now), UlidGen::new(None).next(&now));
+    }
+
+    #[test]
+    fn threads_sharing_a_generator_never_get_the_same_id() {
+        let generator = Arc::new(UlidGen::new(None));
+        let now = ManualClock::new(1_800_000_000_000).now();
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let generator = Arc::clone(&generator);
+                std::thread::spawn(move || (0..500).map(|_| generator.next(&now)).collect::<Vec<_>>())
+            })
+            .collect();
+        let ids: HashSet<Ulid> = threads.into_iter().flat_map(|thread| thread.join().expect("thread")).collect();
+        assert_eq!(ids.len(), 8 * 500);
+    }
+}
