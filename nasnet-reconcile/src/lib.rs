@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod device;
+#[cfg(feature = "routeros")]
+pub mod routeros;

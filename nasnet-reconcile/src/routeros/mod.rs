@@ -1,0 +1,4 @@
+//! The RouterOS adapter: the REST client, the menus to observe and the reader of `/export` files.
+
+pub mod menus;
+pub mod rest;
