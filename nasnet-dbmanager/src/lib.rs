@@ -5,6 +5,7 @@ mod error;
 mod id;
 mod seal;
 mod ulid_gen;
+pub mod vfs;
 
 pub use futures_util::future::BoxFuture;
 

@@ -85,7 +85,7 @@ impl MasterKey {
     }
 
     fn load(path: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io { operation: "read master key", path: path.to_owned(), source };
+        let io = |source| Error::io("read master key", path, source);
         let fault = |fault| Error::MasterKey { origin: path.display().to_string(), fault };
         let mut file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
@@ -106,7 +106,7 @@ impl MasterKey {
 
     /// Writes the key file unless there is one; returns whether it did.
     fn store(&self, path: &Path) -> Result<bool, Error> {
-        let io = |source| Error::Io { operation: "create master key", path: path.to_owned(), source };
+        let io = |source| Error::io("create master key", path, source);
         let temporary = temporary_beside(path)?;
         let written = OpenOptions::new()
             .write(true)
