@@ -1,0 +1,8 @@
+//! Where leases are kept.
+
+use crate::error::Error;
+
+/// Names the operation in which SQLite failed.
+pub(crate) fn storage(operation: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
+    move |source| Error::Storage { operation, source }
+}
