@@ -3,6 +3,8 @@
 //! The seam is minimal on purpose. A write is never a `Result`: a device can say yes, can say no, can never have been
 //! reached, or can leave the caller without a trustworthy answer, and each of the four needs another continuation.
 
+pub mod testing;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -80,13 +82,43 @@ impl fmt::Display for RowId {
     }
 }
 
-/// One row of a menu as the device prints it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Returns whether a field holds a secret by its name, whatever menu it is in.
+///
+/// This guards `Debug` output only; what is sealed is decided by the kind's schema.
+pub fn is_secret_name(field: &str) -> bool {
+    let last = field.rsplit('.').next().unwrap_or(field);
+    ["password", "passphrase", "secret", "private-key", "preshared-key", "pre-shared-key", "token", "psk"]
+        .iter()
+        .any(|word| last == *word || last.ends_with(&format!("-{word}")))
+        || last.contains("passphrase")
+        || last.contains("authentication-password")
+}
+
+struct Redacted<'a>(&'a RawFields);
+
+impl fmt::Debug for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self
+            .0
+            .iter()
+            .map(|(name, value)| (name.as_str(), if is_secret_name(name) { "(secret)" } else { value.as_str() }));
+        f.debug_map().entries(shown).finish()
+    }
+}
+
+/// One row of a menu as the device prints it. `Debug` shows no secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// The row's handle; `None` for a menu that holds exactly one row (`/ip/dns`).
     pub id: Option<RowId>,
     /// The printed fields.
     pub fields: RawFields,
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Row").field("id", &self.id).field("fields", &Redacted(&self.fields)).finish()
+    }
 }
 
 /// What is known of a device besides its configuration.
@@ -106,8 +138,8 @@ pub struct DeviceFacts {
     pub uptime_ms: u64,
 }
 
-/// One write to one row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One write to one row. `Debug` shows no secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum WriteOp {
     /// Creates a row.
@@ -142,6 +174,24 @@ impl WriteOp {
     pub fn menu(&self) -> &MenuPath {
         match self {
             Self::Add { menu, .. } | Self::Set { menu, .. } | Self::Remove { menu, .. } => menu,
+        }
+    }
+}
+
+impl fmt::Debug for WriteOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add { menu, fields } => {
+                f.debug_struct("Add").field("menu", menu).field("fields", &Redacted(fields)).finish()
+            }
+            Self::Set { menu, id, fields, unset } => f
+                .debug_struct("Set")
+                .field("menu", menu)
+                .field("id", id)
+                .field("fields", &Redacted(fields))
+                .field("unset", unset)
+                .finish(),
+            Self::Remove { menu, id } => f.debug_struct("Remove").field("menu", menu).field("id", id).finish(),
         }
     }
 }
@@ -279,6 +329,19 @@ pub trait Device: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn debug_output_shows_no_secret() {
+        let fields = RawFields::from([
+            ("name".into(), "wg0".into()),
+            ("private-key".into(), "canary".into()),
+            ("security.passphrase".into(), "canary".into()),
+        ]);
+        let row = Row { id: None, fields: fields.clone() };
+        let add = WriteOp::Add { menu: "/interface/wireguard".parse().unwrap(), fields };
+        let shown = format!("{row:?} {add:?}");
+        assert!(shown.contains("wg0") && !shown.contains("canary"), "{shown}");
+    }
 
     #[test]
     fn a_menu_path_is_parsed_strictly() {

@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod device;
+pub mod op;
 #[cfg(feature = "routeros")]
 pub mod routeros;
