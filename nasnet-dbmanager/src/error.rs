@@ -22,6 +22,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A name chosen by the caller has another form than `[a-z][a-z0-9._-]{0,63}`.
+    #[error("invalid name of a {what}: {input:?}")]
+    InvalidName {
+        /// What it names.
+        what: &'static str,
+        /// The refused name, cut to its first 64 characters.
+        input: String,
+    },
     /// The master key cannot be used.
     #[error("master key from {origin}: {fault}")]
     MasterKey {
@@ -44,6 +52,20 @@ pub enum Error {
     Vfs {
         /// The result code.
         code: i32,
+    },
+    /// A value cannot be stored.
+    #[error("{what} cannot be stored: {detail}")]
+    Encode {
+        /// The kind of value.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A counter has no larger number to give.
+    #[error("counter {name} is exhausted")]
+    CounterExhausted {
+        /// The counter.
+        name: String,
     },
     /// A stored value has a form that is never written.
     #[error("stored {what} cannot be read: {detail}")]
