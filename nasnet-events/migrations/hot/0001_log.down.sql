@@ -1,0 +1,2 @@
+DROP TABLE hot_log;
+DROP TABLE hot_meta;

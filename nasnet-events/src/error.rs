@@ -1,0 +1,197 @@
+//! The one error type of the crate.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nasnet_dbmanager::Scope;
+use ulid::Ulid;
+
+use crate::event::Head;
+use crate::expected::Expected;
+use crate::name::StreamName;
+use crate::receipt::Achieved;
+
+/// What can go wrong, one variant for each thing a caller does differently.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name, position or option that is not well formed.
+    #[error("invalid {what} {value:?}: {why}")]
+    Invalid {
+        /// The kind of value.
+        what: &'static str,
+        /// The value as given.
+        value: String,
+        /// The rule it breaks.
+        why: &'static str,
+    },
+    /// The stream is not where the caller expected it to be; nothing was appended.
+    #[error("{0}")]
+    Conflict(Box<Conflict>),
+    /// The append queue is full; nothing was appended.
+    #[error("append queue is full with {queue} events")]
+    Overloaded {
+        /// Events the queue holds.
+        queue: usize,
+    },
+    /// An event or a batch is larger than the store accepts.
+    #[error("{what} is {size}, the maximum is {max}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size.
+        size: usize,
+        /// The largest size accepted.
+        max: usize,
+    },
+    /// The id is known already, for another event or for a part of this batch only.
+    #[error("event id {id} is used already")]
+    IdReused {
+        /// The id.
+        id: Ulid,
+    },
+    /// The id belongs to an append whose transaction has not ended yet; ask again.
+    #[error("event id {id} belongs to an append that is not resolved yet")]
+    Unresolved {
+        /// The id.
+        id: Ulid,
+    },
+    /// A durable append is not on flash; `reached` says where it is.
+    #[error("append is not durable, reached {}", reached.map_or("nothing", Achieved::as_str))]
+    NotDurable {
+        /// The durability reached, `None` when the event is stored nowhere or that is not known.
+        reached: Option<Achieved>,
+        /// Why it is not on flash.
+        #[source]
+        source: Option<Box<Error>>,
+    },
+    /// Stored bytes do not check; `what` names database and row, or file and offset.
+    #[error("corrupt {what}: {why}")]
+    Corrupt {
+        /// Database and row, or file and offset.
+        what: String,
+        /// What is wrong with them.
+        why: String,
+    },
+    /// The cold directory is not usable now.
+    #[error("cold tier {} is absent: {why}", dir.display())]
+    ColdAbsent {
+        /// The directory.
+        dir: PathBuf,
+        /// Why it is taken as absent.
+        why: String,
+    },
+    /// A file of the store cannot be read or written.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+    /// The database manager refused or failed.
+    #[error("storage: {source}")]
+    Storage {
+        /// The manager's error.
+        #[source]
+        source: Arc<nasnet_dbmanager::Error>,
+    },
+    /// A statement failed.
+    #[error("sqlite: {source}")]
+    Sqlite {
+        /// The driver's error.
+        #[source]
+        source: Arc<sqlx::Error>,
+    },
+    /// The store is shut down.
+    #[error("event store is closed")]
+    Closed,
+}
+
+/// A failed expectation, with what the caller missed.
+#[derive(Debug, Clone)]
+pub struct Conflict {
+    /// Scope of the stream.
+    pub scope: Scope,
+    /// The stream.
+    pub stream: StreamName,
+    /// What the caller expected.
+    pub expected: Expected,
+    /// The version the stream is at.
+    pub actual: u64,
+    /// Heads of the events appended since the expected version, oldest first, at most
+    /// [`Conflict::SINCE_MAX`] of the newest. Events whose transaction is still open are not in it.
+    pub since: Vec<Head>,
+    /// True when the expected version is above the actual one and an earlier incarnation of the hot tier lost its tail:
+    /// the event the caller remembers may have been in it.
+    pub tail_lost: bool,
+}
+
+impl Conflict {
+    /// The most heads a conflict carries.
+    pub const SINCE_MAX: usize = 16;
+}
+
+impl std::fmt::Display for Conflict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "stream {} of {} is at version {}, expected {}",
+            self.stream, self.scope, self.actual, self.expected
+        )?;
+        if self.tail_lost {
+            f.write_str(" (a tail was lost)")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error {
+    /// True when the same call may succeed later without a change by the caller.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Overloaded { .. } | Self::Unresolved { .. } | Self::ColdAbsent { .. } => true,
+            Self::Storage { source } => source.is_retryable(),
+            Self::NotDurable { reached: None, source: Some(source) } => source.is_retryable(),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn corrupt(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::Corrupt { what: what.into(), why: why.to_string() }
+    }
+
+    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io { operation, path: path.into(), source: Arc::new(source) }
+    }
+
+    /// The same failure for each of several callers that shared one write.
+    pub(crate) fn shared(&self) -> Self {
+        match self {
+            Self::Storage { source } => Self::Storage { source: Arc::clone(source) },
+            Self::Sqlite { source } => Self::Sqlite { source: Arc::clone(source) },
+            Self::Io { operation, path, source } => {
+                Self::Io { operation, path: path.clone(), source: Arc::clone(source) }
+            }
+            Self::Invalid { what, value, why } => Self::Invalid { what, value: value.clone(), why },
+            Self::Closed => Self::Closed,
+            other => Self::Corrupt { what: "hot.db".to_owned(), why: other.to_string() },
+        }
+    }
+}
+
+impl From<nasnet_dbmanager::Error> for Error {
+    fn from(source: nasnet_dbmanager::Error) -> Self {
+        Self::Storage { source: Arc::new(source) }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(source: sqlx::Error) -> Self {
+        Self::Sqlite { source: Arc::new(source) }
+    }
+}

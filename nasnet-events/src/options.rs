@@ -1,0 +1,104 @@
+//! How a store behaves.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::class::ClassRules;
+
+/// Settings of an event store.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EventOptions {
+    /// Rules that give every event type a class.
+    pub classes: ClassRules,
+    /// Events that may wait to be appended before callers get `Overloaded`. Default 16,384.
+    pub queue_events_max: usize,
+    /// Largest body of one event in bytes. Default 256 KiB.
+    pub body_bytes_max: usize,
+    /// Unflushed Normal events of one scope, in estimated compressed bytes, that make `maintain` flush: one page of
+    /// flash. Default 4 KiB.
+    pub flush_bytes: usize,
+    /// Longest time `maintain` leaves Normal events in tmpfs only. Default 5 minutes.
+    pub flush_interval: Duration,
+    /// The cold tier, `None` = no cold tier.
+    pub cold: Option<ColdOptions>,
+}
+
+impl EventOptions {
+    /// The largest number of events in one append.
+    pub const BATCH_EVENTS_MAX: usize = 16_384;
+}
+
+impl Default for EventOptions {
+    fn default() -> Self {
+        Self {
+            classes: ClassRules::default(),
+            queue_events_max: 16_384,
+            body_bytes_max: 256 << 10,
+            flush_bytes: 4 << 10,
+            flush_interval: Duration::from_secs(5 * 60),
+            cold: None,
+        }
+    }
+}
+
+impl EventOptions {
+    /// Adds a cold tier.
+    #[must_use]
+    pub fn cold(mut self, cold: ColdOptions) -> Self {
+        self.cold = Some(cold);
+        self
+    }
+
+    /// Replaces the class rules.
+    #[must_use]
+    pub fn classes(mut self, classes: ClassRules) -> Self {
+        self.classes = classes;
+        self
+    }
+}
+
+/// Where archived events go.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ColdOptions {
+    /// The directory, usually a mount point; it must hold the marker written by [`crate::prepare_cold_dir`].
+    pub dir: PathBuf,
+    /// Accept a directory on the same device as the data directory. Off by default, because the mount point of a missing
+    /// stick is a folder on flash.
+    pub allow_same_device: bool,
+    /// Which events are archived.
+    pub policy: ColdPolicy,
+}
+
+impl ColdOptions {
+    /// A cold tier in `dir` that takes every event.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), allow_same_device: false, policy: ColdPolicy::default() }
+    }
+
+    /// Accepts a directory on the same device as the data directory.
+    #[must_use]
+    pub const fn allow_same_device(mut self) -> Self {
+        self.allow_same_device = true;
+        self
+    }
+
+    /// Chooses which events are archived.
+    #[must_use]
+    pub const fn policy(mut self, policy: ColdPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+}
+
+/// Which events the cold tier takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ColdPolicy {
+    /// All of them; Low events come from the hot tier.
+    #[default]
+    Everything,
+    /// Those that are in the warm tier.
+    WarmOnly,
+}
