@@ -132,12 +132,10 @@ fn interfere(world: &mut World, steps: &[Step], fork: Fork, at: &Effect) {
 fn drive(world: &mut World, machine: &mut Machine, first: Vec<Effect>, boundary: usize, fork: Fork) -> End {
     let steps = machine.plan().steps.clone();
     let mut queue: VecDeque<Effect> = first.into();
-    let mut count = 0;
     let mut reached = false;
-    for _ in 0..10_000 {
+    for count in 0..10_000 {
         let effect = queue.pop_front().expect("an unfinished machine always asks for something");
         let here = count == boundary;
-        count += 1;
         reached |= here;
         let fork = if here { fork } else { Fork::None };
         if fork == Fork::Crash {
