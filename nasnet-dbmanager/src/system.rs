@@ -25,3 +25,31 @@ pub(crate) fn schema_set() -> SchemaSet {
     };
     SchemaSet::new("system", FileKind::System, vec![first])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::scratch::Scratch;
+
+    async fn objects(scratch: &mut Scratch) -> Vec<String> {
+        let query =
+            sqlx::query_scalar("SELECT type || ' ' || name FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY 1");
+        query.fetch_all(&mut scratch.conn).await.expect("schema")
+    }
+
+    #[tokio::test]
+    async fn going_down_removes_everything_and_going_up_again_brings_it_back() {
+        let mut scratch = Scratch::new().await;
+        let fresh = objects(&mut scratch).await;
+        assert!(fresh.contains(&"trigger audit_log_keeps".to_owned()), "{fresh:?}");
+        let set = schema_set();
+        for migration in set.migrations.iter().rev() {
+            sqlx::raw_sql(migration.down).execute(&mut scratch.conn).await.expect("down");
+        }
+        assert_eq!(objects(&mut scratch).await, Vec::<String>::new());
+        for migration in &set.migrations {
+            sqlx::raw_sql(migration.up).execute(&mut scratch.conn).await.expect("up");
+        }
+        assert_eq!(objects(&mut scratch).await, fresh);
+    }
+}

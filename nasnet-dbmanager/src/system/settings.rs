@@ -65,24 +65,12 @@ pub async fn put(
     conn: &mut SqliteConnection,
     category: &str,
     key: &str,
-    value: &impl Serialize,
+    value: &(impl Serialize + Sync),
     schema_version: u32,
     now: &Now,
 ) -> Result<(), Error> {
     check(category, key)?;
-    let value =
-        serde_json::to_string(value).map_err(|error| Error::Encode { what: "setting", detail: error.to_string() })?;
-    put_text(conn, category, key, &value, schema_version, now).await
-}
-
-pub(super) async fn put_text(
-    conn: &mut SqliteConnection,
-    category: &str,
-    key: &str,
-    value: &str,
-    schema_version: u32,
-    now: &Now,
-) -> Result<(), Error> {
+    let value = encode(value)?.to_string();
     sqlx::query(PUT).bind(category).bind(key).bind(value).bind(schema_version).bind(now.wall_ms).execute(conn).await?;
     Ok(())
 }
@@ -97,7 +85,12 @@ pub async fn remove(conn: &mut SqliteConnection, category: &str, key: &str) -> R
     Ok(done.rows_affected() > 0)
 }
 
-pub(super) fn check(category: &str, key: &str) -> Result<(), Error> {
+/// Turns a value into JSON.
+pub(super) fn encode(value: &impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(value).map_err(|error| Error::Encode { what: "setting", detail: error.to_string() })
+}
+
+fn check(category: &str, key: &str) -> Result<(), Error> {
     name::check("setting category", category)?;
     name::check("setting key", key)
 }
