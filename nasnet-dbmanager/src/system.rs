@@ -6,12 +6,15 @@
 pub mod audit;
 mod column;
 pub mod counters;
+mod db;
 mod name;
 pub mod routers;
 #[cfg(test)]
 mod scratch;
 pub mod secrets;
 pub mod settings;
+
+pub use db::{AuditLog, Counters, Routers, Secrets, Settings, SystemDb};
 
 use crate::schema::{FileKind, Migration, SchemaSet};
 

@@ -1,0 +1,292 @@
+//! One open database: a fair writer and a few readers behind a handle that is cheap to clone.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::SqliteConnection;
+use tokio::sync::{mpsc, oneshot};
+use ulid::Ulid;
+
+use crate::error::Error;
+use crate::file_lock::FileLock;
+use crate::id::Cause;
+use crate::keys::{self, KeyOutcome};
+use crate::lease::Lease;
+use crate::open::Opened;
+use crate::reader::ReaderPool;
+use crate::vfs::{self, Written};
+use crate::writer::{Checkpoint, Job, Operation, Writer};
+
+/// An open database.
+///
+/// # Guarantees
+/// - There is one writer: operations run in the order they were queued and never meet a busy database of this process.
+/// - An operation is run at most once, and its answer comes after the commit. For files on flash that means after
+///   the sync: what was answered survives a power cut. Files in memory survive the end of the process only.
+/// - Operations queued together share one commit; the failure or panic of one takes back its own changes alone.
+///
+/// # Cancel safety
+/// Dropping the future of a write does not cancel it: it may be committed or not. Whoever needs to know gives it a
+/// key ([`Database::write_keyed`]) and asks for the key ([`Database::outcome`]). Dropping the future of a read is harmless.
+///
+/// # Caveats
+/// An operation gets the connection inside a transaction. It must pass on every SQL error, wait for nothing but this
+/// connection, and leave the transaction alone: ending it ends in [`Error::TransactionLost`].
+#[derive(Clone)]
+pub struct Database {
+    shared: Arc<Shared>,
+    /// Keeps a router database from being closed while this handle lives.
+    lease: Option<Arc<Lease>>,
+}
+
+struct Shared {
+    path: PathBuf,
+    file_uid: [u8; 16],
+    /// `None` when opened for reading only.
+    queue: Option<mpsc::Sender<Job>>,
+    readers: ReaderPool,
+    closed: AtomicBool,
+}
+
+/// The time limits and the queue bound of a database.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) read: Duration,
+    pub(crate) write: Duration,
+    pub(crate) queue: usize,
+}
+
+impl Database {
+    /// Starts the writer and the readers of an opened file.
+    pub(crate) async fn start(opened: Opened, limits: Limits) -> Result<Self, Error> {
+        let Opened { target, writer, lock, file_uid } = opened;
+        let lock: Arc<FileLock> = Arc::new(lock);
+        let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock));
+        let path = target.path.clone();
+        let queue = match writer {
+            None => None,
+            Some(guarded) => {
+                let (sender, receiver) = mpsc::channel(limits.queue.max(1));
+                let writer = Writer::new(target, guarded, limits.write, lock).await?;
+                tokio::spawn(writer.serve(receiver));
+                Some(sender)
+            }
+        };
+        let shared = Shared { path, file_uid, queue, readers, closed: AtomicBool::new(false) };
+        Ok(Self { shared: Arc::new(shared), lease: None })
+    }
+
+    pub(crate) fn with_lease(mut self, lease: Arc<Lease>) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// Runs an operation that writes and returns its value after the commit.
+    ///
+    /// # Errors
+    /// What the operation returned; and converted from [`Error`]: [`Error::Overloaded`] when the queue is full,
+    /// [`Error::NotApplied`], [`Error::NoSpace`], [`Error::WriteDeadline`] and [`Error::Panicked`] when it is provably
+    /// not committed, [`Error::Unknown`] when the commit itself failed, [`Error::ReadOnly`], [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Once polled, it runs to its end whether or not anybody waits.
+    pub async fn write<T, E, F>(&self, cause: Cause, op: F) -> Result<T, E>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.submit(cause, None, op).await
+    }
+
+    /// Runs an operation that writes, under a key that is committed with it.
+    ///
+    /// # Errors
+    /// As [`Database::write`], and [`Error::AlreadyCommitted`] when the key is there; the operation then does not run.
+    ///
+    /// # Cancel safety
+    /// As [`Database::write`]; [`Database::outcome`] tells what became of it.
+    pub async fn write_keyed<T, E, F>(&self, cause: Cause, key: Ulid, op: F) -> Result<T, E>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.submit(cause, Some(key), op).await
+    }
+
+    /// Tells what became of a keyed write, after everything this process queued before the question.
+    ///
+    /// A database remembers at least the last 1,024 keys.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub async fn outcome(&self, key: Ulid) -> Result<KeyOutcome, Error> {
+        const CAUSE: Cause = Cause::new("key-outcome");
+        if self.shared.queue.is_none() {
+            return self.read(CAUSE, move |conn| Box::pin(async move { keys::look_up(conn, key).await })).await;
+        }
+        // Through the writer: a write that still waits in its queue must be decided first.
+        self.write(CAUSE, move |conn| Box::pin(async move { keys::look_up(conn, key).await })).await
+    }
+
+    /// Runs an operation that reads, in one snapshot.
+    ///
+    /// # Errors
+    /// What the operation returned; and converted from [`Error`]: [`Error::ReadDeadline`], [`Error::Panicked`],
+    /// [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Safe: the read ends in the background, at its deadline at the latest.
+    pub async fn read<T, E, F>(&self, cause: Cause, op: F) -> Result<T, E>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.check_open()?;
+        // The clone keeps the lease until the read has ended, even when the caller is gone.
+        let database = self.clone();
+        let task = tokio::spawn(async move { database.shared.readers.run(op).await });
+        task.await.unwrap_or_else(|error| {
+            tracing::warn!(path = %self.path().display(), %cause, %error, "a read did not end");
+            Err(Error::Closed { path: self.shared.path.clone() }.into())
+        })
+    }
+
+    /// Moves the write-ahead log into the database file and empties it.
+    ///
+    /// # Errors
+    /// As [`Database::write`]. A log that readers keep in use is not an error but [`Checkpoint::busy`].
+    pub async fn checkpoint(&self) -> Result<Checkpoint, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Job::Checkpoint(reply))?;
+        answer.await.map_err(|_| Error::Closed { path: self.shared.path.clone() })?
+    }
+
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Returns the uid stored in the file when it was created.
+    pub fn file_uid(&self) -> [u8; 16] {
+        self.shared.file_uid
+    }
+
+    /// Returns what this process has written to the file, its log included.
+    pub fn written(&self) -> Written {
+        vfs::written(&self.shared.path)
+    }
+
+    /// Tells whether it was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.queue.is_none()
+    }
+
+    /// Returns how many operations wait for the writer.
+    pub fn queue_depth(&self) -> usize {
+        self.shared.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
+    }
+
+    async fn submit<T, E, F>(&self, cause: Cause, key: Option<Ulid>, op: F) -> Result<T, E>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Job::Write(Box::new(Typed { cause, key, op: Some(op), result: None, reply })))?;
+        answer.await.unwrap_or_else(|_| Err(Error::Unknown { detail: "the writer stopped".to_owned() }.into()))
+    }
+
+    fn enqueue(&self, job: Job) -> Result<(), Error> {
+        self.check_open()?;
+        let Some(queue) = &self.shared.queue else {
+            return Err(Error::ReadOnly { detail: "it was opened for reading only".to_owned() });
+        };
+        queue.try_send(job).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Error::Overloaded { queue: "writer" },
+            mpsc::error::TrySendError::Closed(_) => Error::Closed { path: self.shared.path.clone() },
+        })
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed { path: self.shared.path.clone() });
+        }
+        Ok(())
+    }
+
+    /// Finishes what is queued, refuses the rest and closes every connection. Later calls wait for nothing.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        if self.shared.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.shared.readers.close().await;
+        let Some(queue) = &self.shared.queue else { return Ok(()) };
+        let (reply, answer) = oneshot::channel();
+        if queue.send(Job::Close(reply)).await.is_err() {
+            return Ok(());
+        }
+        answer.await.unwrap_or(Ok(()))
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+/// An operation with its types, waiting or done.
+struct Typed<T, E, F> {
+    cause: Cause,
+    key: Option<Ulid>,
+    op: Option<F>,
+    result: Option<Result<T, E>>,
+    reply: oneshot::Sender<Result<T, E>>,
+}
+
+impl<T, E, F> Operation for Typed<T, E, F>
+where
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send,
+    T: Send,
+    E: From<Error> + Send,
+{
+    fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    fn key(&self) -> Option<Ulid> {
+        self.key
+    }
+
+    fn run<'a>(&'a mut self, conn: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let Some(op) = self.op.take() else { return false };
+            let result = op(conn).await;
+            let succeeded = result.is_ok();
+            self.result = Some(result);
+            succeeded
+        })
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.result = Some(Err(error.into()));
+    }
+
+    fn succeeded(&self) -> bool {
+        matches!(self.result, Some(Ok(_)))
+    }
+
+    fn answer(self: Box<Self>) {
+        let result = self.result.unwrap_or_else(|| Err(Error::NotApplied.into()));
+        // A caller that no longer waits can ask for its key.
+        self.reply.send(result).ok();
+    }
+}

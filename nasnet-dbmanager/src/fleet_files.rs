@@ -1,0 +1,69 @@
+//! What each file of a fleet must be: its place, its identity, its schemas and its settings.
+
+use ulid::Ulid;
+
+use crate::clock::Now;
+use crate::connection::Target;
+use crate::database::Limits;
+use crate::id::RouterId;
+use crate::layout::Layout;
+use crate::meta::Identity;
+use crate::open::{Policy, Spec};
+use crate::options::{OnOpen, Options};
+use crate::schema::{FileKind, SchemaSet};
+
+/// Describes the files of one fleet.
+#[derive(Debug, Clone)]
+pub(crate) struct FleetFiles {
+    layout: Layout,
+    fleet_id: Ulid,
+    sets: Vec<SchemaSet>,
+    options: Options,
+}
+
+impl FleetFiles {
+    pub(crate) fn new(layout: Layout, fleet_id: Ulid, sets: Vec<SchemaSet>, options: Options) -> Self {
+        Self { layout, fleet_id, sets, options }
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn single(&self, kind: FileKind, file_uid: Option<[u8; 16]>) -> Spec {
+        let identity = Identity { kind, fleet_id: self.fleet_id, router_id: None, file_uid };
+        self.spec(self.layout.single(kind), self.layout.lock_of(kind.as_str()), identity)
+    }
+
+    pub(crate) fn router(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Spec {
+        let identity =
+            Identity { kind: FileKind::Router, fleet_id: self.fleet_id, router_id: Some(id.clone()), file_uid };
+        self.spec(self.layout.router(id), self.layout.router_lock(id), identity)
+    }
+
+    fn spec(&self, path: std::path::PathBuf, lock: std::path::PathBuf, identity: Identity) -> Spec {
+        let kind = identity.kind;
+        Spec {
+            target: Target { path, profile: kind.profile(), tuning: self.options.preset.tuning() },
+            lock,
+            identity,
+            sets: self.sets.iter().filter(|set| set.file == kind).cloned().collect(),
+        }
+    }
+
+    pub(crate) fn policy(&self, now: Now) -> Policy {
+        Policy { on_open: self.on_open(), lock_timeout: self.options.lock_timeout, wall_ms: now.wall_ms }
+    }
+
+    fn on_open(&self) -> OnOpen {
+        self.options.on_open
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { read: self.options.read_deadline, write: self.options.write_deadline, queue: self.options.write_queue }
+    }
+}

@@ -1,0 +1,99 @@
+//! Keys of writes: how a caller who lost the answer finds out what became of its write.
+//!
+//! The key is a row in the same transaction as the write. At least the last [`KEYS_KEPT`] keys of a database are kept;
+//! the largest key ever dropped is remembered, so that "never seen" and "no longer known" are told apart.
+
+use sqlx::{Row, SqliteConnection};
+use ulid::Ulid;
+
+use crate::driver::during;
+use crate::error::Error;
+
+/// How many keys a database remembers at least.
+pub(crate) const KEYS_KEPT: i64 = 1024;
+
+/// How many keys may gather beyond those before the oldest are dropped, so that dropping is not paid for each write.
+pub(crate) const KEYS_SLACK: u32 = 128;
+
+/// What became of a keyed write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOutcome {
+    /// It is committed.
+    Committed,
+    /// It is not committed, and nothing that was queued before this question will commit it.
+    Absent,
+    /// The key is too old to tell.
+    Forgotten,
+}
+
+const INSERT: &str = "INSERT INTO _nasnet_keys (key, seq) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING";
+const NEWEST: &str = "SELECT COALESCE(MAX(seq), 0) FROM _nasnet_keys";
+const OLDEST_TO_DROP: &str = "SELECT seq FROM _nasnet_keys ORDER BY seq DESC LIMIT 1 OFFSET ?1";
+const REMEMBER: &str = "
+    UPDATE _nasnet_meta SET keys_forgotten = MAX(
+        COALESCE(keys_forgotten, x''), (SELECT MAX(key) FROM _nasnet_keys WHERE seq <= ?1))";
+const DROP: &str = "DELETE FROM _nasnet_keys WHERE seq <= ?1";
+const LOOK_UP: &str = "
+    SELECT EXISTS (SELECT 1 FROM _nasnet_keys WHERE key = ?1), keys_forgotten >= ?1 FROM _nasnet_meta";
+
+/// Gives keys their order within one writer.
+#[derive(Debug)]
+pub(crate) struct KeyRing {
+    next_seq: i64,
+    since_trim: u32,
+}
+
+impl KeyRing {
+    pub(crate) async fn load(conn: &mut SqliteConnection) -> Result<Self, Error> {
+        let newest: i64 = sqlx::query_scalar(NEWEST).fetch_one(conn).await.map_err(during("read the write keys"))?;
+        Ok(Self { next_seq: newest + 1, since_trim: 0 })
+    }
+
+    /// Writes a key, in the transaction of the write it names.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyCommitted`] when the key is there.
+    pub(crate) async fn record(&mut self, conn: &mut SqliteConnection, key: Ulid) -> Result<(), Error> {
+        let bytes = key.to_bytes();
+        let done = sqlx::query(INSERT)
+            .bind(&bytes[..])
+            .bind(self.next_seq)
+            .execute(&mut *conn)
+            .await
+            .map_err(during("record the write key"))?;
+        if done.rows_affected() == 0 {
+            return Err(Error::AlreadyCommitted { key });
+        }
+        self.next_seq += 1;
+        self.since_trim += 1;
+        if self.since_trim >= KEYS_SLACK {
+            self.since_trim = 0;
+            trim(conn).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn trim(conn: &mut SqliteConnection) -> Result<(), Error> {
+    let what = "drop old write keys";
+    let limit: Option<i64> =
+        sqlx::query_scalar(OLDEST_TO_DROP).bind(KEYS_KEPT).fetch_optional(&mut *conn).await.map_err(during(what))?;
+    if let Some(limit) = limit {
+        sqlx::query(REMEMBER).bind(limit).execute(&mut *conn).await.map_err(during(what))?;
+        sqlx::query(DROP).bind(limit).execute(&mut *conn).await.map_err(during(what))?;
+    }
+    Ok(())
+}
+
+/// Looks a key up.
+pub(crate) async fn look_up(conn: &mut SqliteConnection, key: Ulid) -> Result<KeyOutcome, Error> {
+    let what = during("look up a write key");
+    let row = sqlx::query(LOOK_UP).bind(&key.to_bytes()[..]).fetch_one(conn).await.map_err(&what)?;
+    let present: bool = row.try_get(0).map_err(&what)?;
+    let dropped: Option<bool> = row.try_get(1).map_err(&what)?;
+    Ok(match (present, dropped) {
+        (true, _) => KeyOutcome::Committed,
+        (false, Some(true)) => KeyOutcome::Forgotten,
+        (false, _) => KeyOutcome::Absent,
+    })
+}

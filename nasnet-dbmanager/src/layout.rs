@@ -1,0 +1,99 @@
+//! The names of directories and files on disk, and the few steps that make a file appear whole or not at all.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::error::Error;
+use crate::id::RouterId;
+use crate::schema::FileKind;
+
+/// Prefix of names that only an unfinished creation leaves behind.
+pub(crate) const UNFINISHED: &str = ".nasnet-new-";
+
+/// Where everything of one fleet lives.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+}
+
+impl Layout {
+    /// Names the file of a kind that exists once.
+    pub(crate) fn single(&self, kind: FileKind) -> PathBuf {
+        let dir = if kind == FileKind::System { &self.data_dir } else { &self.run_dir };
+        dir.join(format!("{}.db", kind.as_str()))
+    }
+
+    pub(crate) fn routers(&self) -> PathBuf {
+        self.data_dir.join("routers")
+    }
+
+    pub(crate) fn router_dir(&self, id: &RouterId) -> PathBuf {
+        self.routers().join(id.as_str())
+    }
+
+    pub(crate) fn router_file_name(id: &RouterId) -> String {
+        format!("router-{id}.db")
+    }
+
+    pub(crate) fn router(&self, id: &RouterId) -> PathBuf {
+        self.router_dir(id).join(Self::router_file_name(id))
+    }
+
+    /// Names the lock file of a database: it lives beside nothing else, and never is the database itself, since
+    /// closing any descriptor of a database file drops the locks SQLite holds on it.
+    pub(crate) fn lock_of(&self, stem: &str) -> PathBuf {
+        self.run_dir.join("locks").join(format!("{stem}.lock"))
+    }
+
+    pub(crate) fn router_lock(&self, id: &RouterId) -> PathBuf {
+        self.lock_of(&format!("router-{id}"))
+    }
+}
+
+/// Names the write-ahead log of a database file.
+pub(crate) fn wal_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    PathBuf::from(name)
+}
+
+/// Returns the size of a file, 0 when it is missing.
+pub(crate) fn size_of(path: &Path) -> Result<u64, Error> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(Error::io("examine", path, error)),
+    }
+}
+
+/// Creates a directory and its parents.
+pub(crate) fn create_dir(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path)
+        .map_err(|source| Error::NotWritable { path: path.to_owned(), source: std::sync::Arc::new(source) })
+}
+
+/// Removes a directory tree that may not exist.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Brings the content and length of a file, or the entries of a directory, to the medium.
+pub(crate) fn sync(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| Error::io("sync", path, error))
+}
+
+/// Renames without ever replacing; `false` when the target exists.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<bool, Error> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => Ok(false),
+        Err(errno) => Err(Error::io("rename", from, errno.into())),
+    }
+}

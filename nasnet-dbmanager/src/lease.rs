@@ -1,0 +1,278 @@
+//! The set of open router databases: opened once however many ask, closed only when nobody holds them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::database::Database;
+use crate::error::Error;
+use crate::evict::{Admission, Candidate, admit};
+use crate::id::RouterId;
+
+/// What an opening ends with, shared by all who wait for it.
+type Outcome = Option<Result<Database, Error>>;
+
+/// The open router databases of a fleet.
+pub(crate) struct OpenSet {
+    max_open: usize,
+    lease_timeout: Duration,
+    /// Named in errors.
+    data_dir: PathBuf,
+    state: Mutex<State>,
+    /// Rung when an entry leaves the set or is returned.
+    changed: Notify,
+}
+
+struct State {
+    entries: HashMap<RouterId, Entry>,
+    /// Grows with each use; also tells entries of one id apart.
+    tick: u64,
+    closed: bool,
+}
+
+struct Entry {
+    born: u64,
+    leases: usize,
+    used: u64,
+    phase: Phase,
+}
+
+enum Phase {
+    Opening(watch::Receiver<Outcome>),
+    Open(Database),
+    Closing,
+}
+
+/// Keeps one entry from being closed while it lives.
+pub(crate) struct Lease {
+    set: Arc<OpenSet>,
+    id: RouterId,
+    born: u64,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.set.release(&self.id, self.born);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What the next step towards a lease is.
+enum Step {
+    Have(Database, Lease),
+    Await(watch::Receiver<Outcome>, Lease),
+    Start(watch::Sender<Outcome>, Lease),
+    Close(RouterId, u64, Database),
+    /// Something is being closed, which ends by itself.
+    Closing,
+    /// Somebody must return a lease.
+    Full,
+}
+
+impl OpenSet {
+    pub(crate) fn new(max_open: usize, lease_timeout: Duration, data_dir: PathBuf) -> Self {
+        let state = State { entries: HashMap::new(), tick: 0, closed: false };
+        Self { max_open: max_open.max(1), lease_timeout, data_dir, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Leases a database, opening it with `open` if it is not open.
+    ///
+    /// # Cancel safety
+    /// Safe: the opening goes on in its own task and its result stays in the set.
+    pub(crate) async fn lease<F, O>(self: &Arc<Self>, id: &RouterId, open: F) -> Result<Database, Error>
+    where
+        F: FnOnce() -> O,
+        O: Future<Output = Result<Database, Error>> + Send + 'static,
+    {
+        let end = Instant::now() + self.lease_timeout;
+        let (lease, mut outcome) = loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Listening starts before looking, or a change between the two would be missed.
+            changed.as_mut().enable();
+            match self.step(id)? {
+                Step::Have(database, lease) => return Ok(database.with_lease(Arc::new(lease))),
+                Step::Await(outcome, lease) => break (lease, outcome),
+                Step::Start(sender, lease) => {
+                    let outcome = sender.subscribe();
+                    tokio::spawn(Arc::clone(self).open(id.clone(), lease.born, sender, open()));
+                    break (lease, outcome);
+                }
+                Step::Close(victim, born, database) => {
+                    tokio::spawn(Arc::clone(self).close(victim, born, database));
+                    changed.await;
+                }
+                Step::Closing => changed.await,
+                Step::Full => {
+                    if tokio::time::timeout_at(end, changed).await.is_err() {
+                        return Err(Error::AllLeased { max_open: self.max_open });
+                    }
+                }
+            }
+        };
+        let outcome = outcome.wait_for(Option::is_some).await.map(|outcome| (*outcome).clone());
+        match outcome {
+            Ok(Some(Ok(database))) => Ok(database.with_lease(Arc::new(lease))),
+            Ok(Some(Err(error))) => Err(error),
+            Ok(None) | Err(_) => Err(self.shut()),
+        }
+    }
+
+    /// Opens an entry and tells everybody who waits for it.
+    async fn open<O>(self: Arc<Self>, id: RouterId, born: u64, sender: watch::Sender<Outcome>, open: O)
+    where
+        O: Future<Output = Result<Database, Error>> + Send + 'static,
+    {
+        // In a task of its own, so that a panic becomes an error and never leaves an entry that opens for ever.
+        let result = tokio::spawn(open)
+            .await
+            .unwrap_or_else(|panic| Err(Error::Panicked { message: format!("while opening router {id}: {panic}") }));
+        {
+            let mut state = self.state();
+            if let Some(entry) = state.entries.get_mut(&id).filter(|entry| entry.born == born) {
+                match &result {
+                    Ok(database) => entry.phase = Phase::Open(database.clone()),
+                    Err(_) => {
+                        state.entries.remove(&id);
+                    }
+                }
+            }
+        }
+        sender.send_replace(Some(result));
+        self.changed.notify_waiters();
+    }
+
+    async fn close(self: Arc<Self>, id: RouterId, born: u64, database: Database) {
+        if let Err(error) = database.close().await {
+            tracing::warn!(router = %id, %error, "closing a router database failed");
+        }
+        drop(database);
+        {
+            let mut state = self.state();
+            if state.entries.get(&id).is_some_and(|entry| entry.born == born) {
+                state.entries.remove(&id);
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn step(self: &Arc<Self>, id: &RouterId) -> Result<Step, Error> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(self.shut());
+        }
+        state.tick += 1;
+        let tick = state.tick;
+        let lease = |born| Lease { set: Arc::clone(self), id: id.clone(), born };
+        if let Some(entry) = state.entries.get_mut(id) {
+            let step = match &entry.phase {
+                Phase::Closing => return Ok(Step::Closing),
+                Phase::Open(database) => Step::Have(database.clone(), lease(entry.born)),
+                Phase::Opening(outcome) => Step::Await(outcome.clone(), lease(entry.born)),
+            };
+            entry.leases += 1;
+            entry.used = tick;
+            return Ok(step);
+        }
+        let candidates = state.entries.iter().map(|(id, entry)| Candidate {
+            id,
+            leases: entry.leases,
+            used: entry.used,
+            open: matches!(entry.phase, Phase::Open(_)),
+        });
+        match admit(self.max_open, candidates) {
+            Admission::Open => {
+                let (sender, outcome) = watch::channel(None);
+                let entry = Entry { born: tick, leases: 1, used: tick, phase: Phase::Opening(outcome) };
+                state.entries.insert(id.clone(), entry);
+                Ok(Step::Start(sender, lease(tick)))
+            }
+            Admission::Evict(victim) => {
+                let victim = victim.clone();
+                Ok(state.begin_close(&victim).map_or(Step::Closing, |(born, db)| Step::Close(victim, born, db)))
+            }
+            Admission::Wait if state.entries.values().any(|entry| matches!(entry.phase, Phase::Closing)) => {
+                Ok(Step::Closing)
+            }
+            Admission::Wait => Ok(Step::Full),
+        }
+    }
+
+    fn release(&self, id: &RouterId, born: u64) {
+        let mut state = self.state();
+        if let Some(entry) = state.entries.get_mut(id).filter(|entry| entry.born == born) {
+            entry.leases = entry.leases.saturating_sub(1);
+            if entry.leases == 0 {
+                drop(state);
+                self.changed.notify_waiters();
+            }
+        }
+    }
+
+    /// Returns the databases open now.
+    pub(crate) fn open_databases(&self) -> Vec<(RouterId, usize, Database)> {
+        let state = self.state();
+        let open = |(id, entry): (&RouterId, &Entry)| match &entry.phase {
+            Phase::Open(database) => Some((id.clone(), entry.leases, database.clone())),
+            _ => None,
+        };
+        state.entries.iter().filter_map(open).collect()
+    }
+
+    /// Refuses new leases, waits for what is being opened and closes everything, leased or not.
+    pub(crate) async fn shut_down(self: &Arc<Self>) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let (open, rest) = {
+                let mut state = self.state();
+                state.closed = true;
+                let ids: Vec<_> = state.entries.keys().cloned().collect();
+                let open: Vec<_> =
+                    ids.into_iter().filter_map(|id| state.begin_close(&id).map(|(born, db)| (id, born, db))).collect();
+                (open, state.entries.len())
+            };
+            if rest == 0 {
+                return;
+            }
+            if open.is_empty() {
+                changed.await;
+            }
+            let closing = open.into_iter().map(|(id, born, db)| Arc::clone(self).close(id, born, db));
+            futures_util::future::join_all(closing).await;
+        }
+    }
+
+    fn shut(&self) -> Error {
+        Error::Closed { path: self.data_dir.clone() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn begin_close(&mut self, id: &RouterId) -> Option<(u64, Database)> {
+        let entry = self.entries.get_mut(id)?;
+        if !matches!(entry.phase, Phase::Open(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut entry.phase, Phase::Closing) {
+            Phase::Open(database) => Some((entry.born, database)),
+            _ => None,
+        }
+    }
+}

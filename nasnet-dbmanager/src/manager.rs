@@ -1,0 +1,377 @@
+//! The fleet: its directories entered, its single databases open, its router databases leased.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+
+use ulid::Ulid;
+
+use crate::clock::{Clock, Now};
+use crate::connection;
+use crate::database::Database;
+use crate::error::Error;
+use crate::fleet_files::FleetFiles;
+use crate::home::Home;
+use crate::id::{RouterId, Scope};
+use crate::layout;
+use crate::lease::OpenSet;
+use crate::meta;
+use crate::open::{self, Spec};
+use crate::options::{OnOpen, Options};
+use crate::registry;
+use crate::schema::{FileKind, Profile, check_sets};
+use crate::seal::Sealer;
+use crate::stats::{DatabaseStats, Stats};
+use crate::system::routers::{NewRouter, RouterRecord};
+use crate::system::{SystemDb, schema_set};
+use crate::ulid_gen::UlidGen;
+
+/// The counter that keeps ids growing when the clock went back while the program was down.
+const ULID_HIGH_WATER: &str = "ulid_high_water_ms";
+
+/// An open fleet. Clones are cheap and share everything.
+///
+/// Several processes may open the same fleet. One that needs a database alone, to create or to migrate it, waits for
+/// the others at most `Options::lock_timeout`.
+#[derive(Clone)]
+pub struct DbManager {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    home: Home,
+    files: FleetFiles,
+    system: SystemDb,
+    hot: Database,
+    runtime: Database,
+    locks: Database,
+    routers: Arc<OpenSet>,
+    sealer: Sealer,
+    ulids: UlidGen,
+}
+
+impl DbManager {
+    /// Opens a fleet, founding it when the data directory is new.
+    ///
+    /// # Errors
+    /// One for each thing that can be wrong, before anything in the data directory is changed:
+    /// [`Error::ForeignDirectory`], [`Error::NotWritable`], [`Error::RunDirMismatch`], [`Error::VersionTooOld`],
+    /// [`Error::BadSchemaSet`], [`Error::MissingDatabase`], [`Error::WrongDatabase`], [`Error::SchemaTooNew`],
+    /// [`Error::MigrationPending`], [`Error::MigrationChanged`], [`Error::InUse`]; [`Error::Corrupt`] after an unclean
+    /// stop that damaged a file; [`Error::MigrationFailed`], with that migration rolled back.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves a fleet that opens again; what was half built is removed then.
+    pub async fn open(options: Options) -> Result<Self, Error> {
+        let mut sets = vec![schema_set()];
+        sets.extend(options.schemas.iter().cloned());
+        check_sets(&sets)?;
+        connection::check_version().await?;
+        let now = options.clock.now();
+        let home = Home::enter(&options, || Ok((UlidGen::new(None).next(&now), meta::new_file_uid()?))).await?;
+        let fleet_id = home.marker.fleet_id;
+        let files = FleetFiles::new(home.layout.clone(), fleet_id, sets, options);
+        let (home, system) = open_system(home, &files, now).await?;
+        let opened = Self::open_rest(home, files, system.clone(), now).await;
+        if opened.is_err() {
+            system.close().await.ok();
+        }
+        opened
+    }
+
+    async fn open_rest(home: Home, files: FleetFiles, system: Database, now: Now) -> Result<Self, Error> {
+        let options = files.options().clone();
+        let key = options.load_master_key()?;
+        let sealer = Sealer::new(&key, &home.marker.fleet_id.to_string());
+        layout::create_dir(&files.layout().routers())?;
+        let hot = open_single(&files, FileKind::Hot, now).await?;
+        let runtime = open_single(&files, FileKind::Runtime, now).await?;
+        let locks = open_single(&files, FileKind::Locks, now).await?;
+        registry::sweep(&system, &files, now).await?;
+        let system = SystemDb::new(system, Arc::clone(&options.clock), sealer.clone());
+        let high_water_ms = registry::counter(&system, ULID_HIGH_WATER).await?;
+        let routers = OpenSet::new(options.max_open, options.lease_timeout, files.layout().data_dir.clone());
+        let inner = Inner {
+            home,
+            system,
+            hot,
+            runtime,
+            locks,
+            routers: Arc::new(routers),
+            sealer,
+            ulids: UlidGen::new((high_water_ms > 0).then(|| Ulid::from_parts(high_water_ms, u128::MAX))),
+            files,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Takes the database of a scope back to an earlier version of one schema set, running the down texts stored in it,
+    /// and returns how many ran. Nobody may have the database open, this process included.
+    ///
+    /// # Errors
+    /// [`Error::InUse`], [`Error::MigrationFailed`] with that step rolled back, and those of [`DbManager::open`].
+    ///
+    /// # Cancel safety
+    /// Each step is one transaction; dropping the future leaves the file between two steps.
+    pub async fn migrate_to(options: &Options, scope: &Scope, set: &str, version: u32) -> Result<u32, Error> {
+        connection::check_version().await?;
+        let now = options.clock.now();
+        let home = Home::enter_existing(options).await?;
+        let files = FleetFiles::new(home.layout.clone(), home.marker.fleet_id, Vec::new(), options.clone());
+        let spec = match scope {
+            Scope::System => files.single(FileKind::System, home.marker.system_uid()),
+            Scope::Router(id) => files.router(id, None),
+        };
+        open::migrate_down(&spec, &files.policy(now), set, version).await
+    }
+
+    /// Returns the system database.
+    pub fn system(&self) -> &SystemDb {
+        &self.inner.system
+    }
+
+    /// Returns `hot.db`: recent events, in memory.
+    pub fn hot(&self) -> &Database {
+        &self.inner.hot
+    }
+
+    /// Returns `runtime.db`: what is true only now, in memory.
+    pub fn runtime(&self) -> &Database {
+        &self.inner.runtime
+    }
+
+    /// Returns `locks.db`: leases, in memory.
+    pub fn locks(&self) -> &Database {
+        &self.inner.locks
+    }
+
+    /// Leases the database of a router, opening it if needed. It stays open while a handle to it lives.
+    ///
+    /// Callers who ask for the same router at once share one opening; opening one router never delays another that
+    /// has a place in the open set.
+    ///
+    /// # Errors
+    /// [`Error::RouterNotFound`]; [`Error::AllLeased`] when no place came free within `Options::lease_timeout`;
+    /// [`Error::MissingDatabase`], [`Error::WrongDatabase`], [`Error::Corrupt`], [`Error::SchemaTooNew`] and the other
+    /// errors of opening a file. None of them affects another router.
+    ///
+    /// # Cancel safety
+    /// Safe: an opening that has begun goes on, for whoever asks next.
+    pub async fn router(&self, id: &RouterId) -> Result<RouterDb, Error> {
+        let inner = Arc::clone(&self.inner);
+        let open_id = id.clone();
+        let open = move || async move {
+            let record = registry::active(&inner.system, &open_id).await?;
+            let spec = inner.files.router(&open_id, record.file_uid);
+            start(&inner.files, &spec, inner.files.options().clock.now()).await
+        };
+        let database = self.inner.routers.lease(id, open).await?;
+        Ok(RouterDb { id: id.clone(), database })
+    }
+
+    /// Returns the database of a scope: the system's, or a leased router's.
+    ///
+    /// # Errors
+    /// As [`DbManager::router`].
+    ///
+    /// # Cancel safety
+    /// As [`DbManager::router`].
+    pub async fn scope(&self, scope: &Scope) -> Result<ScopeDb, Error> {
+        let database = match scope {
+            Scope::System => Database::clone(&self.inner.system),
+            Scope::Router(id) => self.router(id).await?.database,
+        };
+        Ok(ScopeDb { scope: scope.clone(), database })
+    }
+
+    /// Registers a router and creates its database.
+    ///
+    /// # Errors
+    /// [`Error::RouterExists`]; [`Error::NoSpace`], [`Error::Io`] and others of the medium, after which the id is free
+    /// again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or a crash, leaves an intent that the next open of the fleet carries out.
+    pub async fn create_router(&self, new: NewRouter) -> Result<RouterRecord, Error> {
+        registry::create(&self.inner.system, &self.inner.files, new, self.now()).await
+    }
+
+    /// Returns the active routers, by id.
+    ///
+    /// # Errors
+    /// Those of a read of the system database.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn routers(&self) -> Result<Vec<RouterRecord>, Error> {
+        registry::list_active(&self.inner.system).await
+    }
+
+    /// Reads the clock.
+    pub fn now(&self) -> Now {
+        self.clock().now()
+    }
+
+    /// Returns the clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.files.options().clock
+    }
+
+    /// Makes the next id; ids of one fleet grow even when the clock goes back.
+    pub fn next_ulid(&self) -> Ulid {
+        self.inner.ulids.next(&self.now())
+    }
+
+    /// Returns what seals the secrets of this fleet.
+    pub fn sealer(&self) -> &Sealer {
+        &self.inner.sealer
+    }
+
+    /// Returns the id of the fleet.
+    pub fn fleet_id(&self) -> Ulid {
+        self.inner.home.marker.fleet_id
+    }
+
+    /// Returns the data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.inner.files.layout().data_dir
+    }
+
+    /// Returns the run directory.
+    pub fn run_dir(&self) -> &Path {
+        &self.inner.files.layout().run_dir
+    }
+
+    /// Tells whether the run directory really is in memory.
+    pub fn run_dir_is_tmpfs(&self) -> bool {
+        self.inner.home.run_dir_is_tmpfs
+    }
+
+    /// Returns what is open and what it has written.
+    pub fn stats(&self) -> Stats {
+        let singles = [
+            (Profile::Flash, Database::clone(&self.inner.system)),
+            (Profile::Tmpfs, self.inner.hot.clone()),
+            (Profile::Tmpfs, self.inner.runtime.clone()),
+            (Profile::Tmpfs, self.inner.locks.clone()),
+        ];
+        let singles = singles.iter().map(|(profile, db)| database_stats(None, *profile, 0, db));
+        let mut open: Vec<_> = singles.collect();
+        let mut routers = self.inner.routers.open_databases();
+        routers.sort_by(|a, b| a.0.cmp(&b.0));
+        open.extend(routers.iter().map(|(id, leases, db)| database_stats(Some(id), Profile::Flash, *leases, db)));
+        Stats { max_open: self.inner.files.options().max_open, open }
+    }
+
+    /// Closes every database, after what was queued is done. Handles that still live get [`Error::Closed`].
+    ///
+    /// # Errors
+    /// The first error of closing a file; the others are closed all the same.
+    ///
+    /// # Cancel safety
+    /// Call it again to wait for the rest.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        self.inner.routers.shut_down().await;
+        let system = &self.inner.system;
+        if !system.is_read_only() {
+            let high_water_ms = self.inner.ulids.high_water().timestamp_ms();
+            match registry::raise_counter(system, ULID_HIGH_WATER, high_water_ms).await {
+                Ok(()) | Err(Error::Closed { .. }) => {}
+                Err(error) => tracing::warn!(%error, "saving the newest id failed"),
+            }
+        }
+        let closed = [
+            self.inner.hot.close().await,
+            self.inner.runtime.close().await,
+            self.inner.locks.close().await,
+            system.close().await,
+        ];
+        closed.into_iter().collect()
+    }
+}
+
+impl fmt::Debug for DbManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DbManager").field("data_dir", &self.data_dir()).finish_non_exhaustive()
+    }
+}
+
+/// Opens the system database, creating it in a fleet that is being founded.
+async fn open_system(mut home: Home, files: &FleetFiles, now: Now) -> Result<(Home, Database), Error> {
+    let spec = files.single(FileKind::System, home.marker.system_uid());
+    if home.is_unfinished() {
+        if files.options().on_open == OnOpen::ReadOnly {
+            return Err(Error::MissingDatabase { path: spec.target.path });
+        }
+        open::create(&spec, &files.policy(now)).await?;
+        home.finish()?;
+    }
+    let home = home.share(files.options()).await?;
+    let system = start(files, &spec, now).await?;
+    Ok((home, system))
+}
+
+async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Database, Error> {
+    start(files, &files.single(kind, None), now).await
+}
+
+async fn start(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Database, Error> {
+    let opened = open::open(spec, &files.policy(now)).await?;
+    Database::start(opened, files.limits()).await
+}
+
+fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, database: &Database) -> DatabaseStats {
+    DatabaseStats {
+        router: router.cloned(),
+        path: database.path().to_owned(),
+        on_flash: profile == Profile::Flash,
+        leases,
+        queue_depth: database.queue_depth(),
+        written: database.written(),
+    }
+}
+
+/// A leased router database: it is not closed while a clone of this handle lives.
+#[derive(Debug, Clone)]
+pub struct RouterDb {
+    id: RouterId,
+    database: Database,
+}
+
+impl RouterDb {
+    /// Returns the id of the router.
+    pub fn id(&self) -> &RouterId {
+        &self.id
+    }
+}
+
+impl Deref for RouterDb {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.database
+    }
+}
+
+/// The database of a scope, leased if it is a router's.
+#[derive(Debug, Clone)]
+pub struct ScopeDb {
+    scope: Scope,
+    database: Database,
+}
+
+impl ScopeDb {
+    /// Returns the scope.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+}
+
+impl Deref for ScopeDb {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.database
+    }
+}

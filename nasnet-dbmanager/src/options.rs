@@ -1,0 +1,178 @@
+//! What a caller decides when opening a fleet, and the presets that decide the rest.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::Error;
+use crate::schema::SchemaSet;
+use crate::seal::MasterKey;
+
+/// The class of device the databases live on; it decides memory and the size of the write-ahead log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Preset {
+    /// A router or single-board computer: small caches, one reader per database, little flash.
+    #[default]
+    RouterFlash,
+    /// A laptop or server.
+    Server,
+}
+
+impl Preset {
+    pub(crate) const fn tuning(self) -> Tuning {
+        match self {
+            Self::RouterFlash => Tuning {
+                writer_cache_kib: 256,
+                reader_cache_kib: 128,
+                readers: 1,
+                wal_autocheckpoint_pages: 32,
+                journal_bytes_max: 128 * 1024,
+                statements_cached: 32,
+            },
+            Self::Server => Tuning {
+                writer_cache_kib: 2048,
+                reader_cache_kib: 1024,
+                readers: 4,
+                wal_autocheckpoint_pages: 64,
+                journal_bytes_max: 256 * 1024,
+                statements_cached: 100,
+            },
+        }
+    }
+
+    const fn open_max(self) -> usize {
+        match self {
+            Self::RouterFlash => 8,
+            Self::Server => 256,
+        }
+    }
+}
+
+/// The numbers a preset stands for, per database.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tuning {
+    pub(crate) writer_cache_kib: u32,
+    pub(crate) reader_cache_kib: u32,
+    pub(crate) readers: usize,
+    pub(crate) wal_autocheckpoint_pages: u32,
+    pub(crate) journal_bytes_max: u32,
+    pub(crate) statements_cached: usize,
+}
+
+/// What opening does with a database whose schema is older than the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnOpen {
+    /// Runs the missing migrations.
+    #[default]
+    Migrate,
+    /// Fails with [`Error::MigrationPending`].
+    Refuse,
+    /// Opens it for reading only. A newer schema is then readable too.
+    ReadOnly,
+}
+
+/// Where the master key that seals secrets comes from.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum MasterKeySource {
+    /// The file `master.key` in the data directory, created when missing.
+    #[default]
+    DataDir,
+    /// Another file, created when missing.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// A key the caller already holds.
+    Key(Arc<MasterKey>),
+}
+
+/// What a caller decides when opening a fleet.
+///
+/// [`Options::new`] gives defaults for everything but the data directory.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory of the databases that last; created when missing.
+    pub data_dir: PathBuf,
+    /// The directory of the databases that die with the boot. `None` takes the one the data directory names, or for
+    /// a new data directory a folder in `$XDG_RUNTIME_DIR`, `/dev/shm` or the temporary directory, whichever
+    /// comes first.
+    pub run_dir: Option<PathBuf>,
+    /// The class of device.
+    pub preset: Preset,
+    /// The number of router databases open at once, at least 1.
+    pub max_open: usize,
+    /// What to do with an older schema.
+    pub on_open: OnOpen,
+    /// The schemas of the crates that store something in these files.
+    pub schemas: Vec<SchemaSet>,
+    /// The source of time.
+    pub clock: Arc<dyn Clock>,
+    /// The source of the master key.
+    pub master_key: MasterKeySource,
+    /// How long creating or migrating a database waits for other processes to let go of it.
+    pub lock_timeout: Duration,
+    /// How long [`DbManager::router`](crate::DbManager::router) waits for a lease when all open databases are in use.
+    pub lease_timeout: Duration,
+    /// How long one read may take, waiting for a reader included.
+    pub read_deadline: Duration,
+    /// How long one operation may hold the writer.
+    pub write_deadline: Duration,
+    /// How many operations wait for one writer before the next is refused with [`Error::Overloaded`].
+    pub write_queue: usize,
+}
+
+impl Options {
+    /// Makes options with the defaults of [`Preset::RouterFlash`].
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let preset = Preset::default();
+        Self {
+            data_dir: data_dir.into(),
+            run_dir: None,
+            preset,
+            max_open: preset.open_max(),
+            on_open: OnOpen::default(),
+            schemas: Vec::new(),
+            clock: Arc::new(SystemClock::new()),
+            master_key: MasterKeySource::default(),
+            lock_timeout: Duration::from_secs(5),
+            lease_timeout: Duration::from_secs(5),
+            read_deadline: Duration::from_secs(2),
+            write_deadline: Duration::from_secs(10),
+            write_queue: 512,
+        }
+    }
+
+    /// Switches to a preset, its number of open databases included.
+    #[must_use]
+    pub fn preset(mut self, preset: Preset) -> Self {
+        self.preset = preset;
+        self.max_open = preset.open_max();
+        self
+    }
+
+    /// Sets the run directory.
+    #[must_use]
+    pub fn run_dir(mut self, run_dir: impl Into<PathBuf>) -> Self {
+        self.run_dir = Some(run_dir.into());
+        self
+    }
+
+    /// Adds schema sets to those given before.
+    #[must_use]
+    pub fn schemas(mut self, sets: impl IntoIterator<Item = SchemaSet>) -> Self {
+        self.schemas.extend(sets);
+        self
+    }
+
+    pub(crate) fn load_master_key(&self) -> Result<Arc<MasterKey>, Error> {
+        match &self.master_key {
+            MasterKeySource::DataDir => MasterKey::load_or_create(&self.data_dir.join("master.key")).map(Arc::new),
+            MasterKeySource::File(path) => MasterKey::load_or_create(path).map(Arc::new),
+            MasterKeySource::Env(variable) => MasterKey::from_env(variable).map(Arc::new),
+            MasterKeySource::Key(key) => Ok(Arc::clone(key)),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The readers of one database: a few connections that cannot write, each read in one snapshot and before a deadline.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::connection::{Guarded, Role, Target};
+use crate::driver::during;
+use crate::error::Error;
+use crate::file_lock::FileLock;
+use crate::writer::{millis, panic_message, within};
+
+/// How long a statement may take to notice its deadline before the connection is given up.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A bounded set of reading connections, opened when first needed.
+#[derive(Debug)]
+pub(crate) struct ReaderPool {
+    target: Target,
+    permits: Semaphore,
+    size: u32,
+    idle: Mutex<Vec<Guarded>>,
+    limit: Duration,
+    /// Held as long as a reader may touch the file.
+    _lock: Arc<FileLock>,
+}
+
+impl ReaderPool {
+    pub(crate) fn new(target: Target, limit: Duration, lock: Arc<FileLock>) -> Self {
+        let size = u32::try_from(target.tuning.readers.max(1)).unwrap_or(u32::MAX);
+        Self {
+            permits: Semaphore::new(target.tuning.readers.max(1)),
+            target,
+            size,
+            idle: Mutex::new(Vec::new()),
+            limit,
+            _lock: lock,
+        }
+    }
+
+    /// Runs one read. The caller spawns it: a connection must not be dropped in the middle of a statement.
+    pub(crate) async fn run<T, E, F>(&self, op: F) -> Result<T, E>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>>,
+        E: From<Error>,
+    {
+        let end = Instant::now() + self.limit;
+        let late = || Error::ReadDeadline { limit_ms: millis(self.limit) };
+        let closed = || Error::Closed { path: self.target.path.clone() };
+        let _permit = within(self.limit, self.permits.acquire()).await.ok_or_else(late)?.map_err(|_| closed())?;
+        let mut guarded = self.take().await?;
+        let left = end.saturating_duration_since(Instant::now());
+        guarded.deadline.set(left);
+        let ran = within(left + GRACE, AssertUnwindSafe(read(&mut guarded.conn, op)).catch_unwind()).await;
+        let passed = guarded.deadline.passed();
+        let (result, clean) = match ran {
+            Some(Ok((result, clean))) => (result, clean),
+            Some(Err(panic)) => (Err(Error::Panicked { message: panic_message(panic.as_ref()) }.into()), false),
+            None => (Err(late().into()), false),
+        };
+        if clean {
+            guarded.deadline.clear();
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(guarded);
+        } else if let Err(error) = guarded.close().await {
+            tracing::warn!(path = %self.target.path.display(), %error, "closing a reader failed");
+        }
+        match result {
+            Err(_) if passed => Err(late().into()),
+            result => result,
+        }
+    }
+
+    async fn take(&self) -> Result<Guarded, Error> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match idle {
+            Some(guarded) => Ok(guarded),
+            None => self.target.connect(Role::Reader).await,
+        }
+    }
+
+    /// Waits for running reads, refuses new ones and closes the connections.
+    pub(crate) async fn close(&self) {
+        if let Ok(all) = self.permits.acquire_many(self.size).await {
+            self.permits.close();
+            drop(all);
+        }
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        for guarded in idle {
+            if let Err(error) = guarded.close().await {
+                tracing::warn!(path = %self.target.path.display(), %error, "closing a reader failed");
+            }
+        }
+    }
+}
+
+/// Runs a read in one deferred transaction, so that all its statements see the same state; also tells whether the
+/// connection is fit for another.
+async fn read<T, E, F>(conn: &mut SqliteConnection, op: F) -> (Result<T, E>, bool)
+where
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>>,
+    E: From<Error>,
+{
+    let mut tx = match conn.begin().await {
+        Ok(tx) => tx,
+        Err(error) => return (Err(during("begin a read")(error).into()), false),
+    };
+    let result = op(&mut tx).await;
+    let clean = tx.rollback().await.is_ok();
+    (result, clean)
+}

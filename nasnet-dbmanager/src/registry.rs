@@ -1,0 +1,135 @@
+//! Routers come into being in two databases: the intent in `system.db`, then the file, then the mark that it is there.
+//!
+//! A crash between any two steps leaves an intent, and finishing an intent twice does the same as once.
+
+use crate::clock::Now;
+use crate::database::Database;
+use crate::error::Error;
+use crate::fleet_files::FleetFiles;
+use crate::id::{Cause, RouterId};
+use crate::layout::{self, UNFINISHED};
+use crate::open;
+use crate::system::counters;
+use crate::system::routers::{self, Lifecycle, NewRouter, RouterRecord};
+
+const CREATE: Cause = Cause::new("router-create");
+const RAISE: Cause = Cause::new("counter-raise");
+const LOOK_UP: Cause = Cause::new("router-look-up");
+
+/// Returns the record of a router that must have a database.
+pub(crate) async fn active(system: &Database, id: &RouterId) -> Result<RouterRecord, Error> {
+    match get(system, id).await? {
+        Some(record) if record.lifecycle == Lifecycle::Active => Ok(record),
+        _ => Err(Error::RouterNotFound { id: id.clone() }),
+    }
+}
+
+async fn get(system: &Database, id: &RouterId) -> Result<Option<RouterRecord>, Error> {
+    let id = id.clone();
+    system.read(LOOK_UP, move |conn| Box::pin(async move { routers::get(conn, &id).await })).await
+}
+
+/// Lists the active routers.
+pub(crate) async fn list_active(system: &Database) -> Result<Vec<RouterRecord>, Error> {
+    let all: Vec<RouterRecord> =
+        system.read(LOOK_UP, |conn| Box::pin(async move { routers::list(conn).await })).await?;
+    Ok(all.into_iter().filter(|record| record.lifecycle == Lifecycle::Active).collect())
+}
+
+/// Reads a counter.
+pub(crate) async fn counter(system: &Database, name: &'static str) -> Result<u64, Error> {
+    system.read(LOOK_UP, move |conn| Box::pin(async move { counters::get(conn, name).await })).await
+}
+
+/// Raises a counter.
+pub(crate) async fn raise_counter(system: &Database, name: &'static str, at_least: u64) -> Result<(), Error> {
+    system.write(RAISE, move |conn| Box::pin(async move { counters::raise(conn, name, at_least).await })).await
+}
+
+/// Creates a router.
+pub(crate) async fn create(
+    system: &Database,
+    files: &FleetFiles,
+    new: NewRouter,
+    now: Now,
+) -> Result<RouterRecord, Error> {
+    let id = new.id().clone();
+    let inserted: Result<(), Error> =
+        system.write(CREATE, move |conn| Box::pin(async move { routers::insert(conn, &new, &now).await })).await;
+    match inserted {
+        Err(Error::RouterExists { .. }) => {
+            // It may be an intent whose owner is gone.
+            finish(system, files, &id, now).await?;
+            return Err(Error::RouterExists { id });
+        }
+        other => other?,
+    }
+    let spec = files.router(&id, None);
+    match open::create(&spec, &files.policy(now)).await {
+        Ok(uid) => activate(system, &id, uid, now).await?,
+        Err(error) => {
+            // Nothing was built, so the id must not stay taken; if even this fails, the next start finishes the intent.
+            if let Err(failed) = abandon(system, &id).await {
+                tracing::warn!(router = %id, error = %failed, "taking back an unfinished router failed");
+            }
+            return Err(error);
+        }
+    }
+    active(system, &id).await
+}
+
+async fn activate(system: &Database, id: &RouterId, uid: [u8; 16], now: Now) -> Result<(), Error> {
+    let id = id.clone();
+    // Whether this call or a sweep of another process made it active is the same to the caller.
+    system
+        .write(CREATE, move |conn| Box::pin(async move { routers::activate(conn, &id, &uid, &now).await.map(|_| ()) }))
+        .await
+}
+
+async fn abandon(system: &Database, id: &RouterId) -> Result<(), Error> {
+    let id = id.clone();
+    system.write(CREATE, move |conn| Box::pin(async move { routers::abandon(conn, &id).await.map(|_| ()) })).await
+}
+
+/// Finishes one intent, unless its owner is at work.
+async fn finish(system: &Database, files: &FleetFiles, id: &RouterId, now: Now) -> Result<(), Error> {
+    match get(system, id).await? {
+        Some(record) if record.lifecycle == Lifecycle::Provisioning => {}
+        _ => return Ok(()),
+    }
+    if let Some(uid) = open::try_create(&files.router(id, None), &files.policy(now)).await? {
+        activate(system, id, uid, now).await?;
+    }
+    Ok(())
+}
+
+/// Finishes what an earlier process left: intents are carried out and half-built files removed. One that fails is
+/// logged and left for the next start; it never keeps the others from working.
+pub(crate) async fn sweep(system: &Database, files: &FleetFiles, now: Now) -> Result<(), Error> {
+    let all: Vec<RouterRecord> =
+        system.read(LOOK_UP, |conn| Box::pin(async move { routers::list(conn).await })).await?;
+    if !system.is_read_only() {
+        for record in all.iter().filter(|record| record.lifecycle == Lifecycle::Provisioning) {
+            if let Err(error) = finish(system, files, &record.id, now).await {
+                tracing::warn!(router = %record.id, %error, "finishing the creation of a router failed");
+            }
+        }
+    }
+    remove_leftovers(files)
+}
+
+fn remove_leftovers(files: &FleetFiles) -> Result<(), Error> {
+    let routers = files.layout().routers();
+    let entries = std::fs::read_dir(&routers).map_err(|error| Error::io("list", &routers, error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| Error::io("list", &routers, error))?;
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED)) else { continue };
+        let Ok(id) = RouterId::parse(id) else { continue };
+        // Its builder holds this lock.
+        if let Some(_alone) = crate::file_lock::FileLock::try_exclusive(&files.layout().router_lock(&id))? {
+            layout::remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
+}
