@@ -5,3 +5,5 @@ pub mod device;
 pub mod op;
 #[cfg(feature = "routeros")]
 pub mod routeros;
+#[cfg(feature = "simulator")]
+pub mod simulator;

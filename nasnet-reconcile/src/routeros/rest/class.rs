@@ -55,7 +55,7 @@ pub(crate) fn classify(status: u16, detail: &str, aim: Aim) -> ErrorClass {
         match (status, aim) {
             (401 | 403, _) => ErrorClass::NotPermitted,
             (404, Aim::Row) => ErrorClass::NoSuchItem,
-            (404 | 405 | 406, _) => ErrorClass::NoSuchMenu,
+            (404..=406, _) => ErrorClass::NoSuchMenu,
             (415, _) => ErrorClass::Malformed,
             _ => ErrorClass::Other,
         }
