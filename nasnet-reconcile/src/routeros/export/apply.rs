@@ -1,0 +1,411 @@
+//! Runs the commands of an export on an empty device.
+//!
+//! The rules are those of the console: `add` appends, `set` changes the rows its selector finds. An export also says
+//! `set` about rows the device has by itself and does not list, such as `[ find default-name=ether1 ]`, `telnet` or `0`:
+//! such a row appears with the first `set` that names it, before all added rows, as it would on the device.
+
+use std::collections::BTreeMap;
+
+use super::print;
+use super::seed::{Problem, RowOrigin, Seed, SeedRow, Unapplied};
+use super::selector::{Condition, Item, Selector, equalities};
+use super::statement::{Argument, Command, Export, StatementKind, Value};
+use crate::device::MenuPath;
+
+/// The most rows all commands together may look at; an export of a real device needs a small part of it.
+const ROWS_VISITED_MAX: usize = 20_000_000;
+
+/// Fields that identify a row the device has by itself.
+const IDENTIFYING: &[&str] = &["default-name", "name", "default", "port", "interface"];
+
+/// Runs the commands of an export on an empty device and returns the rows.
+pub fn apply(export: &Export) -> Seed {
+    let mut machine = Machine::default();
+    for error in &export.errors {
+        machine.problem(error.line, format!("not understood: {}", error.message));
+    }
+    for statement in &export.statements {
+        let line = statement.line;
+        match &statement.kind {
+            StatementKind::Menu(_) => {}
+            StatementKind::Comment(text) => {
+                if text.trim_start().starts_with("error exporting") {
+                    machine.problem(line, "the device says that it could not export a menu".to_owned());
+                }
+            }
+            StatementKind::Noise(_) => machine.problem(line, "a console prompt was skipped".to_owned()),
+            StatementKind::Script { menu, text } => {
+                let reason = "script code runs on a device only".to_owned();
+                machine.keep(Unapplied { line, menu: menu.clone(), text: text.clone(), reason });
+            }
+            StatementKind::Command(command) => match machine.run(command, line) {
+                Ok(()) => machine.seed.applied += 1,
+                Err(reason) => {
+                    let text = print::command(command);
+                    machine.keep(Unapplied { line, menu: Some(command.menu.clone()), text, reason });
+                }
+            },
+        }
+    }
+    machine.finish(export)
+}
+
+#[derive(Debug, Default)]
+struct Machine {
+    seed: Seed,
+    menus: BTreeMap<MenuPath, Rows>,
+    visited: usize,
+}
+
+/// The rows of one menu.
+#[derive(Debug, Default)]
+struct Rows {
+    /// Rows the device has by itself.
+    own: Vec<SeedRow>,
+    /// Rows the export adds.
+    added: Vec<SeedRow>,
+}
+
+/// The place of a row in [`Rows`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Own(usize),
+    Added(usize),
+}
+
+impl Machine {
+    fn problem(&mut self, line: u32, message: String) {
+        self.seed.problems.push(Problem { line, message });
+    }
+
+    fn keep(&mut self, unapplied: Unapplied) {
+        let subject = match &unapplied.menu {
+            Some(menu) => format!("a statement in {menu}"),
+            None => "a statement".to_owned(),
+        };
+        self.problem(unapplied.line, format!("{subject} is kept but not applied: {}", unapplied.reason));
+        self.seed.unapplied.push(unapplied);
+    }
+
+    fn finish(mut self, export: &Export) -> Seed {
+        self.seed.header = export.header.clone();
+        for (menu, mut rows) in self.menus {
+            rows.own.append(&mut rows.added);
+            if !rows.own.is_empty() {
+                self.seed.menus.insert(menu, rows.own);
+            }
+        }
+        let menus = &self.seed.menus;
+        self.seed.order.retain(|menu| menus.contains_key(menu));
+        self.seed.problems.sort_by_key(|problem| problem.line);
+        self.seed
+    }
+
+    fn run(&mut self, command: &Command, line: u32) -> Result<(), String> {
+        let (places, fields): (Vec<&Argument>, Vec<&Argument>) =
+            command.arguments.iter().partition(|argument| argument.name.is_none());
+        let numbers = fields.iter().find(|argument| argument.name.as_deref() == Some("numbers"));
+        let selected = numbers.or(places.first()).map(|argument| &argument.value);
+        let places_used = usize::from(numbers.is_none() && !places.is_empty());
+        let fields: Vec<&Argument> =
+            fields.into_iter().filter(|argument| argument.name.as_deref() != Some("numbers")).collect();
+        if command.verb != "add" && command.verb != "move" && places.len() > places_used {
+            return Err("it has more values without a field name than are understood".to_owned());
+        }
+        if !self.menus.contains_key(&command.menu) {
+            self.menus.insert(command.menu.clone(), Rows::default());
+            self.seed.order.push(command.menu.clone());
+        }
+        match command.verb.as_str() {
+            "add" if !places.is_empty() => Err("a value without a field name".to_owned()),
+            "add" => self.add(&command.menu, &fields, line),
+            "set" => self.set(&command.menu, selected, &fields, line),
+            "enable" | "disable" if fields.is_empty() && selected.is_some() => {
+                let value = if command.verb == "disable" { "yes" } else { "no" };
+                let disabled = Argument { name: Some("disabled".to_owned()), value: Value::Word(value.to_owned()) };
+                self.set(&command.menu, selected, &[&disabled], line)
+            }
+            "remove" if fields.is_empty() && selected.is_some() => self.remove(&command.menu, selected),
+            "move" => self.reorder(&command.menu, &places, &fields),
+            verb => Err(format!("`{verb}` does not describe configuration")),
+        }
+    }
+
+    fn add(&mut self, menu: &MenuPath, fields: &[&Argument], line: u32) -> Result<(), String> {
+        let named = |name: &str| fields.iter().find(|argument| argument.name.as_deref() == Some(name));
+        if named("copy-from").is_some() {
+            return Err("copying a row is not understood".to_owned());
+        }
+        let before = named("place-before").map(|argument| &argument.value);
+        let fields: Vec<&Argument> =
+            fields.iter().copied().filter(|argument| argument.name.as_deref() != Some("place-before")).collect();
+        let place = before.and_then(|value| {
+            let place = self.added_place(menu, value);
+            if place.is_none() {
+                self.problem(line, "the row to place a new row before is not in the export; it comes last".to_owned());
+            }
+            place
+        });
+        let mut row = SeedRow::new(RowOrigin::Added, line);
+        self.write(&mut row, &fields, line);
+        let Some(rows) = self.menus.get_mut(menu) else { return Ok(()) };
+        rows.added.insert(place.unwrap_or(rows.added.len()), row);
+        Ok(())
+    }
+
+    fn set(
+        &mut self,
+        menu: &MenuPath,
+        selected: Option<&Value>,
+        fields: &[&Argument],
+        line: u32,
+    ) -> Result<(), String> {
+        let places = self.select_or_create(menu, selected, line)?;
+        let size: usize = fields.iter().map(|argument| value_size(&argument.value)).sum();
+        self.charge(places.len().saturating_sub(1).saturating_mul(1 + size / 8))?;
+        let mut change = SeedRow::new(RowOrigin::Single, line);
+        self.write(&mut change, fields, line);
+        let Some(rows) = self.menus.get_mut(menu) else { return Ok(()) };
+        for place in places {
+            if let Some(row) = rows.get_mut(place) {
+                for (field, value) in &change.fields {
+                    row.fields.insert(field.clone(), value.clone());
+                    row.unset.remove(field);
+                    row.expressions.remove(field);
+                }
+                row.expressions.extend(change.expressions.iter().cloned());
+                for field in &change.unset {
+                    row.fields.remove(field);
+                    row.expressions.remove(field);
+                    row.unset.insert(field.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, menu: &MenuPath, selected: Option<&Value>) -> Result<(), String> {
+        let mut places = self.select(menu, &Selector::of(selected))?;
+        if places.is_empty() {
+            return Err("it removes no row of this export".to_owned());
+        }
+        places.sort_unstable();
+        let own = places.iter().any(|place| matches!(place, Place::Own(_)));
+        if let Some(rows) = self.menus.get_mut(menu) {
+            retain_places(&mut rows.own, &places, Place::Own);
+            retain_places(&mut rows.added, &places, Place::Added);
+        }
+        if own { Err("it removes a row that the device has by itself".to_owned()) } else { Ok(()) }
+    }
+
+    fn reorder(&mut self, menu: &MenuPath, places: &[&Argument], fields: &[&Argument]) -> Result<(), String> {
+        let unclear = || "the rows to move are not in the export".to_owned();
+        let destination = fields.iter().find(|argument| argument.name.as_deref() == Some("destination"));
+        let (what, to) = match (places, destination) {
+            ([what], Some(to)) if fields.len() == 1 => (what, *to),
+            ([what, to], None) if fields.is_empty() => (what, *to),
+            _ => return Err(unclear()),
+        };
+        let from = self.added_place(menu, &what.value).ok_or_else(unclear)?;
+        let to = self.added_place(menu, &to.value).ok_or_else(unclear)?;
+        if let Some(rows) = self.menus.get_mut(menu) {
+            // The console moves a row in front of the one that stands at the destination.
+            let row = rows.added.remove(from);
+            rows.added.insert(if from < to { to - 1 } else { to }, row);
+        }
+        Ok(())
+    }
+
+    /// Finds the one added row a value names.
+    fn added_place(&mut self, menu: &MenuPath, value: &Value) -> Option<usize> {
+        match self.select(menu, &Selector::of(Some(value))).ok()?.as_slice() {
+            [Place::Added(index)] => Some(*index),
+            _ => None,
+        }
+    }
+
+    /// Finds rows without making new ones.
+    fn select(&mut self, menu: &MenuPath, selector: &Selector) -> Result<Vec<Place>, String> {
+        self.charge(self.menus.get(menu).map_or(0, |rows| rows.own.len() + rows.added.len()))?;
+        let Some(rows) = self.menus.get(menu) else { return Ok(Vec::new()) };
+        Ok(match selector {
+            Selector::Unsupported => return Err("its rows are chosen by an expression".to_owned()),
+            Selector::Single => rows.by_origin(&RowOrigin::Single).into_iter().collect(),
+            Selector::Where(conditions) => rows.matching(conditions),
+            Selector::Items(items) => {
+                let mut places: Vec<Place> = items.iter().filter_map(|item| rows.item(menu, item)).collect();
+                places.dedup();
+                places
+            }
+        })
+    }
+
+    /// Finds rows and makes the rows that the device must have by itself.
+    fn select_or_create(&mut self, menu: &MenuPath, selected: Option<&Value>, line: u32) -> Result<Vec<Place>, String> {
+        let selector = Selector::of(selected);
+        match &selector {
+            Selector::Single => Ok(vec![self.own_row(menu, RowOrigin::Single, line)]),
+            Selector::Unsupported => Err("its rows are chosen by an expression".to_owned()),
+            Selector::Items(items) => {
+                self.charge(items.len().saturating_mul(self.menus.get(menu).map_or(0, |rows| rows.own.len() + 1)))?;
+                Ok(items
+                    .iter()
+                    .map(|item| match self.menus.get(menu).and_then(|rows| rows.item(menu, item)) {
+                        Some(place) => place,
+                        None => self.own_row(menu, item_origin(item), line),
+                    })
+                    .collect())
+            }
+            Selector::Where(conditions) => {
+                let identity = equalities(conditions)
+                    .filter(|fields| !fields.is_empty() && fields.keys().all(|f| IDENTIFYING.contains(&f.as_str())));
+                if let Some(fields) = &identity {
+                    let origin = RowOrigin::Found(fields.clone());
+                    if let Some(place) = self.menus.get(menu).and_then(|rows| rows.by_origin(&origin)) {
+                        return Ok(vec![place]);
+                    }
+                }
+                let found = self.select(menu, &selector)?;
+                match identity {
+                    _ if !found.is_empty() => Ok(found),
+                    Some(fields) => Ok(vec![self.own_row(menu, RowOrigin::Found(fields), line)]),
+                    None => Err("it finds no row of this export".to_owned()),
+                }
+            }
+        }
+    }
+
+    /// Returns the row of the given origin, which appears when it was not mentioned before.
+    fn own_row(&mut self, menu: &MenuPath, origin: RowOrigin, line: u32) -> Place {
+        let rows = self.menus.entry(menu.clone()).or_default();
+        if let Some(place) = rows.by_origin(&origin) {
+            return place;
+        }
+        let mut row = SeedRow::new(origin, line);
+        row.fields = implied_fields(menu, &row.origin);
+        rows.own.push(row);
+        Place::Own(rows.own.len() - 1)
+    }
+
+    fn write(&mut self, row: &mut SeedRow, fields: &[&Argument], line: u32) {
+        for argument in fields {
+            let Some(name) = &argument.name else { continue };
+            if row.fields.remove(name).is_some() | row.unset.remove(name) {
+                row.expressions.remove(name);
+                self.problem(line, format!("the field `{name}` is given twice; the last one counts"));
+            }
+            match &argument.value {
+                Value::Word(value) | Value::Quoted(value) => {
+                    row.fields.insert(name.clone(), value.clone());
+                }
+                Value::Expression(code) => {
+                    self.problem(line, format!("the value of `{name}` is an expression, kept as it was written"));
+                    row.fields.insert(name.clone(), code.clone());
+                    row.expressions.insert(name.clone());
+                }
+                Value::Unset => {
+                    row.unset.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    fn charge(&mut self, rows: usize) -> Result<(), String> {
+        self.visited = self.visited.saturating_add(rows);
+        if self.visited > ROWS_VISITED_MAX {
+            return Err("too many commands that look through too many rows".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Rows {
+    fn get_mut(&mut self, place: Place) -> Option<&mut SeedRow> {
+        match place {
+            Place::Own(index) => self.own.get_mut(index),
+            Place::Added(index) => self.added.get_mut(index),
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = (Place, &SeedRow)> {
+        let own = self.own.iter().enumerate().map(|(index, row)| (Place::Own(index), row));
+        own.chain(self.added.iter().enumerate().map(|(index, row)| (Place::Added(index), row)))
+    }
+
+    fn by_origin(&self, origin: &RowOrigin) -> Option<Place> {
+        self.own.iter().position(|row| row.origin == *origin).map(Place::Own)
+    }
+
+    fn matching(&self, conditions: &[Condition]) -> Vec<Place> {
+        let holds = |row: &SeedRow| conditions.iter().all(|condition| condition.holds(&row.fields));
+        self.places().filter(|(_, row)| holds(row)).map(|(place, _)| place).collect()
+    }
+
+    fn item(&self, menu: &MenuPath, item: &Item) -> Option<Place> {
+        if let Some(place) = self.by_origin(&item_origin(item)) {
+            return Some(place);
+        }
+        match item {
+            // Numbers count the device's own rows first, and those the export does not list.
+            Item::Number(number) => {
+                let index = usize::try_from(*number).ok()?;
+                (self.own.is_empty() && index < self.added.len()).then_some(Place::Added(index))
+            }
+            Item::Id(_) => None,
+            Item::Name(name) => {
+                let key = key_field(menu);
+                let named = |row: &SeedRow| {
+                    row.fields.get(key).is_some_and(|value| value == name) && !row.expressions.contains(key)
+                };
+                self.places().find(|(_, row)| named(row)).map(|(place, _)| place)
+            }
+        }
+    }
+}
+
+fn item_origin(item: &Item) -> RowOrigin {
+    match item {
+        Item::Number(number) => RowOrigin::Number(*number),
+        Item::Id(id) => RowOrigin::Id(id.clone()),
+        Item::Name(name) => RowOrigin::Named(name.clone()),
+    }
+}
+
+/// Returns the field that names the rows of a menu.
+pub(super) fn key_field(menu: &MenuPath) -> &'static str {
+    match menu.as_str() {
+        "/queue/interface" | "/interface/bridge/port" | "/ip/dhcp-client" => "interface",
+        _ => "name",
+    }
+}
+
+/// Returns the fields a row has just because of the way the export names it.
+pub(super) fn implied_fields(menu: &MenuPath, origin: &RowOrigin) -> BTreeMap<String, String> {
+    match origin {
+        RowOrigin::Found(fields) => {
+            let mut fields = fields.clone();
+            // A port is called by its default name until the export says otherwise.
+            if let Some(name) = fields.get("default-name").cloned() {
+                fields.entry("name".to_owned()).or_insert(name);
+            }
+            fields
+        }
+        RowOrigin::Named(name) => BTreeMap::from([(key_field(menu).to_owned(), name.clone())]),
+        RowOrigin::Single | RowOrigin::Number(_) | RowOrigin::Id(_) | RowOrigin::Added => BTreeMap::new(),
+    }
+}
+
+fn retain_places(rows: &mut Vec<SeedRow>, sorted: &[Place], place: fn(usize) -> Place) {
+    let mut index = 0;
+    rows.retain(|_| {
+        index += 1;
+        sorted.binary_search(&place(index - 1)).is_err()
+    });
+}
+
+fn value_size(value: &Value) -> usize {
+    match value {
+        Value::Word(text) | Value::Quoted(text) | Value::Expression(text) => text.len(),
+        Value::Unset => 0,
+    }
+}
