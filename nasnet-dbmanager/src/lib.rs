@@ -49,3 +49,7 @@ pub use system::routers::{NewRouter, RouterRecord};
 pub use ulid_gen::UlidGen;
 pub use vfs::Written;
 pub use writer::Checkpoint;
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct ReadmeDoctests;

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::audit::{self, AuditEntry, AuditRecord};
+use super::counters;
 use super::routers::{self, RouterRecord, RouterStatus};
 use super::secrets::{self, SecretInfo};
 use super::settings::{self, Setting};
-use super::counters;
 use crate::clock::{Clock, Now};
 use crate::database::Database;
 use crate::error::Error;
@@ -235,9 +235,7 @@ impl Secrets<'_> {
     pub async fn reveal(&self, router: &RouterId, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         let (router, name, sealer) = (router.clone(), name.to_owned(), self.0.sealer.clone());
         self.0
-            .read(SECRET, move |conn| {
-                Box::pin(async move { secrets::reveal(conn, &sealer, &router, &name).await })
-            })
+            .read(SECRET, move |conn| Box::pin(async move { secrets::reveal(conn, &sealer, &router, &name).await }))
             .await
     }
 
@@ -332,9 +330,7 @@ impl Settings<'_> {
         let (category, key, now) = (category.to_owned(), key.to_owned(), self.0.now());
         self.0
             .write(SETTING, move |conn| {
-                Box::pin(async move {
-                    settings::put(conn, &category, &key, &value, schema_version, &now).await
-                })
+                Box::pin(async move { settings::put(conn, &category, &key, &value, schema_version, &now).await })
             })
             .await
     }
