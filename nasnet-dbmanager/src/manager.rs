@@ -21,7 +21,7 @@ use crate::open::{self, Spec};
 use crate::options::{OnOpen, Options};
 use crate::registry;
 use crate::schema::{FileKind, Profile, check_sets};
-use crate::seal::Sealer;
+use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
 use crate::system::routers::{NewRouter, RouterRecord};
 use crate::system::{SystemDb, schema_set};
@@ -72,18 +72,23 @@ impl DbManager {
         let home = Home::enter(&options, || Ok((UlidGen::new(None).next(&now), meta::new_file_uid()?))).await?;
         let fleet_id = home.marker.fleet_id;
         let files = FleetFiles::new(home.layout.clone(), fleet_id, sets, options);
-        let (home, system) = open_system(home, &files, now).await?;
-        let opened = Self::open_rest(home, files, system.clone(), now).await;
+        let (home, key, system) = open_system(home, &files, now).await?;
+        let opened = Self::open_rest(home, files, &key, system.clone(), now).await;
         if opened.is_err() {
             system.close().await.ok();
         }
         opened
     }
 
-    async fn open_rest(home: Home, files: FleetFiles, system: Database, now: Now) -> Result<Self, Error> {
+    async fn open_rest(
+        home: Home,
+        files: FleetFiles,
+        key: &MasterKey,
+        system: Database,
+        now: Now,
+    ) -> Result<Self, Error> {
         let options = files.options().clone();
-        let key = options.load_master_key()?;
-        let sealer = Sealer::new(&key, &home.marker.fleet_id.to_string());
+        let sealer = Sealer::new(key, &home.marker.fleet_id.to_string());
         layout::create_dir(&files.layout().routers())?;
         let hot = open_single(&files, FileKind::Hot, now).await?;
         let runtime = open_single(&files, FileKind::Runtime, now).await?;
@@ -297,19 +302,21 @@ impl fmt::Debug for DbManager {
     }
 }
 
-/// Opens the system database, creating it in a fleet that is being founded.
-async fn open_system(mut home: Home, files: &FleetFiles, now: Now) -> Result<(Home, Database), Error> {
+/// Opens the system database, creating it and the master key in a fleet that is being founded.
+async fn open_system(mut home: Home, files: &FleetFiles, now: Now) -> Result<(Home, Arc<MasterKey>, Database), Error> {
     let spec = files.single(FileKind::System, home.marker.system_uid());
-    if home.is_unfinished() {
-        if files.options().on_open == OnOpen::ReadOnly {
-            return Err(Error::MissingDatabase { path: spec.target.path });
-        }
+    let founding = home.is_unfinished();
+    if founding && files.options().on_open == OnOpen::ReadOnly {
+        return Err(Error::MissingDatabase { path: spec.target.path });
+    }
+    let key = files.options().load_master_key(founding)?;
+    if founding {
         open::create(&spec, &files.policy(now)).await?;
         home.finish()?;
     }
     let home = home.share(files.options()).await?;
     let system = start(files, &spec, now).await?;
-    Ok((home, system))
+    Ok((home, key, system))
 }
 
 async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Database, Error> {

@@ -1,11 +1,12 @@
 //! What a caller decides when opening a fleet, and the presets that decide the rest.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::error::Error;
+use crate::error::{Error, KeyFault};
 use crate::schema::SchemaSet;
 use crate::seal::MasterKey;
 
@@ -78,10 +79,10 @@ pub enum OnOpen {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum MasterKeySource {
-    /// The file `master.key` in the data directory, created when missing.
+    /// The file `master.key` in the data directory, created with the fleet.
     #[default]
     DataDir,
-    /// Another file, created when missing.
+    /// Another file, created with the fleet when missing.
     File(PathBuf),
     /// An environment variable.
     Env(String),
@@ -167,12 +168,21 @@ impl Options {
         self
     }
 
-    pub(crate) fn load_master_key(&self) -> Result<Arc<MasterKey>, Error> {
-        match &self.master_key {
-            MasterKeySource::DataDir => MasterKey::load_or_create(&self.data_dir.join("master.key")).map(Arc::new),
-            MasterKeySource::File(path) => MasterKey::load_or_create(path).map(Arc::new),
-            MasterKeySource::Env(variable) => MasterKey::from_env(variable).map(Arc::new),
-            MasterKeySource::Key(key) => Ok(Arc::clone(key)),
-        }
+    /// Gets the master key. A key file is created only with a new fleet: a fresh key in the place of a lost one would
+    /// make every stored secret unreadable without a word.
+    pub(crate) fn load_master_key(&self, founding: bool) -> Result<Arc<MasterKey>, Error> {
+        let path = match &self.master_key {
+            MasterKeySource::DataDir => self.data_dir.join("master.key"),
+            MasterKeySource::File(path) => path.clone(),
+            MasterKeySource::Env(variable) => return MasterKey::from_env(variable).map(Arc::new),
+            MasterKeySource::Key(key) => return Ok(Arc::clone(key)),
+        };
+        let key = if founding { MasterKey::load_or_create(&path) } else { MasterKey::load(&path) };
+        key.map(Arc::new).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Error::MasterKey { origin: path.display().to_string(), fault: KeyFault::Missing }
+            }
+            other => other,
+        })
     }
 }

@@ -84,7 +84,8 @@ impl MasterKey {
         parse(text.trim()).map(Self).ok_or_else(|| fault(KeyFault::Encoding))
     }
 
-    fn load(path: &Path) -> Result<Self, Error> {
+    /// Reads an existing key file.
+    pub(crate) fn load(path: &Path) -> Result<Self, Error> {
         let io = |source| Error::io("read master key", path, source);
         let fault = |fault| Error::MasterKey { origin: path.display().to_string(), fault };
         let mut file = File::open(path).map_err(io)?;

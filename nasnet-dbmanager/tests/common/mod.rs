@@ -1,0 +1,125 @@
+//! A fleet in a temporary directory, with one small table per router.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nasnet_dbmanager::{
+    Cause, Database, DbManager, Error, FileKind, Migration, NewRouter, Options, RouterId, SchemaSet,
+};
+use sqlx::SqliteConnection;
+
+pub const CAUSE: Cause = Cause::new("test");
+
+pub struct Dirs {
+    root: tempfile::TempDir,
+}
+
+impl Dirs {
+    pub fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.root().join("data")
+    }
+
+    pub fn run(&self) -> PathBuf {
+        self.root().join("run")
+    }
+
+    pub fn options(&self) -> Options {
+        options(self.root())
+    }
+
+    pub async fn open(&self) -> DbManager {
+        DbManager::open(self.options()).await.unwrap()
+    }
+
+    pub fn router_file(&self, id: &RouterId) -> PathBuf {
+        self.data().join("routers").join(id.as_str()).join(format!("router-{id}.db"))
+    }
+}
+
+pub fn options(root: &Path) -> Options {
+    let mut options = Options::new(root.join("data")).run_dir(root.join("run")).schemas([kv()]);
+    options.lock_timeout = Duration::from_millis(200);
+    options
+}
+
+pub const KV_1: Migration = Migration {
+    version: 1,
+    name: "kv",
+    up: "CREATE TABLE kv (k INTEGER PRIMARY KEY, v INTEGER NOT NULL CHECK (v >= 0)) STRICT;
+         CREATE TABLE child (k INTEGER PRIMARY KEY REFERENCES kv (k) DEFERRABLE INITIALLY DEFERRED) STRICT",
+    down: "DROP TABLE child; DROP TABLE kv",
+};
+
+pub const KV_2: Migration = Migration {
+    version: 2,
+    name: "note",
+    up: "ALTER TABLE kv ADD COLUMN note TEXT",
+    down: "ALTER TABLE kv DROP COLUMN note",
+};
+
+pub fn kv() -> SchemaSet {
+    SchemaSet::new("kv", FileKind::Router, vec![KV_1])
+}
+
+pub fn kv_newer() -> SchemaSet {
+    SchemaSet::new("kv", FileKind::Router, vec![KV_1, KV_2])
+}
+
+pub fn id(text: &str) -> RouterId {
+    RouterId::parse(text).unwrap()
+}
+
+pub async fn with_router(manager: &DbManager, name: &str) -> nasnet_dbmanager::RouterDb {
+    manager.create_router(NewRouter::new(id(name))).await.unwrap();
+    manager.router(&id(name)).await.unwrap()
+}
+
+pub async fn put_in(conn: &mut SqliteConnection, k: i64, v: i64) -> Result<(), Error> {
+    sqlx::query("INSERT INTO kv (k, v) VALUES (?1, ?2) ON CONFLICT (k) DO UPDATE SET v = excluded.v")
+        .bind(k)
+        .bind(v)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub async fn put(db: &Database, k: i64, v: i64) -> Result<(), Error> {
+    db.write(CAUSE, move |conn| Box::pin(put_in(conn, k, v))).await
+}
+
+pub async fn all(db: &Database) -> Vec<(i64, i64)> {
+    let rows: Result<Vec<(i64, i64)>, Error> = db
+        .read(CAUSE, |conn| {
+            Box::pin(async move { Ok(sqlx::query_as("SELECT k, v FROM kv ORDER BY k").fetch_all(conn).await?) })
+        })
+        .await;
+    rows.unwrap()
+}
+
+/// Every file below a directory with its content, to show that nothing changed.
+pub fn snapshot(dir: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = std::collections::BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files.insert(path.clone(), Vec::new());
+                dirs.push(path);
+            } else {
+                files.insert(path.clone(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
