@@ -130,8 +130,8 @@ pub enum Error {
     Storage {
         /// What was tried, as a verb phrase.
         operation: &'static str,
-        /// SQLite's answer.
-        source: sqlx::Error,
+        /// Why not.
+        source: nasnet_dbmanager::Error,
     },
     /// The database manager refused or failed.
     #[error(transparent)]
@@ -144,7 +144,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Held { .. } => true,
-            Self::Db(source) => source.is_retryable(),
+            Self::Db(source) | Self::Storage { source, .. } => source.is_retryable(),
             _ => false,
         }
     }

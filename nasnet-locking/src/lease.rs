@@ -276,7 +276,9 @@ impl Ticket {
         self.deadline.remaining(now) > Duration::ZERO && !is_dead(self.session)
     }
 
-    fn holder(&self) -> Holder {
+    /// Returns who waits as others see it.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
         Holder {
             lease: self.id,
             token: None,

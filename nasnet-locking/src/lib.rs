@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Leases that cost no flash, whose fencing token is checked inside the transaction it protects.
+#![doc = include_str!("../README.md")]
 
 pub mod error;
 pub mod fence;
@@ -7,10 +7,24 @@ pub mod key;
 pub mod lease;
 pub mod policy;
 pub mod request;
+
+mod guard;
+mod keeper;
+mod manager;
+mod operator;
+mod schema;
 mod session;
 mod store;
 mod token;
+mod wait;
+
 pub use error::{Error, KeyFault, LostReason, Seen, StaleView};
+pub use guard::{LeaseGuard, WriteRight};
 pub use key::{KeySet, LockKey};
 pub use lease::{Holder, LockInfo, Mode};
+pub use manager::{LockManager, LockOptions, TOKEN_BLOCK, TOKEN_COUNTER};
+pub use operator::{BrokenLease, Inspection, LockFilter, LockView};
+pub use policy::{LockPolicy, Locking, Reach};
+pub use request::{AcquireRequest, Renew, Wait};
+pub use schema::schema_sets;
 pub use token::FencingToken;

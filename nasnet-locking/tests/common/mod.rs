@@ -1,0 +1,85 @@
+//! A data directory, a run directory and a clock that tests set.
+#![allow(dead_code, unreachable_pub)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nasnet_dbmanager::{DbManager, ManualClock, NewRouter, Options, RouterId};
+use nasnet_locking::{AcquireRequest, KeySet, LockInfo, LockKey, LockManager, LockOptions};
+use tempfile::TempDir;
+
+pub const WALL_2026_MS: i64 = 1_780_000_000_000;
+
+pub struct World {
+    pub data: TempDir,
+    pub run: TempDir,
+    pub clock: ManualClock,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            data: tempfile::tempdir().unwrap(),
+            run: tempfile::tempdir().unwrap(),
+            clock: ManualClock::new(WALL_2026_MS),
+        }
+    }
+
+    /// Opens the databases with router `r1` registered.
+    pub async fn open(&self) -> DbManager {
+        let mut options = options(self.data.path(), self.run.path());
+        options.clock = Arc::new(self.clock.clone());
+        open(options).await
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// Deletes everything on tmpfs, as a reboot does.
+    pub fn wipe_run_dir(&self) {
+        for entry in std::fs::read_dir(self.run.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+        }
+    }
+}
+
+pub fn options(data: &Path, run: &Path) -> Options {
+    let mut options = Options::new(data).schemas(nasnet_locking::schema_sets());
+    options.run_dir = Some(run.to_path_buf());
+    options
+}
+
+pub async fn open(options: Options) -> DbManager {
+    let db = DbManager::open(options).await.unwrap();
+    if db.routers().await.unwrap().is_empty() {
+        db.create_router(NewRouter::new(r1()).name("lab").host("192.0.2.1")).await.unwrap();
+    }
+    db
+}
+
+pub async fn manager(db: &DbManager) -> LockManager {
+    LockManager::open(db, LockOptions::default()).await.unwrap()
+}
+
+pub fn r1() -> RouterId {
+    "r1".parse().unwrap()
+}
+
+pub fn key(path: &str) -> LockKey {
+    LockKey::parse(path).unwrap()
+}
+
+pub fn keys(paths: &[&str]) -> KeySet {
+    KeySet::new(paths.iter().map(|path| key(path))).unwrap()
+}
+
+pub fn exclusive(path: &str, actor: &str) -> AcquireRequest {
+    AcquireRequest::exclusive(key(path), LockInfo::new(actor, "test"))
+}
+
+pub fn shared(path: &str, actor: &str) -> AcquireRequest {
+    AcquireRequest::shared(key(path), LockInfo::new(actor, "test"))
+}
