@@ -33,6 +33,8 @@ pub mod diff;
 pub mod layer;
 mod resource;
 
+pub mod graph;
+pub mod lifecycle;
 pub mod validate;
 
 mod change;

@@ -344,7 +344,7 @@ fn unknown_field(schema: &KindSchema, device_name: &str) -> Finding {
     .suggest(suggestion)
 }
 
-fn not_understood(spec: &FieldSpec, text: &str) -> Finding {
+pub(crate) fn not_understood(spec: &FieldSpec, text: &str) -> Finding {
     let shown: String = text.chars().take(80).collect();
     let suggestion = match spec.ty {
         FieldType::Enum(words) => nearest(text, words.iter().copied()),

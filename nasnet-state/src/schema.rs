@@ -459,11 +459,20 @@ impl KindSchema {
         self.fields.iter().find(|spec| spec.device == device_name)
     }
 
-    /// Returns the name a row has by its natural key, `None` when a part is missing or the kind has no such key.
+    /// Returns the name a row has by its natural key. A part that is absent counts as its default; without a required
+    /// part, or without a natural key, there is no such name.
     pub fn natural_name(&self, fields: &Fields) -> Option<String> {
-        let parts: Option<Vec<String>> =
-            self.natural_key.iter().map(|key| fields.get(key).and_then(name_part)).collect();
-        parts.filter(|parts| !parts.is_empty()).map(|parts| parts.join("/"))
+        let part = |key: &&str| {
+            let spec = self.field(key);
+            let default = || spec.and_then(FieldSpec::default_value);
+            match fields.get(key).cloned().or_else(default) {
+                Some(value) => name_part(&value),
+                None if spec.is_some_and(|spec| spec.required) => None,
+                None => Some(String::new()),
+            }
+        };
+        let parts = self.natural_key.iter().map(part).collect::<Option<Vec<_>>>()?;
+        if parts.iter().all(String::is_empty) { None } else { Some(parts.join("/")) }
     }
 }
 
@@ -476,15 +485,14 @@ const fn references_kind_names(ty: &FieldType) -> bool {
 }
 
 fn name_part(value: &FieldValue) -> Option<String> {
-    let part = match value {
+    Some(match value {
         FieldValue::Ref(reference) => reference.key.clone(),
         FieldValue::Secret(_) => return None,
         FieldValue::Set(members) => join_parts(members.iter())?,
         FieldValue::List(members) => join_parts(members.iter())?,
         FieldValue::Not(inner) => format!("!{}", name_part(inner)?),
         leaf => leaf.leaf()?.1.into_owned(),
-    };
-    (!part.is_empty()).then_some(part)
+    })
 }
 
 fn join_parts<'a>(members: impl Iterator<Item = &'a FieldValue>) -> Option<String> {

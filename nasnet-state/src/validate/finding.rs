@@ -66,6 +66,8 @@ pub mod codes {
     pub const RESPELLED: &str = "syntax.respelled";
     /// The named resource does not exist.
     pub const UNRESOLVED_REFERENCE: &str = "dependency.unresolved-reference";
+    /// Nothing is known about the name space a reference points into.
+    pub const UNCHECKED_REFERENCE: &str = "dependency.unchecked-reference";
     /// Resources refer to each other in a circle.
     pub const CYCLE: &str = "dependency.cycle";
     /// Something that stays refers to something that goes.
