@@ -11,7 +11,6 @@ mod connection;
 pub(crate) mod duration;
 pub(crate) mod json;
 mod options;
-pub(crate) mod sensitive;
 
 use async_trait::async_trait;
 use hyper::Method;

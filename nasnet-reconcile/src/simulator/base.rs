@@ -24,10 +24,7 @@ fn fields<const N: usize>(pairs: [(&str, &str); N]) -> RawFields {
 
 /// Fills an empty store.
 pub(crate) fn fill(store: &mut Store, profile: &SimProfile) {
-    let builtin = |store: &mut Store, menu: &str, row: RawFields| {
-        // These rows are right by construction; the tests check that none is reported.
-        let _ = write::load(store, menu, None, Origin::Builtin, &row);
-    };
+    let builtin = |store: &mut Store, menu: &str, row: RawFields| load(store, menu, Origin::Builtin, &row);
     for number in 1..=profile.ethernet_ports {
         add_port(store, "/interface/ethernet", &format!("ether{number}"));
     }
@@ -47,7 +44,7 @@ pub(crate) fn fill(store: &mut Store, profile: &SimProfile) {
     builtin(store, "/user/group", fields([("name", "read"), ("policy", &all_but(&["ftp", "write", "policy"]))]));
     builtin(store, "/user/group", fields([("name", "write"), ("policy", &all_but(&["ftp", "policy"]))]));
     builtin(store, "/user/group", fields([("name", "full"), ("policy", &all)]));
-    let _ = write::load(store, "/user", None, Origin::Static, &fields([("name", "admin"), ("group", "full")]));
+    load(store, "/user", Origin::Static, &fields([("name", "admin"), ("group", "full")]));
     store.singleton_mut("/system/identity").extend(fields([("name", "MikroTik")]));
     store.singleton_mut("/ip/dns").extend(fields([
         ("servers", ""),
@@ -66,5 +63,10 @@ pub(crate) fn fill(store: &mut Store, profile: &SimProfile) {
 pub(crate) fn add_port(store: &mut Store, menu: &str, name: &str) {
     let mac = store.random_mac();
     let row = fields([("name", name), ("default-name", name), ("mac-address", &mac)]);
-    let _ = write::load(store, menu, None, Origin::Builtin, &row);
+    load(store, menu, Origin::Builtin, &row);
+}
+
+fn load(store: &mut Store, menu: &str, origin: Origin, row: &RawFields) {
+    let refusals = write::load(store, menu, None, origin, row);
+    debug_assert!(refusals.is_empty(), "a built-in row of {menu} is not valid: {refusals:?}");
 }

@@ -7,6 +7,7 @@ use super::message::{Request, Response};
 use super::profile::{ControlCharacters, SimProfile};
 use super::query;
 use super::refusal::Refusal;
+use super::spec;
 use super::store::{Store, id_of, id_text};
 use super::view::Secrets;
 use super::world::{World, is_read_only, shape};
@@ -14,6 +15,7 @@ use super::write;
 use crate::device::RawFields;
 use crate::routeros::menus::Shape;
 use crate::routeros::rest::json::{self, ControlBytes, push_object};
+use crate::routeros::text;
 
 /// What the login may do (S10).
 #[derive(Debug, Clone, Copy)]
@@ -145,7 +147,7 @@ impl Router<'_> {
         let arguments = arguments_of(body)?;
         let id = self.add(&menu, arguments)?;
         let row = self.print_row(&menu, id)?;
-        Ok(self.object(201, &row))
+        Ok(self.object(201, &row)) // S11
     }
 
     fn add(&mut self, menu: &str, arguments: RawFields) -> Result<u64, Refusal> {
@@ -242,6 +244,9 @@ impl Router<'_> {
             }
             ("move", Shape::List) => {
                 self.require_write(menu)?;
+                if !spec::is_ordered(menu) {
+                    return Err(Refusal::no_command(400, command));
+                }
                 let ids = self.ids(menu, targets.as_deref())?;
                 write::move_rows(self.store, menu, &ids, arguments.get("destination").map(String::as_str))?;
                 Ok(done())
@@ -366,7 +371,7 @@ fn percent_decode(text: &str) -> String {
             }
         }
     }
-    json::text_of_bytes(&out).into_owned()
+    text::from_bytes(&out)
 }
 
 fn parse_query(query: &str) -> (Option<Vec<String>>, Vec<(String, String)>) {

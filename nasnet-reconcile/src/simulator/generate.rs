@@ -64,6 +64,13 @@ pub(crate) fn complete(store: &mut Store, menu: &str, fields: &mut RawFields, ch
     Ok(())
 }
 
+/// Drops what followed from a value that was changed, so that it follows from the new one.
+pub(crate) fn forget(menu: &str, fields: &mut RawFields, arguments: &RawFields) {
+    if menu == "/ip/address" && arguments.contains_key("address") && !arguments.contains_key("network") {
+        fields.remove("network");
+    }
+}
+
 fn free_name(store: &Store, menu: &str, prefix: &str) -> String {
     let taken = |name: &str| match interfaces::type_of(menu) {
         Some(_) => interfaces::named(store, name).is_some(),

@@ -5,21 +5,64 @@ use super::derive;
 use super::interfaces;
 use super::refusal::Refusal;
 use super::spec;
-use super::store::{Origin, Store};
+use super::store::{Origin, Store, StoredRow, id_of};
 use super::value::Type;
 use super::write;
 use crate::device::{MenuPath, RawFields};
-use crate::routeros::menus::{self, Shape};
+
+/// Which row of the router an export's row is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SeedPlace {
+    /// A row the export adds.
+    Added,
+    /// The one row of a menu of settings.
+    Single,
+    /// A row the router has by itself, found by these values.
+    Found(RawFields),
+    /// A row the router has by itself, at a place counted from 0.
+    Number(usize),
+    /// A row the router has by itself, with a fixed id such as `*0`.
+    Id(String),
+    /// A row the router has by itself, with a fixed name.
+    Named(String),
+}
+
+/// One row of an export. `Debug` shows no values: some are secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SeedRow {
+    /// Which row it is.
+    pub place: SeedPlace,
+    /// Its fields; a name with `!` before it clears the field.
+    pub fields: RawFields,
+}
+
+impl std::fmt::Debug for SeedRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&String> = self.fields.keys().collect();
+        f.debug_struct("SeedRow").field("place", &self.place).field("fields", &names).finish()
+    }
+}
 
 /// The rows of one menu as an export has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeedMenu {
     /// The menu.
     pub menu: MenuPath,
-    /// Whether the rows are one row of settings or a list; `None` leaves it to the table of known menus.
-    pub shape: Option<Shape>,
-    /// The rows in their order; those of a menu of one row are merged into it.
-    pub rows: Vec<RawFields>,
+    /// The rows in their order.
+    pub rows: Vec<SeedRow>,
+}
+
+impl SeedMenu {
+    /// Names the rows of a list; those of rows the router has by itself are recognised by `default-name` or `name`.
+    pub fn list(menu: MenuPath, rows: impl IntoIterator<Item = RawFields>) -> Self {
+        let rows = rows.into_iter().map(|fields| SeedRow { place: SeedPlace::Added, fields }).collect();
+        Self { menu, rows }
+    }
+
+    /// Names the settings of a menu of one row.
+    pub fn single(menu: MenuPath, fields: RawFields) -> Self {
+        Self { menu, rows: vec![SeedRow { place: SeedPlace::Single, fields }] }
+    }
 }
 
 /// Something unusual that was loaded all the same.
@@ -80,61 +123,74 @@ fn rank(menu: &str) -> u8 {
 
 fn load_menu(store: &mut Store, seed: &SeedMenu, report: &mut SeedReport) {
     let menu = seed.menu.as_str();
-    if shape_of(seed) == Shape::Singleton {
-        for (index, row) in seed.rows.iter().enumerate() {
-            if let Err(refusal) = write::set_singleton(store, menu, row) {
-                report.problems.push(SeedProblem { menu: seed.menu.clone(), row: index, refusal });
-            }
-            report.rows += 1;
-        }
-        return;
-    }
-    // A menu named by an export exists, even when the export has no row of it.
-    store.rows_mut(menu);
     for (index, row) in seed.rows.iter().enumerate() {
-        let existing = existing(store, menu, row);
-        let mut row = row.clone();
-        if let (None, Some(name)) = (existing, row.get("default-name").cloned()) {
-            // A port keeps its default name until it gets another.
-            row.entry("name".to_owned()).or_insert(name);
-        }
-        for refusal in write::load(store, menu, existing, Origin::Static, &row) {
-            report.problems.push(SeedProblem { menu: seed.menu.clone(), row: index, refusal });
-        }
+        let refusals = load_row(store, menu, row);
+        report.problems.extend(refusals.into_iter().map(|refusal| SeedProblem {
+            menu: seed.menu.clone(),
+            row: index,
+            refusal,
+        }));
         report.rows += 1;
     }
 }
 
-fn shape_of(seed: &SeedMenu) -> Shape {
-    seed.shape.or_else(|| menus::shape(seed.menu.as_str())).unwrap_or(Shape::List)
+fn load_row(store: &mut Store, menu: &str, row: &SeedRow) -> Vec<Refusal> {
+    if row.place == SeedPlace::Single {
+        return write::set_singleton(store, menu, &row.fields).err().into_iter().collect();
+    }
+    let existing = existing(store, menu, row);
+    let mut fields = row.fields.clone();
+    if let (None, Some(name)) = (existing, fields.get("default-name").cloned()) {
+        // A port keeps its default name until it gets another.
+        fields.entry("name".to_owned()).or_insert(name);
+    }
+    if let (None, SeedPlace::Found(found)) = (existing, &row.place) {
+        for (name, value) in found {
+            fields.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    match &row.place {
+        SeedPlace::Added | SeedPlace::Single => write::load(store, menu, existing, Origin::Static, &fields),
+        SeedPlace::Id(text) if existing.is_none() && id_of(text).is_some() => {
+            let reserved = id_of(text).map(|id| store.push_reserved(menu, id));
+            write::load(store, menu, reserved, Origin::Builtin, &fields)
+        }
+        _ => write::load(store, menu, existing, Origin::Builtin, &fields),
+    }
 }
 
-/// Finds the row an export changes instead of adding: a port by its default name, any other built-in row by its name.
-fn existing(store: &Store, menu: &str, row: &RawFields) -> Option<u64> {
-    let by = |name: &str| {
-        let value = row.get(name)?;
-        let found = store.rows(menu).iter().find(|row| row.field(name) == Some(value))?;
-        Some((found.id, found.origin))
-    };
-    if let Some((id, _)) = by("default-name") {
-        return Some(id);
+/// Finds the row an export changes instead of adding.
+fn existing(store: &Store, menu: &str, row: &SeedRow) -> Option<u64> {
+    let rows = store.rows(menu);
+    let by = |name: &str, value: &str| rows.iter().find(|row| row.field(name) == Some(value));
+    let builtin = |row: &&StoredRow| row.origin == Origin::Builtin;
+    match &row.place {
+        SeedPlace::Single => None,
+        SeedPlace::Found(wanted) => {
+            rows.iter().find(|row| wanted.iter().all(|(name, value)| row.field(name) == Some(value)))
+        }
+        SeedPlace::Number(number) => rows.iter().filter(builtin).nth(*number),
+        SeedPlace::Id(text) => id_of(text).and_then(|id| store.row(menu, id)),
+        SeedPlace::Named(name) => by("name", name).filter(builtin),
+        SeedPlace::Added => match (row.fields.get("default-name"), row.fields.get("name")) {
+            (Some(port), _) => by("default-name", port),
+            (None, Some(name)) => by("name", name).filter(|row| builtin(row) || menu == "/user"),
+            (None, None) => None,
+        },
     }
-    if row.contains_key("default-name") && menu != "/interface/ethernet" {
-        return None;
-    }
-    by("name").filter(|(_, origin)| *origin == Origin::Builtin || menu == "/user").map(|(id, _)| id)
+    .map(|row| row.id)
 }
 
 /// S51: creates the ports that rows refer to and that the export does not print because nothing about them was changed.
 fn create_ports(store: &mut Store, seeds: &[SeedMenu], report: &mut SeedReport) {
     for seed in seeds {
         for row in &seed.rows {
-            for name in referenced_interfaces(seed.menu.as_str(), row) {
+            for name in referenced_interfaces(seed.menu.as_str(), &row.fields) {
                 let Some(menu) = port_menu(name) else { continue };
-                let named_elsewhere = seeds
-                    .iter()
-                    .filter(|other| interfaces::type_of(other.menu.as_str()).is_some())
-                    .any(|other| other.rows.iter().any(|row| row.get("name").is_some_and(|other| other == name)));
+                let named_elsewhere =
+                    seeds.iter().filter(|other| interfaces::type_of(other.menu.as_str()).is_some()).any(|other| {
+                        other.rows.iter().any(|row| row.fields.get("name").is_some_and(|other| other == name))
+                    });
                 if named_elsewhere || interfaces::named(store, name).is_some() {
                     continue;
                 }

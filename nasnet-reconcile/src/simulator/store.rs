@@ -1,6 +1,6 @@
 //! The rows of every menu in order, and the ids that name them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -55,12 +55,19 @@ pub(crate) fn id_of(text: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
+/// The menus of single interface types show rows of `/interface`, so they share its ids.
+fn id_space(menu: &str) -> &str {
+    if interfaces::type_of(menu).is_some() { "/interface" } else { menu }
+}
+
 /// Everything the router keeps.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Store {
     lists: BTreeMap<String, Vec<StoredRow>>,
     singletons: BTreeMap<String, RawFields>,
     next_ids: BTreeMap<String, u64>,
+    /// Ids that rows of the router itself have, whatever was counted to.
+    reserved_ids: BTreeMap<String, BTreeSet<u64>>,
     random_seed: u64,
     random_count: u64,
 }
@@ -71,6 +78,7 @@ impl Store {
             lists: BTreeMap::new(),
             singletons: BTreeMap::new(),
             next_ids: BTreeMap::new(),
+            reserved_ids: BTreeMap::new(),
             random_seed,
             random_count: 0,
         }
@@ -114,11 +122,25 @@ impl Store {
 
     /// Hands out an id of a menu; no id is handed out twice (S03).
     pub(crate) fn fresh_id(&mut self, menu: &str) -> u64 {
-        // The menus of single interface types show rows of `/interface`, so they share its ids.
-        let space = if interfaces::type_of(menu).is_some() { "/interface" } else { menu };
+        let space = id_space(menu);
+        let reserved = self.reserved_ids.get(space);
         let next = self.next_ids.entry(space.to_owned()).or_insert(1);
+        while reserved.is_some_and(|ids| ids.contains(next)) {
+            *next += 1;
+        }
         let id = *next;
         *next += 1;
+        id
+    }
+
+    /// Appends an empty row of the router itself with an id of its own, unless the id was handed out already.
+    pub(crate) fn push_reserved(&mut self, menu: &str, id: u64) -> u64 {
+        let space = id_space(menu);
+        if self.next_ids.get(space).is_some_and(|next| id < *next) {
+            return self.push(menu, Origin::Builtin, RawFields::new());
+        }
+        self.reserved_ids.entry(space.to_owned()).or_default().insert(id);
+        self.rows_mut(menu).push(StoredRow { id, origin: Origin::Builtin, fields: RawFields::new() });
         id
     }
 

@@ -4,8 +4,7 @@ use super::interfaces;
 use super::names;
 use super::spec::{self, Spec};
 use super::store::{Origin, Store, StoredRow, id_text};
-use crate::device::RawFields;
-use crate::routeros::rest::sensitive::is_sensitive;
+use crate::device::{RawFields, is_secret_name};
 
 /// Whether the login may see secrets (S29).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +65,7 @@ pub(crate) fn singleton(fields: &RawFields, secrets: Secrets) -> RawFields {
 
 fn hide(fields: &mut RawFields, secrets: Secrets) {
     if secrets == Secrets::Hidden {
-        fields.retain(|name, _| !is_sensitive(name));
+        fields.retain(|name, _| !is_secret_name(name));
     }
 }
 

@@ -38,6 +38,10 @@ pub(crate) fn apply(
     for (name, value) in arguments {
         // `!field` clears a field, whatever its value (S23b).
         let (name, value) = match name.strip_prefix('!') {
+            Some(name) if spec.is_none() => {
+                out.fields.remove(name);
+                continue;
+            }
             Some(name) => (name, ""),
             None => (name.as_str(), value.as_str()),
         };
@@ -227,6 +231,7 @@ pub(crate) fn set(
     let before = row.fields.clone();
     let spec = spec::of(menu);
     let mut fields = apply(store, spec, before.clone(), arguments, Check::Strict)?.fields;
+    generate::forget(menu, &mut fields, arguments);
     generate::complete(store, menu, &mut fields, Check::Strict)?;
     if let Some(spec) = spec {
         check_required(spec, &fields)?;

@@ -5,8 +5,7 @@ use serde_json::Value;
 use super::class::{Aim, classify, may_have_happened};
 use super::connection::Reply;
 use super::json;
-use super::sensitive::redact;
-use crate::device::{DeviceError, ErrorClass, RawFields, Row, WriteOutcome};
+use crate::device::{DeviceError, ErrorClass, RawFields, Row, WriteOutcome, is_secret_name};
 
 /// A refusal in RouterOS' error format.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,5 +113,45 @@ fn name_of(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
+    }
+}
+
+/// Removes the values of secret fields that were sent from what the device answered.
+fn redact(detail: &str, sent: &RawFields) -> String {
+    sent.iter()
+        .filter(|(field, value)| is_secret_name(field) && !value.is_empty())
+        .fold(detail.to_owned(), |text, (_, value)| text.replace(value.as_str(), "(secret)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_the_device_repeats_is_removed() {
+        let sent =
+            RawFields::from([("private-key".to_owned(), "aGVsbG8=".to_owned()), ("name".to_owned(), "wg0".to_owned())]);
+        assert_eq!(redact("invalid value aGVsbG8= for wg0", &sent), "invalid value (secret) for wg0");
+    }
+
+    #[test]
+    fn only_a_whole_answer_of_the_router_itself_is_trusted() {
+        let outcome = |status: u16, body: &[u8], expect| {
+            let reply = Reply { status, body: bytes::Bytes::copy_from_slice(body) };
+            write_outcome(&reply, Aim::Row, expect, &RawFields::new())
+        };
+        let unknown = |outcome: WriteOutcome| matches!(outcome, WriteOutcome::Unknown { .. });
+        assert!(unknown(outcome(201, b"{\"address\":\"1", Expect::RowWithId)));
+        assert!(unknown(outcome(201, b"{}", Expect::RowWithId)));
+        assert!(unknown(outcome(200, b"<html>", Expect::RowOrNothing)));
+        assert!(unknown(outcome(503, b"<html>busy</html>", Expect::Nothing)));
+        assert!(unknown(outcome(400, b"<html>from a proxy</html>", Expect::Nothing)));
+        assert!(unknown(outcome(400, b"{\"detail\":\"Session closed\",\"error\":400}", Expect::RowOrNothing)));
+        assert_eq!(outcome(204, b"", Expect::Nothing), WriteOutcome::Done { row: None });
+        assert_eq!(outcome(200, b"[]", Expect::RowOrNothing), WriteOutcome::Done { row: None });
+        assert_eq!(
+            outcome(404, b"{\"error\":404,\"message\":\"Not Found\"}", Expect::Nothing),
+            WriteOutcome::Rejected { class: ErrorClass::NoSuchItem, detail: "Not Found".to_owned() }
+        );
     }
 }

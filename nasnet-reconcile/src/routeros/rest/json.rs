@@ -1,16 +1,11 @@
 //! JSON as RouterOS writes it: raw control characters and bytes that are no UTF-8 must neither fail nor be lost.
 //!
-//! A byte that is no part of valid UTF-8 becomes one character of the private range U+10FF80..=U+10FFFF, and goes back
-//! to the same byte when it is written. Text that really holds a character of that range is carried byte by byte, so
-//! decoding and encoding are inverse to each other.
-
-use std::borrow::Cow;
+//! Bytes that are no UTF-8 are carried as [`text`] says and go back to what they were.
 
 use serde_json::{Map, Value};
 
 use crate::device::{RawFields, Row, RowId};
-
-const BYTE_PLANE: u32 = 0x0010_FF00;
+use crate::routeros::text;
 
 /// Whether control characters are written as `\u00XX` or as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,41 +17,10 @@ pub(crate) enum ControlBytes {
     Raw,
 }
 
-fn char_of_byte(byte: u8) -> char {
-    // Every value from U+10FF80 to U+10FFFF is a char.
-    char::from_u32(BYTE_PLANE + u32::from(byte)).unwrap_or(char::REPLACEMENT_CHARACTER)
-}
-
-fn byte_of_char(c: char) -> Option<u8> {
-    let byte = u32::from(c).checked_sub(BYTE_PLANE)?;
-    u8::try_from(byte).ok().filter(|b| *b >= 0x80)
-}
-
-/// Turns bytes into text without losing any.
-pub(crate) fn text_of_bytes(bytes: &[u8]) -> Cow<'_, str> {
-    if let Ok(text) = std::str::from_utf8(bytes)
-        && !text.chars().any(|c| byte_of_char(c).is_some())
-    {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if byte_of_char(c).is_some() {
-                out.extend(c.encode_utf8(&mut [0; 4]).bytes().map(char_of_byte));
-            } else {
-                out.push(c);
-            }
-        }
-        out.extend(chunk.invalid().iter().copied().map(char_of_byte));
-    }
-    Cow::Owned(out)
-}
-
 /// Returns the same document with its control characters inside strings escaped and without a byte order mark.
 pub(crate) fn sanitise(bytes: &[u8]) -> String {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    let text = text_of_bytes(bytes);
+    let text = text::from_bytes(bytes);
     let mut out = String::with_capacity(text.len());
     let (mut in_string, mut escaped) = (false, false);
     for c in text.chars() {
@@ -88,25 +52,24 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
 }
 
 /// Appends a JSON string, turning carried bytes back into what they were.
-pub(crate) fn push_string(out: &mut Vec<u8>, text: &str, control: ControlBytes) {
-    out.push(b'"');
-    for c in text.chars() {
+pub(crate) fn push_string(out: &mut Vec<u8>, value: &str, control: ControlBytes) {
+    let mut quoted = String::with_capacity(value.len() + 2);
+    quoted.push('"');
+    for c in value.chars() {
         match c {
-            '"' => out.extend_from_slice(b"\\\""),
-            '\\' => out.extend_from_slice(b"\\\\"),
-            '\n' => out.extend_from_slice(b"\\n"),
-            '\r' => out.extend_from_slice(b"\\r"),
-            '\t' => out.extend_from_slice(b"\\t"),
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
             c if c < '\u{20}' && control == ControlBytes::Escaped => {
-                out.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes());
+                quoted.push_str(&format!("\\u{:04x}", u32::from(c)));
             }
-            c => match byte_of_char(c) {
-                Some(byte) => out.push(byte),
-                None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-            },
+            c => quoted.push(c),
         }
     }
-    out.push(b'"');
+    quoted.push('"');
+    out.extend_from_slice(&text::to_bytes(&quoted));
 }
 
 /// Appends a JSON object whose values are all strings.
@@ -130,7 +93,7 @@ pub(crate) fn push_object<'a>(
 /// Returns a JSON value in the device's spelling: strings as they are, everything else as compact JSON.
 pub(crate) fn scalar(value: Value) -> String {
     match value {
-        Value::String(text) => text,
+        Value::String(value) => value,
         Value::Null => String::new(),
         other => other.to_string(),
     }
@@ -173,7 +136,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_in_a_string_come_back_as_they_were(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)) {
-            let text = text_of_bytes(&bytes).into_owned();
+            let text = text::from_bytes(&bytes);
             let mut document = Vec::new();
             push_string(&mut document, &text, ControlBytes::Raw);
             let parsed = parse(&document).unwrap();
