@@ -167,10 +167,8 @@ pub(crate) async fn pragma(conn: &mut SqliteConnection, name: &str) -> Result<Op
 
 /// Runs `PRAGMA quick_check` and acts on what it says.
 pub(crate) async fn quick_check(conn: &mut SqliteConnection) -> Result<(), Error> {
-    let said: Vec<String> = sqlx::query_scalar("SELECT * FROM pragma_quick_check(10)")
-        .fetch_all(conn)
-        .await
-        .map_err(during("check the database"))?;
+    let said: Vec<String> =
+        sqlx::query_scalar("PRAGMA quick_check(10)").fetch_all(conn).await.map_err(during("check the database"))?;
     if said == ["ok"] { Ok(()) } else { Err(Error::Corrupt { detail: said.join("; ") }) }
 }
 

@@ -149,9 +149,12 @@ impl Database {
         E: From<Error> + Send + 'static,
     {
         self.check_open()?;
-        // The clone keeps the lease until the read has ended, even when the caller is gone.
         let database = self.clone();
-        let task = tokio::spawn(async move { database.shared.readers.run(op).await });
+        let task = tokio::spawn(async move {
+            // The whole handle moves in: its lease lasts until the read has ended, even when the caller is gone.
+            let database = database;
+            database.shared.readers.run(op).await
+        });
         task.await.unwrap_or_else(|error| {
             tracing::warn!(path = %self.path().display(), %cause, %error, "a read did not end");
             Err(Error::Closed { path: self.shared.path.clone() }.into())

@@ -289,6 +289,7 @@ fn prepare_run_dir(run_dir: &Path) -> Result<(), Error> {
 fn is_in_memory(dir: &Path) -> Result<bool, Error> {
     let facts = statfs(dir).map_err(|errno| Error::io("examine the file system of", dir, errno.into()))?;
     // The width and sign of the field differ between architectures; the magic number is its low 32 bits.
+    #[allow(clippy::useless_conversion, reason = "the field is narrower on 32-bit machines")]
     let magic = u64::from_ne_bytes(i64::from(facts.f_type).to_ne_bytes()) & 0xffff_ffff;
     Ok(IN_MEMORY.contains(&magic))
 }
