@@ -57,3 +57,7 @@ pub use schema::{
 pub use secret::{BoxError, Fingerprint, Seal, Secret, SecretIntake, SecretPlace, SecretRef, is_sensitive_name};
 pub use stamp::{Stamp, Timestamp};
 pub use value::{FieldName, FieldValue, Fields, IpRange, Mac, RangeSet, Reference};
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct ReadmeDoctests;
