@@ -4,7 +4,7 @@
 //! `set` about rows the device has by itself and does not list, such as `[ find default-name=ether1 ]`, `telnet` or `0`:
 //! such a row appears with the first `set` that names it, before all added rows, as it would on the device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::print;
 use super::seed::{Problem, RowOrigin, Seed, SeedRow, Unapplied};
@@ -14,6 +14,9 @@ use crate::device::MenuPath;
 
 /// The most rows all commands together may look at; an export of a real device needs a small part of it.
 const ROWS_VISITED_MAX: usize = 20_000_000;
+
+/// Fields that exports write without a value.
+const KNOWN_FLAGS: &[&str] = &["blackhole", "fib"];
 
 /// Fields that identify a row the device has by itself.
 const IDENTIFYING: &[&str] = &["default-name", "name", "default", "port", "interface"];
@@ -29,8 +32,9 @@ pub fn apply(export: &Export) -> Seed {
         match &statement.kind {
             StatementKind::Menu(_) => {}
             StatementKind::Comment(text) => {
-                if text.trim_start().starts_with("error exporting") {
-                    machine.problem(line, "the device says that it could not export a menu".to_owned());
+                let text = text.trim_start();
+                if text.starts_with("error exporting") || text.starts_with("interrupted") {
+                    machine.problem(line, "the device says that the export is not complete here".to_owned());
                 }
             }
             StatementKind::Noise(_) => machine.problem(line, "a console prompt was skipped".to_owned()),
@@ -102,43 +106,50 @@ impl Machine {
     }
 
     fn run(&mut self, command: &Command, line: u32) -> Result<(), String> {
-        let (places, fields): (Vec<&Argument>, Vec<&Argument>) =
-            command.arguments.iter().partition(|argument| argument.name.is_none());
-        let numbers = fields.iter().find(|argument| argument.name.as_deref() == Some("numbers"));
-        let selected = numbers.or(places.first()).map(|argument| &argument.value);
-        let places_used = usize::from(numbers.is_none() && !places.is_empty());
-        let fields: Vec<&Argument> =
-            fields.into_iter().filter(|argument| argument.name.as_deref() != Some("numbers")).collect();
-        if command.verb != "add" && command.verb != "move" && places.len() > places_used {
-            return Err("it has more values without a field name than are understood".to_owned());
+        let has_selector = command.verb != "add";
+        let mut selected: Vec<&Value> = Vec::new();
+        let mut fields: Vec<(&str, &Value)> = Vec::new();
+        for Argument { name, value } in &command.arguments {
+            match (name.as_deref(), value) {
+                (Some("numbers"), _) if has_selector && selected.is_empty() => selected.push(value),
+                (Some(name), value) => fields.push((name, value)),
+                (None, value) if has_selector && (selected.is_empty() || command.verb == "move") => {
+                    selected.push(value);
+                }
+                (None, Value::Word(word)) if is_flag_name(word) => fields.push((word, &Value::Flag)),
+                (None, _) => return Err("it has a value without a field name".to_owned()),
+            }
         }
         if !self.menus.contains_key(&command.menu) {
             self.menus.insert(command.menu.clone(), Rows::default());
             self.seed.order.push(command.menu.clone());
         }
-        match command.verb.as_str() {
-            "add" if !places.is_empty() => Err("a value without a field name".to_owned()),
-            "add" => self.add(&command.menu, &fields, line),
-            "set" => self.set(&command.menu, selected, &fields, line),
-            "enable" | "disable" if fields.is_empty() && selected.is_some() => {
-                let value = if command.verb == "disable" { "yes" } else { "no" };
-                let disabled = Argument { name: Some("disabled".to_owned()), value: Value::Word(value.to_owned()) };
-                self.set(&command.menu, selected, &[&disabled], line)
+        let menu = &command.menu;
+        match (command.verb.as_str(), selected.as_slice()) {
+            ("add", []) => self.add(menu, &fields, line),
+            ("set", []) => self.set(menu, None, &fields, line),
+            ("set", [rows]) => self.set(menu, Some(rows), &fields, line),
+            ("enable", [rows]) if fields.is_empty() => {
+                self.set(menu, Some(rows), &[("disabled", &Value::Word("no".to_owned()))], line)
             }
-            "remove" if fields.is_empty() && selected.is_some() => self.remove(&command.menu, selected),
-            "move" => self.reorder(&command.menu, &places, &fields),
-            verb => Err(format!("`{verb}` does not describe configuration")),
+            ("disable", [rows]) if fields.is_empty() => {
+                self.set(menu, Some(rows), &[("disabled", &Value::Word("yes".to_owned()))], line)
+            }
+            ("remove", [rows]) if fields.is_empty() => self.remove(menu, rows),
+            ("move", [from, to]) if fields.is_empty() => self.reorder(menu, from, to),
+            ("move", [from]) => match fields.as_slice() {
+                [("destination", to)] => self.reorder(menu, from, to),
+                _ => Err("the rows to move are not in the export".to_owned()),
+            },
+            (verb, _) => Err(format!("`{verb}` does not describe configuration in this form")),
         }
     }
 
-    fn add(&mut self, menu: &MenuPath, fields: &[&Argument], line: u32) -> Result<(), String> {
-        let named = |name: &str| fields.iter().find(|argument| argument.name.as_deref() == Some(name));
-        if named("copy-from").is_some() {
+    fn add(&mut self, menu: &MenuPath, fields: &[(&str, &Value)], line: u32) -> Result<(), String> {
+        if fields.iter().any(|(name, _)| *name == "copy-from") {
             return Err("copying a row is not understood".to_owned());
         }
-        let before = named("place-before").map(|argument| &argument.value);
-        let fields: Vec<&Argument> =
-            fields.iter().copied().filter(|argument| argument.name.as_deref() != Some("place-before")).collect();
+        let before = fields.iter().find(|(name, _)| *name == "place-before").map(|(_, value)| *value);
         let place = before.and_then(|value| {
             let place = self.added_place(menu, value);
             if place.is_none() {
@@ -146,8 +157,10 @@ impl Machine {
             }
             place
         });
+        let fields: Vec<(&str, &Value)> = fields.iter().copied().filter(|(name, _)| *name != "place-before").collect();
+        self.note_fields(&fields, line);
         let mut row = SeedRow::new(RowOrigin::Added, line);
-        self.write(&mut row, &fields, line);
+        fields.iter().for_each(|(name, value)| row.write(name, value));
         let Some(rows) = self.menus.get_mut(menu) else { return Ok(()) };
         rows.added.insert(place.unwrap_or(rows.added.len()), row);
         Ok(())
@@ -157,35 +170,24 @@ impl Machine {
         &mut self,
         menu: &MenuPath,
         selected: Option<&Value>,
-        fields: &[&Argument],
+        fields: &[(&str, &Value)],
         line: u32,
     ) -> Result<(), String> {
         let places = self.select_or_create(menu, selected, line)?;
-        let size: usize = fields.iter().map(|argument| value_size(&argument.value)).sum();
+        let size: usize = fields.iter().map(|(_, value)| value_size(value)).sum();
         self.charge(places.len().saturating_sub(1).saturating_mul(1 + size / 8))?;
-        let mut change = SeedRow::new(RowOrigin::Single, line);
-        self.write(&mut change, fields, line);
+        self.note_fields(fields, line);
         let Some(rows) = self.menus.get_mut(menu) else { return Ok(()) };
         for place in places {
             if let Some(row) = rows.get_mut(place) {
-                for (field, value) in &change.fields {
-                    row.fields.insert(field.clone(), value.clone());
-                    row.unset.remove(field);
-                    row.expressions.remove(field);
-                }
-                row.expressions.extend(change.expressions.iter().cloned());
-                for field in &change.unset {
-                    row.fields.remove(field);
-                    row.expressions.remove(field);
-                    row.unset.insert(field.clone());
-                }
+                fields.iter().for_each(|(name, value)| row.write(name, value));
             }
         }
         Ok(())
     }
 
-    fn remove(&mut self, menu: &MenuPath, selected: Option<&Value>) -> Result<(), String> {
-        let mut places = self.select(menu, &Selector::of(selected))?;
+    fn remove(&mut self, menu: &MenuPath, selected: &Value) -> Result<(), String> {
+        let mut places = self.select(menu, &Selector::of(Some(selected)))?;
         if places.is_empty() {
             return Err("it removes no row of this export".to_owned());
         }
@@ -198,16 +200,10 @@ impl Machine {
         if own { Err("it removes a row that the device has by itself".to_owned()) } else { Ok(()) }
     }
 
-    fn reorder(&mut self, menu: &MenuPath, places: &[&Argument], fields: &[&Argument]) -> Result<(), String> {
+    fn reorder(&mut self, menu: &MenuPath, from: &Value, to: &Value) -> Result<(), String> {
         let unclear = || "the rows to move are not in the export".to_owned();
-        let destination = fields.iter().find(|argument| argument.name.as_deref() == Some("destination"));
-        let (what, to) = match (places, destination) {
-            ([what], Some(to)) if fields.len() == 1 => (what, *to),
-            ([what, to], None) if fields.is_empty() => (what, *to),
-            _ => return Err(unclear()),
-        };
-        let from = self.added_place(menu, &what.value).ok_or_else(unclear)?;
-        let to = self.added_place(menu, &to.value).ok_or_else(unclear)?;
+        let from = self.added_place(menu, from).ok_or_else(unclear)?;
+        let to = self.added_place(menu, to).ok_or_else(unclear)?;
         if let Some(rows) = self.menus.get_mut(menu) {
             // The console moves a row in front of the one that stands at the destination.
             let row = rows.added.remove(from);
@@ -243,11 +239,13 @@ impl Machine {
     /// Finds rows and makes the rows that the device must have by itself.
     fn select_or_create(&mut self, menu: &MenuPath, selected: Option<&Value>, line: u32) -> Result<Vec<Place>, String> {
         let selector = Selector::of(selected);
+        self.charge(self.menus.get(menu).map_or(0, |rows| rows.own.len()))?;
         match &selector {
             Selector::Single => Ok(vec![self.own_row(menu, RowOrigin::Single, line)]),
             Selector::Unsupported => Err("its rows are chosen by an expression".to_owned()),
             Selector::Items(items) => {
-                self.charge(items.len().saturating_mul(self.menus.get(menu).map_or(0, |rows| rows.own.len() + 1)))?;
+                let rows = self.menus.get(menu).map_or(0, |rows| rows.own.len() + rows.added.len() + 1);
+                self.charge(items.len().saturating_mul(rows))?;
                 Ok(items
                     .iter()
                     .map(|item| match self.menus.get(menu).and_then(|rows| rows.item(menu, item)) {
@@ -287,25 +285,21 @@ impl Machine {
         Place::Own(rows.own.len() - 1)
     }
 
-    fn write(&mut self, row: &mut SeedRow, fields: &[&Argument], line: u32) {
-        for argument in fields {
-            let Some(name) = &argument.name else { continue };
-            if row.fields.remove(name).is_some() | row.unset.remove(name) {
-                row.expressions.remove(name);
+    /// Reports what a person should know about the fields of a command.
+    fn note_fields(&mut self, fields: &[(&str, &Value)], line: u32) {
+        let mut seen = BTreeSet::new();
+        for (name, value) in fields {
+            if !seen.insert(*name) {
                 self.problem(line, format!("the field `{name}` is given twice; the last one counts"));
             }
-            match &argument.value {
-                Value::Word(value) | Value::Quoted(value) => {
-                    row.fields.insert(name.clone(), value.clone());
-                }
-                Value::Expression(code) => {
+            match value {
+                Value::Expression(_) => {
                     self.problem(line, format!("the value of `{name}` is an expression, kept as it was written"));
-                    row.fields.insert(name.clone(), code.clone());
-                    row.expressions.insert(name.clone());
                 }
-                Value::Unset => {
-                    row.unset.insert(name.clone());
+                Value::Flag if !KNOWN_FLAGS.contains(name) => {
+                    self.problem(line, format!("the field `{name}` has no value"));
                 }
+                _ => {}
             }
         }
     }
@@ -403,9 +397,13 @@ fn retain_places(rows: &mut Vec<SeedRow>, sorted: &[Place], place: fn(usize) -> 
     });
 }
 
+fn is_flag_name(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
+}
+
 fn value_size(value: &Value) -> usize {
     match value {
         Value::Word(text) | Value::Quoted(text) | Value::Expression(text) => text.len(),
-        Value::Unset => 0,
+        Value::Flag | Value::Unset => 0,
     }
 }

@@ -11,7 +11,7 @@ use crate::device::MenuPath;
 use crate::routeros::text;
 
 /// Names that are commands wherever they stand; no menu of RouterOS 7 is called like one of them.
-const VERBS: &[&str] = &[
+pub(super) const VERBS: &[&str] = &[
     "add",
     "set",
     "remove",
@@ -170,7 +170,7 @@ impl<'a> Parser<'a> {
         let start = self.cursor.pos;
         let line = self.cursor.slice(start, self.cursor.line_end(start).min(start + 200));
         let Some(close) = line.iter().position(|b| *b == b']') else { return false };
-        let in_menu = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b' ' | b'/' | b'-' | b'<');
+        let in_menu = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b" /-<SAFE".contains(b);
         line[..close].contains(&b'@') && line[close + 1..].iter().find(|b| !in_menu(b)).is_some_and(|b| *b == b'>')
     }
 
@@ -284,15 +284,29 @@ impl<'a> Parser<'a> {
 
     fn command(&mut self, start: usize, menu: MenuPath, verb: &str) -> Result<(), LexError> {
         let mut arguments = Vec::new();
+        let mut group = String::new();
         loop {
             self.cursor.skip_blanks();
             if self.cursor.at_statement_end() || self.cursor.peek() == Some(b'#') {
                 break;
             }
-            arguments.push(argument(&mut self.cursor)?);
+            let mut argument = argument(&mut self.cursor)?;
+            if let Some(name) = &mut argument.name {
+                expand_group(name, &mut group);
+            }
+            arguments.push(argument);
         }
         self.push(start, StatementKind::Command(Command { menu, verb: verb.to_owned(), arguments }));
         Ok(())
+    }
+}
+
+/// Writes out `.mode` behind `configuration.manager` as `configuration.mode`: a group is named only once.
+fn expand_group(name: &mut String, group: &mut String) {
+    match name.find('.') {
+        Some(0) => name.insert_str(0, group),
+        Some(dot) => name[..dot].clone_into(group),
+        None => {}
     }
 }
 

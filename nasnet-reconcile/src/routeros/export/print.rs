@@ -2,6 +2,7 @@
 
 use super::apply::implied_fields;
 use super::argument::is_field_name;
+use super::parse::VERBS;
 use super::seed::{RowOrigin, Seed, SeedRow};
 use super::statement::{Argument, Command, Header, Value};
 use crate::device::MenuPath;
@@ -61,17 +62,24 @@ pub fn export(seed: &Seed, style: Style) -> Vec<u8> {
 
 /// Prints a command without its menu, on one line unless an argument holds lines itself.
 pub(super) fn command(command: &Command) -> String {
-    let mut out = command.verb.clone().into_bytes();
+    let mut out = Vec::new();
+    // Only these words are commands on a line of their own.
+    if !VERBS.contains(&command.verb.as_str()) {
+        out.extend_from_slice(menu_words(&command.menu).as_bytes());
+        out.push(b' ');
+    }
+    out.extend_from_slice(command.verb.as_bytes());
     let mut line = Line { out: &mut out, column: 0, wraps: false };
     for Argument { name, value } in &command.arguments {
         match (name, value) {
             (Some(name), Value::Unset) => line.plain(&format!("!{name}")),
+            (Some(name), Value::Flag) => line.plain(name),
             (Some(name), Value::Expression(code)) => line.verbatim(&format!("{name}="), code),
             (Some(name), Value::Word(value) | Value::Quoted(value)) => line.field(name, value),
             (None, Value::Expression(code)) => line.verbatim("", code),
             (None, Value::Word(word)) => line.text("", word, is_bare_place(word)),
             (None, Value::Quoted(word)) => line.text("", word, false),
-            (None, Value::Unset) => {}
+            (None, Value::Flag | Value::Unset) => {}
         }
     }
     text::from_bytes(&out)
@@ -124,7 +132,9 @@ fn print_row(line: &mut Line<'_>, menu: &MenuPath, row: &SeedRow) {
         if !is_expression && implied.get(name) == Some(value) {
             continue;
         }
-        if is_expression {
+        if row.flags.contains(name) && value.is_empty() && is_field_name(name) {
+            line.plain(name);
+        } else if is_expression {
             line.verbatim(&format!("{name}="), value);
         } else {
             line.field(name, value);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::statement::Header;
+use super::statement::{Header, Value};
 use crate::device::{MenuPath, RawFields, Row, is_secret_name};
 
 /// The rows an export leaves behind on an empty device, and everything that could not be turned into rows.
@@ -36,6 +36,8 @@ pub struct SeedRow {
     pub fields: RawFields,
     /// The fields among them whose value is code as it was written, such as `$name`: only a device knows the value.
     pub expressions: BTreeSet<String>,
+    /// The fields among them that are written without a value, such as `blackhole`; their value is empty.
+    pub flags: BTreeSet<String>,
     /// The fields the export says have no value (`!name`).
     pub unset: BTreeSet<String>,
 }
@@ -93,9 +95,34 @@ impl fmt::Display for Problem {
 }
 
 impl SeedRow {
+    /// Writes a field, whatever it was before.
+    pub(super) fn write(&mut self, name: &str, value: &Value) {
+        self.expressions.remove(name);
+        self.flags.remove(name);
+        self.unset.remove(name);
+        match value {
+            Value::Word(text) | Value::Quoted(text) => {
+                self.fields.insert(name.to_owned(), text.clone());
+            }
+            Value::Expression(code) => {
+                self.fields.insert(name.to_owned(), code.clone());
+                self.expressions.insert(name.to_owned());
+            }
+            Value::Flag => {
+                self.fields.insert(name.to_owned(), String::new());
+                self.flags.insert(name.to_owned());
+            }
+            Value::Unset => {
+                self.fields.remove(name);
+                self.unset.insert(name.to_owned());
+            }
+        }
+    }
+
     /// Makes a row without fields.
     pub fn new(origin: RowOrigin, line: u32) -> Self {
-        Self { origin, line, fields: RawFields::new(), expressions: BTreeSet::new(), unset: BTreeSet::new() }
+        let (expressions, flags, unset) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self { origin, line, fields: RawFields::new(), expressions, flags, unset }
     }
 }
 
@@ -104,6 +131,7 @@ impl PartialEq for SeedRow {
         self.origin == other.origin
             && self.fields == other.fields
             && self.expressions == other.expressions
+            && self.flags == other.flags
             && self.unset == other.unset
     }
 }

@@ -55,14 +55,14 @@ struct Pattern {
 }
 
 impl Selector {
-    /// Reads the arguments given by place; returns the selector and how many arguments it took.
+    /// Reads the argument that names the rows.
     pub(super) fn of(value: Option<&Value>) -> Self {
         match value {
             None => Self::Single,
             Some(Value::Word(word)) => Self::Items(word.split(',').map(Item::of).collect()),
             Some(Value::Quoted(name)) => Self::Items(vec![Item::Name(name.clone())]),
             Some(Value::Expression(expression)) => find(expression).map_or(Self::Unsupported, Self::Where),
-            Some(Value::Unset) => Self::Unsupported,
+            Some(Value::Flag | Value::Unset) => Self::Unsupported,
         }
     }
 }

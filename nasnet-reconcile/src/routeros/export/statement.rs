@@ -120,6 +120,8 @@ pub enum Value {
     Quoted(String),
     /// `[..]`, `(..)`, `{..}`, `$name` or a quoted text with variables, as it was written: only a device knows its value.
     Expression(String),
+    /// A field written without a value, such as `blackhole`.
+    Flag,
     /// `!name`: the field has no value.
     Unset,
 }
