@@ -195,3 +195,27 @@ fn verdict<T: PartialEq>(base: &T, desired: &T, actual: &T) -> Verdict {
         Verdict::Conflict
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(words: &[&str]) -> Fields {
+        let members = words.iter().map(|word| FieldValue::Str((*word).to_owned())).collect();
+        Fields::new().with("list", FieldValue::Set(members))
+    }
+
+    #[test]
+    fn members_are_added_and_removed_one_by_one_and_only_where_they_fit() {
+        let changes = diff(&members(&["a", "b"]), &members(&["b", "c"]));
+        let [FieldChange { edit: Edit::Members { removed, added }, .. }] = &changes[..] else {
+            panic!("a set was replaced: {changes:?}")
+        };
+        assert_eq!((removed.len(), added.len()), (1, 1));
+        assert_eq!(apply(&members(&["a", "b", "x"]), &changes), Ok(members(&["b", "c", "x"])));
+        let wrong = Err(DoesNotApply { field: "list".into() });
+        assert_eq!(apply(&members(&["b"]), &changes), wrong, "what is to go is not there");
+        assert_eq!(apply(&members(&["a", "c"]), &changes), wrong, "what is to come is there");
+        assert_eq!(apply(&Fields::new().with("list", "a,b"), &changes), wrong, "the field holds no set");
+    }
+}

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use nasnet_state::canonical::{FieldMask, canonical_json};
-use nasnet_state::diff::diff;
+use nasnet_state::diff::{Edit, diff};
 use nasnet_state::layer::configuration::Intent;
 use nasnet_state::layer::deployment::DeploymentRecord;
 use nasnet_state::validate::{Candidate, Request, Universe, run};
 use nasnet_state::{
-    ConfigurationWrite, Error, FieldName, FieldValue, Fields, KindSchema, MENU_FIELD, MIGRATIONS, NewResource, Schemas,
-    Seal, Secret, SecretIntake, SecretPlace, Timestamp, is_sensitive_name, store,
+    Change, ChangeEvent, ConfigurationWrite, Error, FieldName, FieldValue, Fields, KindSchema, MENU_FIELD, MIGRATIONS,
+    NewResource, Schemas, Seal, Secret, SecretIntake, SecretPlace, Timestamp, is_sensitive_name, store,
 };
 use support::{EVERYTHING, TestFile, TestSeal, new_resource, runtime, stamp, uid};
 
@@ -51,6 +51,12 @@ fn the_canary_is_found_nowhere_but_comes_back_when_asked_for() {
         let new_opaque = NewResource::new(uid(2), nasnet_state::OPAQUE_KIND, 1, "bob", opaque.fields.clone());
         events.push(store::create(&mut conn, new_opaque, &stamp(3)).await.unwrap());
 
+        for event in &events {
+            assert!(
+                carried(event).secrets().all(|(_, secret)| secret.sealed.is_none()),
+                "an event carries sealed bytes"
+            );
+        }
         let resource = store::get(&mut conn, uid(1)).await.unwrap();
         let spec = resource.configuration.spec.clone();
         let unsealed = Candidate {
@@ -111,6 +117,28 @@ fn the_canary_is_found_nowhere_but_comes_back_when_asked_for() {
         let gone = store::sealed_secret(&mut conn, uid(1), field, reference.fingerprint).await;
         assert!(matches!(gone, Err(Error::SecretMissing { .. })), "{gone:?}");
     });
+}
+
+/// The secrets in an event, all in one set of fields.
+fn carried(event: &ChangeEvent) -> Fields {
+    match &event.change {
+        Change::Created(creation) => creation.configuration.spec.clone(),
+        Change::Deployed(revision) => {
+            let named = |fields: &Fields, suffix: &str| -> Vec<(FieldName, FieldValue)> {
+                fields.iter().map(|(name, value)| (format!("{name}{suffix}").into(), value.clone())).collect()
+            };
+            let applied = named(&revision.record.last_applied, "");
+            applied.into_iter().chain(named(&revision.record.generated, " generated")).collect()
+        }
+        Change::Configured { fields, .. } => fields
+            .iter()
+            .filter_map(|change| match &change.edit {
+                Edit::Replace { after, .. } => Some((change.field.clone(), after.clone()?)),
+                _ => None,
+            })
+            .collect(),
+        other => unreachable!("no secret is expected in {other:?}"),
+    }
 }
 
 fn place<'a>(kind: &'a nasnet_state::KindName, field: &'a FieldName, number: Option<u128>) -> SecretPlace<'a> {

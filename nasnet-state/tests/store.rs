@@ -80,6 +80,8 @@ fn notes_and_deployments_never_stand_in_the_way_of_a_configuration_edit() {
         store::create(conn, new_resource(1, "a", Fields::new()), &stamp(1)).await.unwrap();
         let notes = Notes { is_favorite: true, ..Notes::default() };
         store::write_notes(conn, uid(1), 1, notes, &stamp(2)).await.unwrap().unwrap();
+        let metadata = store::get(conn, uid(1)).await.unwrap().metadata;
+        assert_eq!((metadata.created, metadata.updated), (stamp(1), stamp(2)));
         let record = DeploymentRecord::confirmed(1, uid(50), Fields::new(), Timestamp::synced(3));
         store::record_deployment(conn, uid(1), record, &stamp(3)).await.unwrap();
         let write = ConfigurationWrite::spec(Fields::new().with("mtu", 1400_i64));
@@ -175,6 +177,7 @@ fn an_import_of_2000_rows_takes_a_handful_of_statements_and_pages_back_in_order(
                 None => break,
             }
         }
+        assert_eq!(listed.len(), 2_000);
         assert!(listed.iter().map(|resource| &resource.name).is_sorted());
         let ids: BTreeSet<_> = listed.iter().map(|resource| resource.id.clone()).collect();
         assert_eq!(ids.len(), 2_000);
