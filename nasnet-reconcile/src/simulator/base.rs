@@ -67,6 +67,6 @@ pub(crate) fn add_port(store: &mut Store, menu: &str, name: &str) {
 }
 
 fn load(store: &mut Store, menu: &str, origin: Origin, row: &RawFields) {
-    let refusals = write::load(store, menu, None, origin, row);
+    let (_, refusals) = write::load(store, menu, None, origin, row);
     debug_assert!(refusals.is_empty(), "a built-in row of {menu} is not valid: {refusals:?}");
 }

@@ -82,6 +82,7 @@ pub const TABLE: &[Behaviour] = &[
     lab("S28c", "a flag such as fib reads back without a value"),
     lab("S28d", "a group's policy reads back complete, with ! before what is not granted"),
     guess("S28e", "references follow when a row is renamed"),
+    doc("S28f", "a bridge's priority is printed in hexadecimal"),
     doc("S29", "secrets are printed only to logins with the policy sensitive, a user's password to nobody"),
     lab("S33", "a REST login shows as two rows in /user/active"),
     lab("S40", "the texts of refusals"),

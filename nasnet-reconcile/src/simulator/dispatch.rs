@@ -9,7 +9,7 @@ use super::query;
 use super::refusal::Refusal;
 use super::spec;
 use super::store::{Store, id_of, id_text};
-use super::view::Secrets;
+use super::view::{self, Secrets};
 use super::world::{World, is_read_only, shape};
 use super::write;
 use crate::device::RawFields;
@@ -108,6 +108,11 @@ impl Router<'_> {
     }
 
     fn print_row(&self, menu: &str, id: u64) -> Result<RawFields, Refusal> {
+        if menu != "/interface"
+            && let Some(row) = self.store.row(menu, id)
+        {
+            return Ok(view::row(self.store, menu, row, self.rights.secrets));
+        }
         let text = id_text(id);
         let mut rows = self.world().rows(menu, self.rights.secrets).into_iter();
         rows.find(|row| row.get(".id") == Some(&text)).ok_or_else(Refusal::not_found)

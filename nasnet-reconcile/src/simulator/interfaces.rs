@@ -38,6 +38,7 @@ const TYPES: &[(&str, &str)] = &[
     ("/interface/vrrp", "vrrp"),
     ("/interface/vxlan", "vxlan"),
     ("/interface/wifi", "wifi"),
+    ("/interface/wifiwave2", "wifiwave2"),
     ("/interface/wireguard", "wg"),
     ("/interface/wireless", "wlan"),
     ("/zerotier/interface", "zerotier"),

@@ -1,10 +1,12 @@
 //! Seeding from an `/export`: what it prints is loaded as it is, and what it refers to without printing is created.
 
+use std::collections::HashSet;
+
 use super::base;
 use super::derive;
 use super::interfaces;
 use super::refusal::Refusal;
-use super::spec;
+use super::spec::{self, Unique};
 use super::store::{Origin, Store, StoredRow, id_of};
 use super::value::Type;
 use super::write;
@@ -123,8 +125,21 @@ fn rank(menu: &str) -> u8 {
 
 fn load_menu(store: &mut Store, seed: &SeedMenu, report: &mut SeedReport) {
     let menu = seed.menu.as_str();
+    let mut taken = Taken::of(store, menu);
     for (index, row) in seed.rows.iter().enumerate() {
-        let refusals = load_row(store, menu, row);
+        let mut refusals;
+        if row.place == SeedPlace::Single {
+            refusals = write::set_singleton(store, menu, &row.fields).err().into_iter().collect();
+        } else {
+            let existing = existing(store, menu, row);
+            let id;
+            (id, refusals) = load_row(store, menu, existing, row);
+            if existing.is_none()
+                && let Some(row) = store.row(menu, id)
+            {
+                refusals.extend(taken.take(row));
+            }
+        }
         report.problems.extend(refusals.into_iter().map(|refusal| SeedProblem {
             menu: seed.menu.clone(),
             row: index,
@@ -134,11 +149,7 @@ fn load_menu(store: &mut Store, seed: &SeedMenu, report: &mut SeedReport) {
     }
 }
 
-fn load_row(store: &mut Store, menu: &str, row: &SeedRow) -> Vec<Refusal> {
-    if row.place == SeedPlace::Single {
-        return write::set_singleton(store, menu, &row.fields).err().into_iter().collect();
-    }
-    let existing = existing(store, menu, row);
+fn load_row(store: &mut Store, menu: &str, existing: Option<u64>, row: &SeedRow) -> (u64, Vec<Refusal>) {
     let mut fields = row.fields.clone();
     if let (None, Some(name)) = (existing, fields.get("default-name").cloned()) {
         // A port keeps its default name until it gets another.
@@ -149,32 +160,61 @@ fn load_row(store: &mut Store, menu: &str, row: &SeedRow) -> Vec<Refusal> {
             fields.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }
-    match &row.place {
-        SeedPlace::Added | SeedPlace::Single => write::load(store, menu, existing, Origin::Static, &fields),
-        SeedPlace::Id(text) if existing.is_none() && id_of(text).is_some() => {
-            let reserved = id_of(text).map(|id| store.push_reserved(menu, id));
-            write::load(store, menu, reserved, Origin::Builtin, &fields)
+    let origin = if row.place == SeedPlace::Added { Origin::Static } else { Origin::Builtin };
+    let fixed = match &row.place {
+        SeedPlace::Id(text) if existing.is_none() => id_of(text).map(|id| store.push_reserved(menu, id)),
+        _ => None,
+    };
+    write::load(store, menu, existing.or(fixed), origin, &fields)
+}
+
+/// What the rows of a menu have that no other row may have; an index, since exports hold lists of many thousand rows.
+struct Taken {
+    uniques: Vec<(&'static [&'static str], &'static str, HashSet<String>)>,
+}
+
+impl Taken {
+    fn of(store: &Store, menu: &str) -> Self {
+        let unique = |unique: &Unique| (unique.fields, unique.text, HashSet::new());
+        let mut taken =
+            Self { uniques: spec::of(menu).map_or(&[][..], |spec| spec.unique).iter().map(unique).collect() };
+        store.rows(menu).iter().for_each(|row| drop(taken.take(row)));
+        if interfaces::type_of(menu).is_some() {
+            let names = interfaces::all(store).filter_map(|(_, row)| row.field("name").map(str::to_owned)).collect();
+            taken.uniques.push((&["name"], write::SAME_INTERFACE_NAME, names));
         }
-        _ => write::load(store, menu, existing, Origin::Builtin, &fields),
+        taken
+    }
+
+    fn take(&mut self, row: &StoredRow) -> Option<Refusal> {
+        let mut refusal = None;
+        for (fields, text, seen) in &mut self.uniques {
+            let key: Option<Vec<&str>> = fields.iter().map(|name| row.field(name)).collect();
+            if key.is_some_and(|key| !seen.insert(key.join("\0"))) {
+                refusal = Some(Refusal::failure(text));
+            }
+        }
+        refusal
     }
 }
 
 /// Finds the row an export changes instead of adding.
 fn existing(store: &Store, menu: &str, row: &SeedRow) -> Option<u64> {
     let rows = store.rows(menu);
-    let by = |name: &str, value: &str| rows.iter().find(|row| row.field(name) == Some(value));
-    let builtin = |row: &&StoredRow| row.origin == Origin::Builtin;
+    // The origin is looked at first: it is cheap, and nearly all rows of a long list are static.
+    let own = |row: &&StoredRow| row.origin == Origin::Builtin || menu == "/user";
+    let by = |name: &str, value: &str| rows.iter().filter(own).find(|row| row.field(name) == Some(value));
     match &row.place {
         SeedPlace::Single => None,
         SeedPlace::Found(wanted) => {
-            rows.iter().find(|row| wanted.iter().all(|(name, value)| row.field(name) == Some(value)))
+            rows.iter().filter(own).find(|row| wanted.iter().all(|(name, value)| row.field(name) == Some(value)))
         }
-        SeedPlace::Number(number) => rows.iter().filter(builtin).nth(*number),
+        SeedPlace::Number(number) => rows.iter().filter(own).nth(*number),
         SeedPlace::Id(text) => id_of(text).and_then(|id| store.row(menu, id)),
-        SeedPlace::Named(name) => by("name", name).filter(builtin),
+        SeedPlace::Named(name) => by("name", name),
         SeedPlace::Added => match (row.fields.get("default-name"), row.fields.get("name")) {
             (Some(port), _) => by("default-name", port),
-            (None, Some(name)) => by("name", name).filter(|row| builtin(row) || menu == "/user"),
+            (None, Some(name)) => by("name", name),
             (None, None) => None,
         },
     }

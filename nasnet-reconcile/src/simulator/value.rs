@@ -21,6 +21,8 @@ pub(crate) enum Type {
     Int { min: u64, max: u64 },
     /// A number in a range, or one of these words.
     IntOr { min: u64, max: u64, words: &'static [&'static str] },
+    /// A number of 16 bits, printed in hexadecimal (S28f).
+    Hex16,
     /// One of these words.
     OneOf(&'static [&'static str]),
     /// A duration such as `1d2h`, or one of `none`, `never`, `auto`, `infinity`.
@@ -59,6 +61,7 @@ pub(crate) fn canonical(kind: Type, value: &str) -> Option<String> {
         Type::Flag => Some(String::new()),
         Type::Int { min, max } => integer(value, min, max),
         Type::IntOr { min, max, words } => word(value, words).or_else(|| integer(value, min, max)),
+        Type::Hex16 => integer(value, 0, 0xFFFF)?.parse::<u32>().ok().map(|number| format!("0x{number:X}")),
         Type::OneOf(words) => word(value, words),
         Type::Duration => word(value, &["none", "never", "auto", "infinity"]).or_else(|| {
             let ms = duration::parse_ms(value)?;
@@ -202,6 +205,8 @@ mod tests {
             (Type::Bool, "maybe", None),
             (Type::Int { min: 1, max: 4094 }, "0x10", Some("16")),
             (Type::Int { min: 1, max: 4094 }, "4095", None),
+            (Type::Hex16, "16384", Some("0x4000")),
+            (Type::Hex16, "0x10000", None),
             (Type::Duration, "00:10:00", Some("10m")),
             (Type::Duration, "90", Some("1m30s")),
             (Type::Duration, "soon", None),

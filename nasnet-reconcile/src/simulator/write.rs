@@ -126,13 +126,16 @@ fn check_required(spec: &Spec, fields: &RawFields) -> Result<(), Refusal> {
     }
 }
 
+/// S22a: one text for every type of interface.
+pub(crate) const SAME_INTERFACE_NAME: &str = "already have interface with such name";
+
 /// S22a: refuses fields that another row already has.
 fn check_unique(store: &Store, menu: &str, own: Option<u64>, fields: &RawFields) -> Result<(), Refusal> {
     let own_row = |id: u64| own == Some(id);
     if interfaces::type_of(menu).is_some() {
         let name = fields.get("name").map(String::as_str).unwrap_or_default();
         if interfaces::all(store).any(|(_, row)| !own_row(row.id) && row.field("name") == Some(name)) {
-            return Err(Refusal::failure("already have interface with such name"));
+            return Err(Refusal::failure(SAME_INTERFACE_NAME));
         }
     }
     let Some(spec) = spec::of(menu) else { return Ok(()) };
@@ -182,20 +185,19 @@ pub(crate) fn add(store: &mut Store, menu: &str, mut arguments: RawFields) -> Re
     Ok(id)
 }
 
-/// Loads a row as an export has it: nothing is refused, everything unusual is reported (S50).
+/// Loads a row as an export has it: nothing is refused, everything unusual but uniqueness is reported (S50).
 pub(crate) fn load(
     store: &mut Store,
     menu: &str,
     existing: Option<u64>,
     origin: Origin,
     arguments: &RawFields,
-) -> Vec<Refusal> {
+) -> (u64, Vec<Refusal>) {
     let spec = spec::of(menu);
     let current = existing.and_then(|id| store.row(menu, id)).map(|row| row.fields.clone()).unwrap_or_default();
-    let Ok(Checked { mut fields, mut problems }) = apply(store, spec, current, arguments, Check::Lenient) else {
-        // Lenient checks report instead of failing.
-        return Vec::new();
-    };
+    let Checked { mut fields, mut problems } = apply(store, spec, current, arguments, Check::Lenient)
+        // Lenient checks report instead of failing; this keeps the row should they ever fail.
+        .unwrap_or_else(|refusal| Checked { fields: arguments.clone(), problems: vec![refusal] });
     if let Some(spec) = spec {
         fill_defaults(spec, &mut fields);
     }
@@ -203,14 +205,14 @@ pub(crate) fn load(
     if let Some(spec) = spec {
         problems.extend(check_required(spec, &fields).err());
     }
-    problems.extend(check_unique(store, menu, existing, &fields).err());
-    match existing.and_then(|id| store.row_mut(menu, id)) {
-        Some(row) => row.fields = fields,
-        None => {
-            store.push(menu, origin, fields);
+    let id = match existing.and_then(|id| store.row_mut(menu, id)) {
+        Some(row) => {
+            row.fields = fields;
+            row.id
         }
-    }
-    problems
+        None => store.push(menu, origin, fields),
+    };
+    (id, problems)
 }
 
 /// Changes a row (S23).

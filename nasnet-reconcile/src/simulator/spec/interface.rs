@@ -4,9 +4,6 @@ use super::super::names::Target;
 use super::super::value::Type;
 use super::{Arguments, DISABLED, Rows, Spec, Unique, def, opt, req};
 
-/// S22a: one text for every type of interface.
-pub(super) const SAME_NAME: Unique = Unique { fields: &["name"], text: "already have interface with such name" };
-
 const MTU: Type = Type::Int { min: 68, max: 65535 };
 const ARP: Type = Type::OneOf(&["enabled", "disabled", "local-proxy-arp", "proxy-arp", "reply-only"]);
 const FRAMES: Type = Type::OneOf(&["admit-all", "admit-only-untagged-and-priority-tagged", "admit-only-vlan-tagged"]);
@@ -25,7 +22,6 @@ pub(super) const SPECS: &[Spec] = &[
             def("auto-negotiation", Type::Bool, "true"),
             DISABLED,
         ],
-        unique: &[SAME_NAME],
         ..Spec::new("/interface/ethernet")
     },
     Spec {
@@ -56,6 +52,10 @@ pub(super) const SPECS: &[Spec] = &[
             opt("admin-mac", Type::Mac),
             def("ageing-time", Type::Duration, "5m"),
             def("protocol-mode", Type::OneOf(&["none", "stp", "rstp", "mstp"]), "rstp"),
+            def("priority", Type::Hex16, "0x8000"),
+            def("max-message-age", Type::Duration, "20s"),
+            def("transmit-hold-count", Type::Int { min: 1, max: 10 }, "6"),
+            def("ether-type", Type::OneOf(&["0x8100", "0x88a8", "0x9100"]), "0x8100"),
             def("fast-forward", Type::Bool, "true"),
             def("forward-delay", Type::Duration, "15s"),
             def("igmp-snooping", Type::Bool, "false"),
@@ -92,7 +92,6 @@ pub(super) const SPECS: &[Spec] = &[
             "startup-query-interval",
             "transmit-hold-count",
         ],
-        unique: &[SAME_NAME],
         name_prefix: Some("bridge"),
         ..Spec::new("/interface/bridge")
     },
@@ -156,14 +155,12 @@ pub(super) const SPECS: &[Spec] = &[
             DISABLED,
         ],
         texts: &["loop-protect", "loop-protect-disable-time", "loop-protect-send-interval", "mvrp"],
-        unique: &[SAME_NAME],
         name_prefix: Some("vlan"),
         ..Spec::new("/interface/vlan")
     },
     Spec {
         fields: &[req("name", Type::Text), def("address", Type::Text, ""), DISABLED],
         texts: &["gateway", "gateway6"],
-        unique: &[SAME_NAME],
         name_prefix: Some("veth"),
         ..Spec::new("/interface/veth")
     },
@@ -175,7 +172,6 @@ pub(super) const SPECS: &[Spec] = &[
             opt("private-key", Type::Key),
             DISABLED,
         ],
-        unique: &[SAME_NAME],
         name_prefix: Some("wireguard"),
         ..Spec::new("/interface/wireguard")
     },

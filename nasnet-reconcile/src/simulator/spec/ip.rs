@@ -52,7 +52,7 @@ pub(super) const SPECS: &[Spec] = &[
             req("interface", Type::Name(Target::Interface, &[])),
             def("address-pool", Type::Name(Target::Pool, &["static-only"]), "static-only"),
             def("lease-time", Type::Duration, "30m"),
-            def("authoritative", Type::OneOf(&["yes", "no", "after-2s-delay", "after-10s-delay"]), "yes"),
+            def("authoritative", Type::OneOf(&["yes", "no", "after-2sec-delay", "after-10sec-delay"]), "yes"),
             DISABLED,
         ],
         texts: &[
