@@ -50,6 +50,8 @@ struct Shared {
     queue: Option<mpsc::Sender<Job>>,
     readers: ReaderPool,
     closed: AtomicBool,
+    /// Held while closing; true once closed.
+    closing: tokio::sync::Mutex<bool>,
 }
 
 /// The time limits and the queue bound of a database.
@@ -76,7 +78,14 @@ impl Database {
                 Some(sender)
             }
         };
-        let shared = Shared { path, file_uid, queue, readers, closed: AtomicBool::new(false) };
+        let shared = Shared {
+            path,
+            file_uid,
+            queue,
+            readers,
+            closed: AtomicBool::new(false),
+            closing: tokio::sync::Mutex::new(false),
+        };
         Ok(Self { shared: Arc::new(shared), lease: None })
     }
 
@@ -225,18 +234,24 @@ impl Database {
         Ok(())
     }
 
-    /// Finishes what is queued, refuses the rest and closes every connection. Later calls wait for nothing.
+    /// Finishes what is queued, refuses the rest and closes every connection. Later calls wait for the same end.
     pub(crate) async fn close(&self) -> Result<(), Error> {
-        if self.shared.closed.swap(true, Ordering::AcqRel) {
+        self.shared.closed.store(true, Ordering::Release);
+        let mut done = self.shared.closing.lock().await;
+        if *done {
             return Ok(());
         }
         self.shared.readers.close().await;
-        let Some(queue) = &self.shared.queue else { return Ok(()) };
-        let (reply, answer) = oneshot::channel();
-        if queue.send(Job::Close(reply)).await.is_err() {
-            return Ok(());
+        let mut result = Ok(());
+        if let Some(queue) = &self.shared.queue {
+            let (reply, answer) = oneshot::channel();
+            // A writer that is gone has closed its connection.
+            if queue.send(Job::Close(reply)).await.is_ok() {
+                result = answer.await.unwrap_or(Ok(()));
+            }
         }
-        answer.await.unwrap_or(Ok(()))
+        *done = true;
+        result
     }
 }
 

@@ -247,11 +247,11 @@ impl OpenSet {
             if rest == 0 {
                 return;
             }
-            if open.is_empty() {
-                changed.await;
+            // In tasks of their own, so that a caller who stops waiting does not stop them.
+            for (id, born, database) in open {
+                tokio::spawn(Arc::clone(self).close(id, born, database));
             }
-            let closing = open.into_iter().map(|(id, born, db)| Arc::clone(self).close(id, born, db));
-            futures_util::future::join_all(closing).await;
+            changed.await;
         }
     }
 

@@ -1,4 +1,19 @@
-//! nasnet-dbmanager: see the README.
+//! A fleet of SQLite files you can trust: one always-open `system.db` and any number of lazily opened, mutually
+//! isolated router databases, each with one fair writer, a few readers, verified settings and safe migrations.
+//!
+//! It is not an object mapper, not a server, and not a pool of equal connections. Operations are closures over a plain
+//! `sqlx` connection; the README has the first example. Start at [`DbManager::open`]; [`Database`] says what a write
+//! and a read promise; [`SchemaSet`] is how a crate brings its tables along; [`system`] holds the registry, secrets,
+//! settings, counters and the audit log.
+//!
+//! # What survives what
+//!
+//! | | end of the process | power cut | cancelled future |
+//! |---|---|---|---|
+//! | an answered write on flash (`system.db`, router databases) | yes | yes | yes |
+//! | an answered write in memory (`hot.db`, `runtime.db`, `locks.db`) | yes | no | yes |
+//! | an unanswered write | whole or not at all | whole or not at all | runs on; ask for its key |
+//! | a router being created | finished at the next open | finished at the next open | finished at the next open |
 
 mod clock;
 mod error;

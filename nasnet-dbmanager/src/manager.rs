@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ulid::Ulid;
 
-use crate::clock::{Clock, Now};
+use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
 use crate::database::Database;
 use crate::error::Error;
@@ -29,6 +29,10 @@ use crate::ulid_gen::UlidGen;
 
 /// The counter that keeps ids growing when the clock went back while the program was down.
 const ULID_HIGH_WATER: &str = "ulid_high_water_ms";
+
+/// How far the newest id may be ahead of that counter when a fleet is opened, before the counter is moved: a write to
+/// flash for each short run of a command would be too much.
+const ULID_LAG_MS: u64 = 3_600_000;
 
 /// An open fleet. Clones are cheap and share everything.
 ///
@@ -96,6 +100,10 @@ impl DbManager {
         registry::sweep(&system, &files, now).await?;
         let system = SystemDb::new(system, Arc::clone(&options.clock), sealer.clone());
         let high_water_ms = registry::counter(&system, ULID_HIGH_WATER).await?;
+        let wall_ms = u64::try_from(now.wall_ms).unwrap_or(0);
+        if wall_ms > high_water_ms + ULID_LAG_MS && now.quality == ClockQuality::Synced && !system.is_read_only() {
+            registry::raise_counter(&system, ULID_HIGH_WATER, wall_ms).await?;
+        }
         let routers = OpenSet::new(options.max_open, options.lease_timeout, files.layout().data_dir.clone());
         let inner = Inner {
             home,
@@ -281,6 +289,7 @@ impl DbManager {
         let system = &self.inner.system;
         if !system.is_read_only() {
             let high_water_ms = self.inner.ulids.high_water().timestamp_ms();
+            // Raising to the same value writes nothing.
             match registry::raise_counter(system, ULID_HIGH_WATER, high_water_ms).await {
                 Ok(()) | Err(Error::Closed { .. }) => {}
                 Err(error) => tracing::warn!(%error, "saving the newest id failed"),

@@ -204,11 +204,12 @@ async fn step(guarded: &mut Guarded, path: &Path, set: &str, step: Step<'_>) -> 
     let outcome = transaction(guarded, set, step).await;
     guarded.may_commit.store(true, std::sync::atomic::Ordering::Release);
     let restored = run(&mut guarded.conn, "PRAGMA foreign_keys = ON".to_owned()).await;
-    outcome.map_err(|error| Error::MigrationFailed {
-        path: path.to_owned(),
-        set: set.to_owned(),
-        version,
-        detail: error.to_string(),
+    outcome.map_err(|error| match error {
+        // Not the fault of the migration: the same one may succeed later.
+        Error::NoSpace { .. } | Error::Busy { .. } | Error::ReadOnly { .. } | Error::Medium { .. } => error,
+        other => {
+            Error::MigrationFailed { path: path.to_owned(), set: set.to_owned(), version, detail: other.to_string() }
+        }
     })?;
     restored
 }

@@ -108,11 +108,12 @@ async fn finish(system: &Database, files: &FleetFiles, id: &RouterId, now: Now) 
 pub(crate) async fn sweep(system: &Database, files: &FleetFiles, now: Now) -> Result<(), Error> {
     let all: Vec<RouterRecord> =
         system.read(LOOK_UP, |conn| Box::pin(async move { routers::list(conn).await })).await?;
-    if !system.is_read_only() {
-        for record in all.iter().filter(|record| record.lifecycle == Lifecycle::Provisioning) {
-            if let Err(error) = finish(system, files, &record.id, now).await {
-                tracing::warn!(router = %record.id, %error, "finishing the creation of a router failed");
-            }
+    if system.is_read_only() {
+        return Ok(());
+    }
+    for record in all.iter().filter(|record| record.lifecycle == Lifecycle::Provisioning) {
+        if let Err(error) = finish(system, files, &record.id, now).await {
+            tracing::warn!(router = %record.id, %error, "finishing the creation of a router failed");
         }
     }
     remove_leftovers(files)

@@ -1,5 +1,5 @@
 //! A process killed in the middle of writing loses nothing it was told is written.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod common;
 

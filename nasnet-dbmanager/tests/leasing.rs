@@ -1,5 +1,5 @@
 //! How router databases are opened, shared and closed.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod common;
 
@@ -13,7 +13,7 @@ use nasnet_dbmanager::{DbManager, Error, NewRouter, RouterDb, Scope};
 async fn fleet(dirs: &Dirs, routers: &[&str], max_open: usize) -> DbManager {
     let mut options = dirs.options();
     options.max_open = max_open;
-    options.lease_timeout = Duration::from_millis(100);
+    options.lease_timeout = Duration::from_secs(1);
     let manager = DbManager::open(options).await.unwrap();
     for name in routers {
         manager.create_router(NewRouter::new(id(name))).await.unwrap();
@@ -72,7 +72,7 @@ async fn a_leased_database_is_never_closed_to_make_room() {
     }
     put(&inside, 9, 9).await.unwrap();
     for name in &names[1..] {
-        assert_eq!(all(&*manager.router(&id(name)).await.unwrap()).await.len(), 3);
+        assert_eq!(all(&manager.router(&id(name)).await.unwrap()).await.len(), 3);
     }
     manager.shutdown().await.unwrap();
 }
@@ -152,7 +152,7 @@ async fn opening_one_router_never_blocks_another() {
     put(&quick, 1, 1).await.unwrap();
     assert!(!slow.is_finished());
     lock.unlock().unwrap();
-    put(&*slow.await.unwrap().unwrap(), 1, 1).await.unwrap();
+    put(&slow.await.unwrap().unwrap(), 1, 1).await.unwrap();
     manager.shutdown().await.unwrap();
 }
 
@@ -172,7 +172,7 @@ async fn an_opening_nobody_waits_for_any_more_ends_well() {
     lock.unlock().unwrap();
     until_open(&manager, 1).await;
     assert_eq!(leases(&manager), [("home".to_owned(), 0)]);
-    put(&*manager.router(&again).await.unwrap(), 1, 1).await.unwrap();
+    put(&manager.router(&again).await.unwrap(), 1, 1).await.unwrap();
     manager.shutdown().await.unwrap();
 }
 

@@ -1,5 +1,5 @@
 //! A router database against a map: whatever is done to both, they stay equal.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod common;
 

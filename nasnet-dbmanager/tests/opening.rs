@@ -1,5 +1,5 @@
 //! What opening accepts, what it refuses, and that refusing changes nothing.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod common;
 
@@ -388,6 +388,7 @@ async fn two_managers_share_one_data_directory() {
     // While one has it open, the other cannot migrate it.
     let mut newer = dirs.options();
     newer.schemas = vec![kv_newer()];
+    newer.lock_timeout = std::time::Duration::from_millis(100);
     let third = DbManager::open(newer).await.unwrap();
     assert!(matches!(third.router(&id("home")).await, Err(Error::InUse { .. })));
     drop((router, same));
