@@ -68,6 +68,8 @@ struct Rows {
     own: Vec<SeedRow>,
     /// Rows the export adds.
     added: Vec<SeedRow>,
+    /// The menu has its place in [`Seed::order`].
+    listed: bool,
 }
 
 /// The place of a row in [`Rows`].
@@ -120,12 +122,11 @@ impl Machine {
                 (None, _) => return Err("it has a value without a field name".to_owned()),
             }
         }
-        if !self.menus.contains_key(&command.menu) {
-            self.menus.insert(command.menu.clone(), Rows::default());
-            self.seed.order.push(command.menu.clone());
-        }
         let menu = &command.menu;
-        match (command.verb.as_str(), selected.as_slice()) {
+        if !self.menus.contains_key(menu) {
+            self.menus.insert(menu.clone(), Rows::default());
+        }
+        let result = match (command.verb.as_str(), selected.as_slice()) {
             ("add", []) => self.add(menu, &fields, line),
             ("set", []) => self.set(menu, None, &fields, line),
             ("set", [rows]) => self.set(menu, Some(rows), &fields, line),
@@ -142,7 +143,14 @@ impl Machine {
                 _ => Err("the rows to move are not in the export".to_owned()),
             },
             (verb, _) => Err(format!("`{verb}` does not describe configuration in this form")),
+        };
+        if result.is_ok()
+            && let Some(rows) = self.menus.get_mut(menu)
+            && !std::mem::replace(&mut rows.listed, true)
+        {
+            self.seed.order.push(menu.clone());
         }
+        result
     }
 
     fn add(&mut self, menu: &MenuPath, fields: &[(&str, &Value)], line: u32) -> Result<(), String> {

@@ -132,7 +132,9 @@ fn print_row(line: &mut Line<'_>, menu: &MenuPath, row: &SeedRow) {
         if !is_expression && implied.get(name) == Some(value) {
             continue;
         }
-        if row.flags.contains(name) && value.is_empty() && is_field_name(name) {
+        // Behind a bare `set` the first word would name a row.
+        let is_flag = row.flags.contains(name) && value.is_empty() && row.origin != RowOrigin::Single;
+        if is_flag && is_field_name(name) {
             line.plain(name);
         } else if is_expression {
             line.verbatim(&format!("{name}="), value);
