@@ -83,3 +83,12 @@ pub fn exclusive(path: &str, actor: &str) -> AcquireRequest {
 pub fn shared(path: &str, actor: &str) -> AcquireRequest {
     AcquireRequest::shared(key(path), LockInfo::new(actor, "test"))
 }
+
+/// Waits for a condition; fails when it does not come true in a time far beyond any delay it may have.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < Duration::from_secs(30), "never happened: {what}");
+        tokio::task::yield_now().await;
+    }
+}
