@@ -4,9 +4,11 @@
 //! caller appends in that same transaction, so that state and history can never part. A function that fails may have
 //! done part of its work: roll back.
 
+mod deployment;
 mod query;
 mod row;
 pub mod runtime;
+mod sealed;
 
 use std::collections::BTreeSet;
 
@@ -15,21 +17,19 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 use ulid::Ulid;
 
-use crate::canonical::{Domain, FieldMask, hash};
 use crate::change::{Change, ChangeEvent, ConfigurationWrite, Creation, configure};
 use crate::error::Error;
 use crate::id::ScopedId;
-use crate::kind::KindName;
 use crate::layer::configuration::Configuration;
-use crate::layer::deployment::{DeploymentRecord, DeploymentRevision, Outcome};
 use crate::layer::metadata::{Metadata, Notes};
 use crate::resource::{NewResource, Resource};
-use crate::secret::{Fingerprint, SecretRef};
 use crate::stamp::Stamp;
 use crate::store::row::{json, storage};
-use crate::value::{FieldName, Fields};
+use crate::store::sealed::{keep_secrets, redacted};
 
-pub use crate::store::query::{Cursor, Filter, Page, find, get, get_by_id, list};
+pub use crate::store::deployment::{record_deployment, record_deployments};
+pub use crate::store::query::{Cursor, Filter, Page, find, get, get_by_id, list, names};
+pub use crate::store::sealed::sealed_secret;
 
 /// Creates one resource.
 ///
@@ -247,67 +247,6 @@ pub async fn write_notes(
     Ok(Some(event))
 }
 
-/// Records a deployment as the next revision; the pointer moves to it when it was confirmed.
-///
-/// Only the engine calls this, and only once the device has confirmed, refused or lost the change.
-///
-/// # Errors
-/// [`Error::Deleted`], [`Error::NotFound`], [`Error::SecretMissing`], [`Error::Invalid`] for a generation that was never
-/// configured, [`Error::Storage`].
-pub async fn record_deployment(
-    conn: &mut SqliteConnection,
-    uid: Ulid,
-    mut record: DeploymentRecord,
-    stamp: &Stamp,
-) -> Result<ChangeEvent, Error> {
-    let before = get_live(conn, uid).await?;
-    if record.generation == 0 || record.generation > before.configuration.generation {
-        return Err(Error::invalid("deployed generation", &record.generation.to_string()));
-    }
-    keep_secrets(conn, uid, &record.last_applied).await?;
-    keep_secrets(conn, uid, &record.generated).await?;
-    record.last_applied = redacted(&record.last_applied);
-    record.generated = redacted(&record.generated);
-    let last_applied_hash =
-        hash(Domain::Desired, &before.kind, before.schema_revision, &FieldMask::All, &record.last_applied);
-    let revision = DeploymentRevision {
-        revision: before.versions.deployment + 1,
-        last_applied_hash,
-        recorded: stamp.clone(),
-        record,
-    };
-    let latest = to_i64(before.versions.deployment)?;
-    sqlx::query(
-        "INSERT INTO resource_deployment (resource, revision, generation, operation, outcome, body)
-         SELECT id, ?2, ?3, ?4, ?5, ?6 FROM resource WHERE uid = ?1",
-    )
-    .bind(uid.to_bytes().to_vec())
-    .bind(latest + 1)
-    .bind(to_i64(revision.record.generation)?)
-    .bind(revision.record.operation.to_bytes().to_vec())
-    .bind(row::outcome_text(revision.record.outcome))
-    .bind(json("deployment", &revision)?)
-    .execute(&mut *conn)
-    .await
-    .map_err(storage("record a deployment"))?;
-    let confirmed = revision.record.outcome == Outcome::Confirmed;
-    let written = sqlx::query(
-        "UPDATE resource SET latest_revision = ?3, current_revision = CASE WHEN ?4 THEN ?3 ELSE current_revision END
-         WHERE uid = ?1 AND latest_revision = ?2 AND deleted IS NULL",
-    )
-    .bind(uid.to_bytes().to_vec())
-    .bind(latest)
-    .bind(latest + 1)
-    .bind(confirmed)
-    .execute(&mut *conn)
-    .await
-    .map_err(storage("record a deployment"))?;
-    if written.rows_affected() == 0 {
-        return Err(lost_race(conn, uid, "deployment", before.versions.deployment).await?);
-    }
-    Ok(ChangeEvent { uid, stamp: stamp.clone(), change: Change::Deployed(revision) })
-}
-
 /// Turns a resource into a tombstone and destroys its sealed secrets. Its name is free again; its uid never is.
 ///
 /// # Errors
@@ -344,69 +283,6 @@ pub async fn delete(
     Ok(ChangeEvent { uid, stamp: stamp.clone(), change: Change::Deleted })
 }
 
-/// Returns the sealed bytes behind a reference. Asking is a deliberate act: readings carry references only.
-///
-/// # Errors
-/// [`Error::SecretMissing`] when the store has no such secret, [`Error::Storage`].
-pub async fn sealed_secret(
-    conn: &mut SqliteConnection,
-    uid: Ulid,
-    field: &FieldName,
-    fingerprint: Fingerprint,
-) -> Result<SecretRef, Error> {
-    let row = sqlx::query(
-        "SELECT s.version, s.sealed FROM resource_secret AS s JOIN resource AS r ON r.id = s.resource
-         WHERE r.uid = ?1 AND s.field = ?2 AND s.fingerprint = ?3",
-    )
-    .bind(uid.to_bytes().to_vec())
-    .bind(field.as_str())
-    .bind(fingerprint.0.to_vec())
-    .fetch_optional(&mut *conn)
-    .await
-    .map_err(storage("read a secret"))?
-    .ok_or_else(|| Error::SecretMissing { uid, field: field.to_string() })?;
-    let version: i64 = row.try_get("version").map_err(storage("read a secret"))?;
-    let version = u32::try_from(version).map_err(|_| Error::Malformed {
-        uid: uid.to_string(),
-        layer: "secret",
-        detail: format!("version {version} is out of range"),
-    })?;
-    Ok(SecretRef { fingerprint, version, sealed: Some(row.try_get("sealed").map_err(storage("read a secret"))?) })
-}
-
-/// Stores the sealed bytes that come with references, and checks that those that come without are known.
-async fn keep_secrets(conn: &mut SqliteConnection, uid: Ulid, fields: &Fields) -> Result<(), Error> {
-    for (field, secret) in fields.secrets() {
-        let Some(sealed) = &secret.sealed else {
-            sealed_secret(conn, uid, field, secret.fingerprint).await?;
-            continue;
-        };
-        sqlx::query(
-            "INSERT INTO resource_secret (resource, field, fingerprint, version, sealed)
-             SELECT id, ?2, ?3, ?4, ?5 FROM resource WHERE uid = ?1
-             ON CONFLICT (resource, field, fingerprint) DO NOTHING",
-        )
-        .bind(uid.to_bytes().to_vec())
-        .bind(field.as_str())
-        .bind(secret.fingerprint.0.to_vec())
-        .bind(i64::from(secret.version))
-        .bind(sealed.as_slice())
-        .execute(&mut *conn)
-        .await
-        .map_err(storage("keep a secret"))?;
-    }
-    Ok(())
-}
-
-fn redacted(fields: &Fields) -> Fields {
-    use crate::value::FieldValue;
-    let redact = |value: &FieldValue| match value {
-        FieldValue::Secret(secret) => FieldValue::Secret(secret.redacted()),
-        other => other.clone(),
-    };
-    fields.iter().map(|(name, value)| (name.clone(), redact(value))).collect()
-}
-
 async fn get_live(conn: &mut SqliteConnection, uid: Ulid) -> Result<Resource, Error> {
     let resource = get(conn, uid).await?;
     if resource.deleted.is_some() { Err(Error::Deleted { uid }) } else { Ok(resource) }
@@ -421,8 +297,7 @@ async fn lost_race(conn: &mut SqliteConnection, uid: Ulid, layer: &'static str, 
     let now = get_live(conn, uid).await?;
     let actual = match layer {
         "configuration" => now.versions.configuration,
-        "metadata" => now.versions.metadata,
-        _ => now.versions.deployment,
+        _ => now.versions.metadata,
     };
     Ok(Error::Conflict { uid, layer, expected, actual })
 }
@@ -433,16 +308,4 @@ fn hex(bytes: &[u8]) -> String {
 
 fn to_i64(number: u64) -> Result<i64, Error> {
     i64::try_from(number).map_err(|_| Error::invalid("version", &number.to_string()))
-}
-
-/// Kinds and names of all live resources, for resolving references without reading the resources.
-///
-/// # Errors
-/// [`Error::Storage`]; a row whose kind is damaged is left out.
-pub async fn names(conn: &mut SqliteConnection) -> Result<Vec<(Ulid, KindName, String)>, Error> {
-    let rows = sqlx::query("SELECT uid, kind, name FROM resource WHERE deleted IS NULL ORDER BY kind, name")
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(storage("list names"))?;
-    Ok(rows.iter().filter_map(|row| row::identity(row).ok()).collect())
 }

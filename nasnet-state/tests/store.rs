@@ -13,7 +13,7 @@ use nasnet_state::layer::runtime::Runtime;
 use nasnet_state::store::{self, Filter};
 use nasnet_state::{
     Change, ConfigurationWrite, Error, FieldValue, Fields, KindName, KindSchema, MENU_FIELD, MIGRATIONS, NewResource,
-    OPAQUE_KIND, RUNTIME_MIGRATIONS, Timestamp, UniqueNames, opaque_name,
+    OPAQUE_KIND, RUNTIME_MIGRATIONS, Timestamp, UniqueNames, history, opaque_name,
 };
 use sqlx::{Executor, Row, SqliteConnection};
 use support::{EVERYTHING, TestFile, new_resource, runtime, stamp, uid, with_store};
@@ -277,5 +277,28 @@ fn the_migrations_go_up_and_down_again() {
             }
             assert_eq!(conn.fetch_one(tables).await.unwrap().get::<i64, _>("n"), 0);
         }
+    });
+}
+
+#[test]
+fn a_whole_import_is_deployed_at_once_and_refused_as_a_whole() {
+    with_store(async |conn: &mut SqliteConnection| {
+        let new = (0..50).map(|number| new_resource(number, &format!("n{number}"), Fields::new())).collect();
+        let created = store::create_many(conn, new, &stamp(1)).await.unwrap();
+        let record = || DeploymentRecord::confirmed(1, uid(99), Fields::new(), Timestamp::synced(2));
+        let records = (0..50).map(|number| (uid(number), record())).collect();
+        let deployed = store::record_deployments(conn, records, &stamp(2)).await.unwrap();
+        for (created, deployed) in created.into_iter().zip(deployed) {
+            let folded = history::fold([(1, created), (2, deployed)]).unwrap().unwrap().resource;
+            assert_eq!(store::get(conn, folded.uid).await.unwrap(), folded);
+        }
+        store::delete(conn, uid(3), 1, &stamp(3)).await.unwrap();
+        let before = total_changes(conn).await;
+        for (other, refused) in [(3, "is deleted"), (70, "does not exist"), (1, "already in use")] {
+            let records = vec![(uid(1), record()), (uid(other), record())];
+            let error = store::record_deployments(conn, records, &stamp(4)).await.unwrap_err();
+            assert!(error.to_string().contains(refused), "{error}");
+        }
+        assert_eq!(total_changes(conn).await, before);
     });
 }

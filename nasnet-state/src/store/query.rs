@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::id::ScopedId;
 use crate::kind::KindName;
 use crate::resource::Resource;
-use crate::store::row::{decode, select_resource, storage};
+use crate::store::row::{decode, identity, select_resource, storage};
 
 /// Reads a resource, or the tombstone that is left of it.
 ///
@@ -113,4 +113,16 @@ pub async fn list(
         page.next = Some(Cursor { kind: column("kind")?, name: column("name")? });
     }
     Ok(page)
+}
+
+/// Kinds and names of all live resources, for resolving references without reading the resources.
+///
+/// # Errors
+/// [`Error::Storage`]; a row whose kind is damaged is left out.
+pub async fn names(conn: &mut SqliteConnection) -> Result<Vec<(Ulid, KindName, String)>, Error> {
+    let rows = query("SELECT uid, kind, name FROM resource WHERE deleted IS NULL ORDER BY kind, name")
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(storage("list names"))?;
+    Ok(rows.iter().filter_map(|row| identity(row).ok()).collect())
 }

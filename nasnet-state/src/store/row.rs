@@ -49,7 +49,7 @@ pub(crate) fn outcome_text(outcome: Outcome) -> &'static str {
 /// Reads uid, kind and name.
 pub(crate) fn identity(row: &SqliteRow) -> Result<(Ulid, KindName, String), Error> {
     let uid = uid(row)?;
-    let field = Damaged { uid: uid.to_string(), layer: "identity" };
+    let field = Damaged::new(uid, "identity");
     Ok((uid, field.parse(row, "kind")?, field.get(row, "name")?))
 }
 
@@ -68,7 +68,7 @@ fn ulid_of(damaged: &Damaged, bytes: &[u8]) -> Result<Ulid, Error> {
 /// Reads a resource. Damage is an error that names resource and layer, never a panic and never a guess.
 pub(crate) fn decode(row: &SqliteRow) -> Result<Resource, Error> {
     let uid = uid(row)?;
-    let layer = |layer| Damaged { uid: uid.to_string(), layer };
+    let layer = |layer| Damaged::new(uid, layer);
     let identity = layer("identity");
     let versions = Versions {
         configuration: identity.number(row, "configuration_version")?,
@@ -84,8 +84,7 @@ pub(crate) fn decode(row: &SqliteRow) -> Result<Resource, Error> {
         id: identity.parse(row, "scoped_id")?,
         kind: identity.parse(row, "kind")?,
         name: identity.get(row, "name")?,
-        schema_revision: u32::try_from(identity.number(row, "schema_revision")?)
-            .map_err(|_| identity.error("schema revision is out of range".to_owned()))?,
+        schema_revision: identity.schema_revision(row)?,
         versions,
         deleted,
         configuration: layer("configuration").json_column(row, "configuration")?,
@@ -118,33 +117,42 @@ fn deployment(layer: &Damaged, row: &SqliteRow, revision: u64) -> Result<Option<
 }
 
 /// What to say when a column cannot be read.
-struct Damaged {
+pub(crate) struct Damaged {
     uid: String,
     layer: &'static str,
 }
 
 impl Damaged {
+    pub(crate) fn new(uid: Ulid, layer: &'static str) -> Self {
+        Self { uid: uid.to_string(), layer }
+    }
+
     fn error(&self, detail: String) -> Error {
         Error::Malformed { uid: self.uid.clone(), layer: self.layer, detail }
     }
 
-    fn get<'r, T>(&self, row: &'r SqliteRow, column: &str) -> Result<T, Error>
+    pub(crate) fn get<'r, T>(&self, row: &'r SqliteRow, column: &str) -> Result<T, Error>
     where
         T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
     {
         row.try_get(column).map_err(|error| self.error(error.to_string()))
     }
 
-    fn number(&self, row: &SqliteRow, column: &str) -> Result<u64, Error> {
+    pub(crate) fn number(&self, row: &SqliteRow, column: &str) -> Result<u64, Error> {
         let number: i64 = self.get(row, column)?;
         u64::try_from(number).map_err(|_| self.error(format!("{column} is {number}")))
+    }
+
+    pub(crate) fn schema_revision(&self, row: &SqliteRow) -> Result<u32, Error> {
+        let revision = self.number(row, "schema_revision")?;
+        u32::try_from(revision).map_err(|_| self.error("schema revision is out of range".to_owned()))
     }
 
     fn parse<T: std::str::FromStr<Err = Error>>(&self, row: &SqliteRow, column: &str) -> Result<T, Error> {
         self.get::<String>(row, column)?.parse().map_err(|error: Error| self.error(error.to_string()))
     }
 
-    fn json_column<T: DeserializeOwned>(&self, row: &SqliteRow, column: &str) -> Result<T, Error> {
+    pub(crate) fn json_column<T: DeserializeOwned>(&self, row: &SqliteRow, column: &str) -> Result<T, Error> {
         self.json(&self.get::<String>(row, column)?)
     }
 
