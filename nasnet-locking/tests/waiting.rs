@@ -43,7 +43,7 @@ async fn nobody_is_overtaken() {
     for waiter in waiters {
         waiter.await.unwrap();
     }
-    let order = order.lock().unwrap();
+    let order = order.lock().unwrap().clone();
     assert!(order.iter().map(|(number, _)| *number).eq(0..12), "{order:?}");
     assert!(order.is_sorted_by_key(|(_, token)| *token), "{order:?}");
     assert_eq!(queued(&managers[0], "a").await, 0);
