@@ -64,12 +64,18 @@ impl Home {
         examine(&data_dir)?;
         make_dir(&data_dir)?;
         let shared = FileLock::shared_on_dir(&data_dir, options.lock_timeout).await?;
-        if let Some(marker) = read_marker(&data_dir)?
-            && marker.ready
-            && requested.as_ref().is_none_or(|dir| *dir == marker.run_dir)
-            && prepare_run_dir(&marker.run_dir).is_ok()
-        {
-            return Self::at(data_dir, marker, shared, false);
+        if let Some(marker) = read_marker(&data_dir)? {
+            match &requested {
+                // No need to wait for others to find that out.
+                Some(other) if *other != marker.run_dir && marker.run_dir.exists() => {
+                    return Err(mismatch(&data_dir, &marker, other));
+                }
+                Some(other) if *other != marker.run_dir => {}
+                _ if marker.ready && prepare_run_dir(&marker.run_dir).is_ok() => {
+                    return Self::at(data_dir, marker, shared, false);
+                }
+                _ => {}
+            }
         }
         drop(shared);
         // The fleet is new, unfinished, or needs another run directory: nobody else may be using it meanwhile.
