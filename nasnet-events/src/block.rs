@@ -93,7 +93,7 @@ impl<K: Copy + Eq + Hash> Interner<K> {
 }
 
 /// Encodes events in ascending order of position. Returns the bytes and the length of the payload.
-pub(crate) fn encode(events: &[Recorded], packing: Packing) -> Result<(Vec<u8>, usize), Malformed> {
+pub(crate) fn encode(events: &[&Recorded], packing: Packing) -> Result<(Vec<u8>, usize), Malformed> {
     let payload = encode_payload(events)?;
     let mut bytes = vec![VERSION, 0, 0, 0, 0, 0];
     let compressed = match packing {
@@ -120,7 +120,7 @@ fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..2]), &bytes[HEADER_BYTES..])
 }
 
-fn encode_payload(events: &[Recorded]) -> Result<Vec<u8>, Malformed> {
+fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
     let mut texts = Interner::new();
     let mut ids = Interner::new();
     let mut columns = Vec::new();
@@ -397,13 +397,13 @@ mod tests {
     proptest! {
         #[test]
         fn events_come_back_as_they_were(events in arbitrary::events(0..20), packing in packing()) {
-            let (bytes, _) = encode(&events, packing).unwrap();
+            let (bytes, _) = encode(&events.iter().collect::<Vec<_>>(), packing).unwrap();
             prop_assert_eq!(decode(&bytes).unwrap(), events);
         }
 
         #[test]
         fn a_changed_byte_is_an_error(events in arbitrary::events(1..8), packing in packing(), at: prop::sample::Index, flip in 1..=255_u8) {
-            let (mut bytes, _) = encode(&events, packing).unwrap();
+            let (mut bytes, _) = encode(&events.iter().collect::<Vec<_>>(), packing).unwrap();
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
             prop_assert!(decode(&bytes).is_err());
@@ -411,7 +411,7 @@ mod tests {
 
         #[test]
         fn a_missing_end_is_an_error(events in arbitrary::events(1..8), packing in packing(), at: prop::sample::Index) {
-            let (bytes, _) = encode(&events, packing).unwrap();
+            let (bytes, _) = encode(&events.iter().collect::<Vec<_>>(), packing).unwrap();
             prop_assert!(decode(&bytes[..at.index(bytes.len())]).is_err());
         }
 
@@ -422,7 +422,7 @@ mod tests {
             at: prop::sample::Index,
             with: Vec<u8>,
         ) {
-            let (mut bytes, _) = encode(&events, packing).unwrap();
+            let (mut bytes, _) = encode(&events.iter().collect::<Vec<_>>(), packing).unwrap();
             let at = HEADER_BYTES + at.index(bytes.len() - HEADER_BYTES);
             bytes.splice(at..(at + with.len()).min(bytes.len()), with);
             let crc = checksum(&bytes);

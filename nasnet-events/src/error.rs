@@ -73,6 +73,15 @@ pub enum Error {
         /// What is wrong with them.
         why: String,
     },
+    /// The database of a scope cannot be read now; the events of other scopes are not affected.
+    #[error("events of {scope} cannot be read: {source}")]
+    Unreadable {
+        /// The scope.
+        scope: Scope,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// The cold directory is not usable now.
     #[error("cold tier {} is absent: {why}", dir.display())]
     ColdAbsent {
@@ -156,6 +165,7 @@ impl Error {
         match self {
             Self::Overloaded { .. } | Self::Unresolved { .. } | Self::ColdAbsent { .. } => true,
             Self::Storage { source } => source.is_retryable(),
+            Self::Unreadable { source, .. } => source.is_retryable(),
             Self::NotDurable { reached: None, source: Some(source) } => source.is_retryable(),
             _ => false,
         }

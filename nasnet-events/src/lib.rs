@@ -3,26 +3,59 @@
 
 #[cfg(test)]
 mod arbitrary;
-mod block;
+
+// What an event is.
 mod class;
-mod error;
 mod event;
 mod expected;
-mod line;
 mod name;
-mod options;
 mod position;
 mod receipt;
-//mod schema;
 pub mod types;
+
+// Pure rules and stored forms.
+mod block;
+mod heads;
+mod line;
+mod merge;
+mod query;
 mod varint;
 
+// The tiers.
+mod cold;
+mod epoch;
+mod hot;
+mod schema;
+mod warm;
+mod window;
+
+// What the store does.
+mod archive;
+mod durable;
+mod error;
+mod flush;
+mod maintain;
+mod options;
+mod read;
+mod resolve;
+mod shared;
+mod status;
+mod store;
+
+pub use archive::ArchiveReport;
 pub use class::{Class, ClassRules};
+pub use cold::{ColdState, prepare_cold_dir};
+pub use durable::PendingReceipt;
+pub use epoch::TailLost;
 pub use error::{Conflict, Error};
 pub use event::{Head, Level, NewEvent, Recorded, StreamAppend};
 pub use expected::Expected;
+pub use flush::{FlushReason, FlushReport};
 pub use name::{EventType, StreamName};
 pub use options::{ColdOptions, ColdPolicy, EventOptions};
 pub use position::Position;
+pub use query::Query;
 pub use receipt::{Achieved, Receipt};
-//pub use schema::schema_sets;
+pub use schema::schema_sets;
+pub use status::{Held, ScopeStatus, Status};
+pub use store::EventStore;

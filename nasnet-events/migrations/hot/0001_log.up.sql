@@ -17,8 +17,11 @@ CREATE TABLE hot_log (
     -- Scope whose database decides a reservation, and the session that holds it.
     scope     TEXT,
     owner     BLOB CHECK (owner IS NULL OR length(owner) = 16),
+    -- first_seq of the reservation the row belongs or belonged to.
+    reservation INTEGER,
     body      BLOB,
-    CHECK (state NOT IN ('reserved', 'mirrored') OR scope IS NOT NULL),
+    CHECK ((state = 'block') = (scope IS NULL)),
+    CHECK ((state = 'block') = (reservation IS NULL)),
     CHECK ((state = 'reserved') = (owner IS NOT NULL)),
     CHECK ((state = 'void') = (body IS NULL))
 ) STRICT;

@@ -1,0 +1,144 @@
+//! Copies events to the cold tier: append, read back, then confirm.
+
+use std::sync::{Arc, PoisonError};
+
+use nasnet_dbmanager::{Cause, Scope};
+use sqlx::SqliteConnection;
+
+use crate::class::Class;
+use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
+use crate::epoch;
+use crate::error::Error;
+use crate::event::Recorded;
+use crate::flush::FlushReason;
+use crate::options::ColdPolicy;
+use crate::position::Position;
+use crate::query::Query;
+use crate::read::{Cursor, Tiers};
+use crate::store::{EventStore, blocking};
+
+const ARCHIVE: Cause = Cause::new("event-archive");
+const CURSOR: &str = "archive";
+
+const GET: &str = "SELECT pos FROM event_cursors WHERE name = ?1";
+const SET: &str = "INSERT INTO event_cursors (name, pos) VALUES (?1, ?2) \
+     ON CONFLICT (name) DO UPDATE SET pos = excluded.pos WHERE excluded.pos > event_cursors.pos";
+
+/// What an archive run did.
+#[derive(Debug)]
+pub struct ArchiveReport {
+    /// Events up to here are in the cold tier, as far as the policy wants them and `failed` is empty.
+    pub through: Position,
+    /// Frames written and read back.
+    pub frames: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// What could not be read or written; the next run tries again where a scope failed.
+    pub failed: Vec<(Scope, Error)>,
+}
+
+/// The last position of a scope whose copy in the cold tier was read back.
+pub(crate) async fn confirmed(conn: &mut SqliteConnection) -> Result<Option<Position>, Error> {
+    let found: Option<i64> = sqlx::query_scalar(GET).bind(CURSOR).fetch_optional(conn).await?;
+    Ok(found.and_then(Position::from_key))
+}
+
+async fn confirm(conn: &mut SqliteConnection, position: Position) -> Result<(), Error> {
+    sqlx::query(SET).bind(CURSOR).bind(position.to_key()?).execute(conn).await?;
+    Ok(())
+}
+
+impl EventStore {
+    /// Flushes, then appends what the cold tier lacks, scope by scope, frame by frame; a scope is confirmed once all of
+    /// its new frames are synced and read back. Where to start follows from the cold tier itself, so another or an
+    /// emptied medium gets everything that is still warm.
+    ///
+    /// # Errors
+    /// [`Error::ColdAbsent`] when there is no cold tier now, [`Error::Storage`] when the flush cannot read. A scope that
+    /// fails is in the report and does not stop the others.
+    ///
+    /// # Cancel safety
+    /// Safe: a frame is whole or cut off at the next run, and none is written twice.
+    pub async fn archive(&self) -> Result<ArchiveReport, Error> {
+        let shared = Arc::clone(self.shared());
+        let (Some(cold), Some(options)) = (&shared.cold, &shared.options.cold) else {
+            return Err(Error::ColdAbsent { dir: std::path::PathBuf::new(), why: "none is configured".to_owned() });
+        };
+        let _one_at_a_time = shared.archiving.lock().await;
+        let flushed = self.flush(FlushReason::Archive).await?;
+        let mut report = ArchiveReport { through: flushed.through, frames: 0, events: 0, bytes: 0, failed: Vec::new() };
+        let failed = flushed.failed.into_iter().map(|(scope, error)| (scope.unwrap_or(Scope::System), error));
+        report.failed.extend(failed);
+        for scope in epoch::scopes(&shared.manager).await? {
+            match self.archive_scope(&scope, cold, options.policy, &mut report).await {
+                Ok(()) => {}
+                Err(error @ Error::ColdAbsent { .. }) => return Err(error),
+                Err(error) => report.failed.push((scope, error)),
+            }
+        }
+        Ok(report)
+    }
+
+    async fn archive_scope(
+        &self,
+        scope: &Scope,
+        cold: &Arc<std::sync::Mutex<ColdDir>>,
+        policy: ColdPolicy,
+        report: &mut ArchiveReport,
+    ) -> Result<(), Error> {
+        let database = self.shared().manager.scope(scope).await?;
+        let confirmed = database.read(ARCHIVE, |conn| Box::pin(confirmed(conn))).await?.unwrap_or(Position::START);
+        let last = with_cold(cold, scope, move |cold, scope| cold.mount(scope, confirmed)).await?;
+
+        let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(report.through);
+        if policy == ColdPolicy::WarmOnly {
+            query = query.class(Class::Normal).class(Class::Critical);
+        }
+        let mut cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::HotAndWarm);
+        let mut end = last;
+        let mut frame: Vec<Recorded> = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let next = cursor.next().await;
+            let ended = next.is_none();
+            match next {
+                // What is damaged is told and left behind; it must not keep the rest from being archived.
+                Some(Err(error)) => report.failed.push((scope.clone(), error)),
+                Some(Ok(event)) => {
+                    bytes += event.body.get().len();
+                    frame.push(event);
+                }
+                None => {}
+            }
+            let full = frame.len() >= FRAME_EVENTS_MAX || bytes >= FRAME_BYTES_MAX;
+            if full || (ended && !frame.is_empty()) {
+                end = frame.last().map(|event| event.position).max(end);
+                let events = std::mem::take(&mut frame);
+                bytes = 0;
+                let added: Archived = with_cold(cold, scope, move |cold, scope| cold.append(scope, &events)).await?;
+                report.frames += added.frames;
+                report.events += added.events;
+                report.bytes += added.bytes;
+            }
+            if ended {
+                break;
+            }
+        }
+        if let Some(end) = end.filter(|end| *end > confirmed) {
+            database.write(ARCHIVE, move |conn| Box::pin(async move { confirm(conn, end).await })).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Works on the cold directory beside the runtime.
+async fn with_cold<T: Send + 'static>(
+    cold: &Arc<std::sync::Mutex<ColdDir>>,
+    scope: &Scope,
+    work: impl FnOnce(&mut ColdDir, &Scope) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let (cold, scope) = (Arc::clone(cold), scope.clone());
+    blocking(move || work(&mut cold.lock().unwrap_or_else(PoisonError::into_inner), &scope)).await
+}

@@ -1,0 +1,121 @@
+//! Which file a frame belongs to. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use nasnet_dbmanager::ClockQuality;
+use time::OffsetDateTime;
+
+use crate::event::Recorded;
+
+const PREFIX: &str = "events-";
+const SUFFIX: &str = ".jsonl.zst";
+
+/// A file of the cold tier, ordered as its frames are: files of a trusted month after those without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum FileName {
+    /// No event with a trusted clock is known yet; by epoch.
+    Unsynced(u32),
+    /// Year and month.
+    Month(u16, u8),
+}
+
+impl FileName {
+    /// The file for a frame: the month of its last event with a trusted clock, never earlier than that of the newest
+    /// file there is, so that a clock that went back does not scatter the order.
+    pub(crate) fn of(events: &[Recorded], newest: Option<Self>) -> Self {
+        let trusted = events.iter().rev().find(|event| event.quality == ClockQuality::Synced);
+        let own = trusted.and_then(|event| Self::of_wall_ms(event.wall_ms));
+        let current = newest.filter(|newest| matches!(newest, Self::Month(..)));
+        let epoch = events.last().map_or(0, |event| event.position.epoch);
+        own.max(current).unwrap_or(Self::Unsynced(epoch))
+    }
+
+    fn of_wall_ms(wall_ms: i64) -> Option<Self> {
+        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(wall_ms) * 1_000_000).ok()?;
+        Some(Self::Month(u16::try_from(time.year()).ok()?, u8::from(time.month())))
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsynced(epoch) => write!(f, "{PREFIX}unsynced-{epoch}{SUFFIX}"),
+            Self::Month(year, month) => write!(f, "{PREFIX}{year:04}-{month:02}{SUFFIX}"),
+        }
+    }
+}
+
+impl FromStr for FileName {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        let stem = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)).ok_or(())?;
+        let (first, second) = stem.split_once('-').ok_or(())?;
+        let parsed = if first == "unsynced" {
+            Self::Unsynced(second.parse().map_err(drop)?)
+        } else {
+            let month = second.parse().ok().filter(|month| (1..=12).contains(month)).ok_or(())?;
+            Self::Month(first.parse().map_err(drop)?, month)
+        };
+        // Only the one spelling this crate writes.
+        if parsed.to_string() == name { Ok(parsed) } else { Err(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+
+    use super::*;
+    use crate::arbitrary;
+
+    const NOVEMBER_2026_MS: i64 = 1_795_000_000_000;
+
+    fn events(clock: &[(i64, ClockQuality)]) -> Vec<Recorded> {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let mut events = arbitrary::events(clock.len()..clock.len() + 1).new_tree(&mut runner).unwrap().current();
+        for (event, (wall_ms, quality)) in events.iter_mut().zip(clock) {
+            (event.wall_ms, event.quality) = (*wall_ms, *quality);
+        }
+        events
+    }
+
+    #[test]
+    fn the_last_trusted_clock_names_the_month() {
+        use ClockQuality::{Synced, Unsynced};
+        let frame = events(&[(0, Synced), (NOVEMBER_2026_MS, Synced), (i64::MAX, Unsynced)]);
+        assert_eq!(FileName::of(&frame, None).to_string(), "events-2026-11.jsonl.zst");
+    }
+
+    #[test]
+    fn a_clock_that_went_back_does_not_open_an_earlier_file() {
+        let frame = events(&[(0, ClockQuality::Synced)]);
+        assert_eq!(FileName::of(&frame, Some(FileName::Month(2026, 11))), FileName::Month(2026, 11));
+        assert_eq!(FileName::of(&frame, Some(FileName::Unsynced(3))), FileName::Month(1970, 1));
+    }
+
+    #[test]
+    fn without_a_trusted_clock_the_file_is_named_by_the_epoch() {
+        let frame = events(&[(NOVEMBER_2026_MS, ClockQuality::Unsynced)]);
+        assert_eq!(FileName::of(&frame, None).to_string(), "events-unsynced-7.jsonl.zst");
+        assert_eq!(FileName::of(&frame, Some(FileName::Month(2026, 1))), FileName::Month(2026, 1));
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        for name in ["events-2026-13.jsonl.zst", "events-2026-1.jsonl.zst", "events-2026-11.jsonl", "notes.txt", ""] {
+            assert_eq!(name.parse::<FileName>(), Err(()), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn names_come_back(year in 0..10_000_u16, month in 1..=12_u8, epoch: u32) {
+            for name in [FileName::Month(year, month), FileName::Unsynced(epoch)] {
+                prop_assert_eq!(name.to_string().parse::<FileName>(), Ok(name));
+            }
+        }
+    }
+}

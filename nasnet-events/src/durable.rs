@@ -1,0 +1,189 @@
+//! Events that commit with the state they describe: positions are reserved in hot.db, the rows are written in the
+//! caller's transaction, and after its commit the reservation is published.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use nasnet_dbmanager::{Cause, Scope};
+use sqlx::SqliteConnection;
+use tokio::sync::oneshot;
+use ulid::Ulid;
+
+use crate::error::Error;
+use crate::event::{Recorded, StreamAppend};
+use crate::expected::Expected;
+use crate::heads::{DurableStream, Resolution};
+use crate::hot::appender::{Command, Reserve, Reserved};
+use crate::name::StreamName;
+use crate::options::EventOptions;
+use crate::receipt::Receipt;
+use crate::resolve;
+use crate::shared::Shared;
+use crate::store::EventStore;
+use crate::warm::rows;
+use crate::window;
+
+const APPEND: Cause = Cause::new("event-append");
+
+/// Events that are written in a transaction which has not committed yet.
+///
+/// Hand it to [`EventStore::published`] after the commit. Dropping it is safe at any time: the store looks into the
+/// database and publishes the events or voids their positions. Until then readers see nothing after them.
+#[must_use = "readers wait for the outcome of the transaction; hand this to `published` after the commit"]
+pub struct PendingReceipt {
+    shared: Arc<Shared>,
+    range: Option<(u64, u64)>,
+    receipts: Vec<Receipt>,
+}
+
+impl PendingReceipt {
+    /// The receipts to come, in the order of the appends. They hold only once the transaction has committed.
+    #[must_use]
+    pub fn receipts(&self) -> &[Receipt] {
+        &self.receipts
+    }
+}
+
+impl fmt::Debug for PendingReceipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingReceipt").field("receipts", &self.receipts).finish_non_exhaustive()
+    }
+}
+
+impl Drop for PendingReceipt {
+    fn drop(&mut self) {
+        if let Some((first_seq, _)) = self.range {
+            self.shared.abandon(first_seq);
+        }
+    }
+}
+
+impl EventStore {
+    /// Writes events in the caller's transaction on the database of `scope`: they are there if and only if it commits,
+    /// whatever their class. Call it inside a write operation of that database, let its errors fail the operation, and
+    /// hand the receipt to [`EventStore::published`] after the commit. Several streams share one reservation; either
+    /// all of them are appended or none.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`], [`Error::IdReused`], [`Error::NotDurable`] (an event is known from the hot tier only),
+    /// [`Error::TooLarge`], [`Error::Invalid`]: nothing was reserved. [`Error::Storage`], [`Error::Sqlite`]: the
+    /// transaction must be rolled back.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves a reservation that is voided, or published when the transaction commits nevertheless.
+    pub async fn append_in(
+        &self,
+        conn: &mut SqliteConnection,
+        scope: &Scope,
+        appends: Vec<StreamAppend>,
+    ) -> Result<PendingReceipt, Error> {
+        let count: usize = appends.iter().map(|append| append.events.len()).sum();
+        if count > EventOptions::BATCH_EVENTS_MAX {
+            let max = EventOptions::BATCH_EVENTS_MAX;
+            return Err(Error::TooLarge { what: "number of events in an append", size: count, max });
+        }
+        let streams = appends
+            .into_iter()
+            .map(|append| Ok((append.expected, self.record(scope, &append.stream, append.events)?, append.stream)))
+            .collect::<Result<Vec<_>, Error>>()?;
+        self.append_recorded(conn, scope, streams).await
+    }
+
+    async fn append_recorded(
+        &self,
+        conn: &mut SqliteConnection,
+        scope: &Scope,
+        appends: Vec<(Expected, Vec<Recorded>, StreamName)>,
+    ) -> Result<PendingReceipt, Error> {
+        let shared = self.shared();
+        window::load_in(shared, conn, scope).await?;
+        let wanted: BTreeSet<&str> = appends.iter().map(|(_, _, stream)| stream.as_str()).collect();
+        let versions = rows::versions(conn, &wanted).await?;
+        let dead = self.dead_ids(conn, &appends).await?;
+        let streams = appends
+            .into_iter()
+            .map(|(expected, events, stream)| {
+                let warm_version = versions.get(stream.as_str()).copied().unwrap_or(0);
+                DurableStream { stream, expected, warm_version, events }
+            })
+            .collect();
+        let (reply, answer) = oneshot::channel();
+        let reserve = Reserve { scope: scope.clone(), streams, dead, reply };
+        self.queue().send(Command::Reserve(reserve)).map_err(|_| Error::Closed)?;
+        let reserved = match answer.await.map_err(|_| Error::Closed)? {
+            Err(Error::Conflict(conflict)) => return Err(Error::Conflict(self.with_missed(conflict).await)),
+            other => other?,
+        };
+        let Reserved { streams, receipts, range } = reserved;
+        // From here on a failure drops the receipt, and the resolver voids the reservation.
+        let pending = PendingReceipt { shared: Arc::clone(shared), range, receipts };
+        let events: Vec<&Recorded> = streams.iter().flat_map(|append| &append.events).collect();
+        rows::insert(conn, &events).await?;
+        Ok(pending)
+    }
+
+    /// Ids that belong to a reservation whose transaction has failed, as this transaction on the same database shows.
+    async fn dead_ids(
+        &self,
+        conn: &mut SqliteConnection,
+        appends: &[(Expected, Vec<Recorded>, StreamName)],
+    ) -> Result<HashSet<Ulid>, Error> {
+        let pending: Vec<_> = {
+            let heads = self.shared().heads();
+            let ids = appends.iter().flat_map(|(_, events, _)| events).map(|event| event.id);
+            ids.filter_map(|id| Some((id, heads.known(id).filter(|known| known.pending)?.position))).collect()
+        };
+        let mut dead = HashSet::new();
+        for (id, position) in pending {
+            if rows::count(conn, position, position).await? == 0 {
+                dead.insert(id);
+            }
+        }
+        Ok(dead)
+    }
+
+    /// Publishes events whose transaction has committed and returns their receipts, in the order of the appends.
+    ///
+    /// This cannot fail: the events are on flash. Should the hot tier not take the news now, the store tries again by
+    /// itself, and readers see the events later. Calling it before the commit would show events that may never be.
+    ///
+    /// # Cancel safety
+    /// Safe: a dropped call is finished in the background.
+    pub async fn published(&self, mut pending: PendingReceipt) -> Vec<Receipt> {
+        let receipts = std::mem::take(&mut pending.receipts);
+        let Some((first_seq, last_seq)) = pending.range else { return receipts };
+        match resolve::end(self.queue(), first_seq, last_seq, Resolution::Published).await {
+            // Nothing is left to the resolver.
+            Ok(()) => pending.range = None,
+            Err(error) => tracing::warn!(%error, first_seq, "events on flash are published later"),
+        }
+        receipts
+    }
+
+    /// Appends in a transaction of its own.
+    pub(crate) async fn append_durable(
+        &self,
+        scope: &Scope,
+        stream: &StreamName,
+        expected: Expected,
+        events: Vec<Recorded>,
+    ) -> Result<Receipt, Error> {
+        let not_durable = |error: Error| match error {
+            Error::Storage { .. } | Error::Sqlite { .. } | Error::Corrupt { .. } | Error::Io { .. } => {
+                Error::NotDurable { reached: None, source: Some(Box::new(error)) }
+            }
+            refused => refused,
+        };
+        let database = self.shared().manager.scope(scope).await.map_err(|error| not_durable(error.into()))?;
+        let (store, own_scope, stream) = (self.clone(), scope.clone(), stream.clone());
+        let pending = database
+            .write(APPEND, move |conn| {
+                Box::pin(async move { store.append_recorded(conn, &own_scope, vec![(expected, events, stream)]).await })
+            })
+            .await
+            .map_err(not_durable)?;
+        let receipts = self.published(pending).await;
+        receipts.into_iter().next().ok_or(Error::Closed)
+    }
+}

@@ -1,0 +1,175 @@
+//! Which incarnation of hot.db this is, and what became of the ones before.
+
+use nasnet_dbmanager::{Cause, DbManager, Scope};
+use sqlx::SqliteConnection;
+
+use crate::error::Error;
+use crate::hot::log;
+use crate::position::Position;
+use crate::warm::segment;
+
+const OPEN: Cause = Cause::new("event-epoch");
+const COUNTER: &str = "event_epoch";
+/// Past incarnations looked at when the record of their endings is missing.
+const UNRECORDED_MAX: u32 = 16;
+
+const ENDED: &str = "SELECT MAX(epoch) FROM event_epochs";
+const LOST: &str = "SELECT epoch, after_seq FROM event_epochs WHERE ending = 'lost' ORDER BY epoch";
+const RECORD: &str = "INSERT INTO event_epochs (epoch, ending, after_seq, wall_ms) VALUES (?1, ?2, ?3, ?4) \
+     ON CONFLICT (epoch) DO UPDATE SET ending = excluded.ending, after_seq = excluded.after_seq, \
+     wall_ms = excluded.wall_ms";
+const UNRECORD: &str = "DELETE FROM event_epochs WHERE epoch = ?1 AND ending = 'clean'";
+const IS_CLEAN: &str = "SELECT COUNT(*) FROM event_epochs WHERE epoch = ?1 AND ending = 'clean'";
+
+/// The hot tier of an epoch was lost before everything in it was safe.
+///
+/// Every event up to `after_seq` that was to outlive the hot tier is on flash. Later ones are there when their receipt
+/// said `Synced`; the others are gone. Low events end with their hot tier by their class and are not counted as lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TailLost {
+    /// The incarnation that was lost.
+    pub epoch: u32,
+    /// The last sequence number known to be safe.
+    pub after_seq: u64,
+}
+
+/// The incarnation in use and the losses known.
+pub(crate) struct Opened {
+    pub(crate) epoch: u32,
+    pub(crate) losses: Vec<TailLost>,
+}
+
+/// Finds the incarnation of hot.db, giving it a number and recording how the last one ended when it is new.
+///
+/// The caller holds the lock that keeps other stores from doing the same.
+pub(crate) async fn open(manager: &DbManager) -> Result<Opened, Error> {
+    let known = manager.hot().read(OPEN, |conn| Box::pin(log::epoch(conn))).await?;
+    let epoch = match known {
+        Some(epoch) => {
+            reopen(manager, epoch).await?;
+            epoch
+        }
+        None => begin(manager).await?,
+    };
+    let losses = manager.system().read(OPEN, |conn| Box::pin(losses(conn))).await?;
+    Ok(Opened { epoch, losses })
+}
+
+async fn begin(manager: &DbManager) -> Result<u32, Error> {
+    let reserved = manager.system().counters().reserve(COUNTER, 1).await?;
+    let too_many = || Error::Invalid { what: "epoch", value: reserved.to_string(), why: "too many incarnations" };
+    let epoch = u32::try_from(reserved).map_err(|_| too_many())?;
+    Position::new(epoch, 1).to_key().map_err(|_| too_many())?;
+
+    let ended: Option<i64> = manager
+        .system()
+        .read(OPEN, |conn| Box::pin(async move { Ok::<_, Error>(sqlx::query_scalar(ENDED).fetch_one(conn).await?) }))
+        .await?;
+    let recorded = ended.and_then(|ended| u32::try_from(ended).ok()).unwrap_or(0);
+    let first = (recorded + 1).max(epoch.saturating_sub(UNRECORDED_MAX)).max(1);
+    if first < epoch {
+        let safe = safe_ends(manager).await?;
+        let wall_ms = manager.now().wall_ms;
+        manager
+            .system()
+            .write(OPEN, move |conn| {
+                Box::pin(async move {
+                    for lost in first..epoch {
+                        let ends = safe.iter().filter(|end| end.epoch == lost).map(|end| end.seq);
+                        record(conn, lost, "lost", ends.max().unwrap_or(0), wall_ms).await?;
+                    }
+                    Ok::<_, Error>(())
+                })
+            })
+            .await?;
+    }
+    manager.hot().write(OPEN, move |conn| Box::pin(log::set_epoch(conn, epoch))).await?;
+    Ok(epoch)
+}
+
+/// The last position known to be safe, as each scope's newest segment tells it.
+async fn safe_ends(manager: &DbManager) -> Result<Vec<Position>, Error> {
+    let mut ends = Vec::new();
+    for scope in scopes(manager).await? {
+        // A claim of safety is about all scopes, so that of a database which cannot be read now is not missed for long:
+        // without it the loss is reported as larger than it may be, never as smaller.
+        let found = match manager.scope(&scope).await {
+            Ok(database) => {
+                let own = scope.clone();
+                database.read(OPEN, move |conn| Box::pin(async move { segment::tail(conn, &own).await })).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        match found {
+            Ok(tail) => ends.push(tail.complete),
+            Err(error) => tracing::warn!(%scope, %error, "the end of its flushed events is unknown"),
+        }
+    }
+    Ok(ends)
+}
+
+/// All scopes of the fleet.
+pub(crate) async fn scopes(manager: &DbManager) -> Result<Vec<Scope>, Error> {
+    let routers = manager.routers().await?;
+    Ok(std::iter::once(Scope::System).chain(routers.into_iter().map(|router| Scope::Router(router.id))).collect())
+}
+
+/// An incarnation that was closed cleanly goes on: should it be lost now, the clean end must not be believed.
+async fn reopen(manager: &DbManager, epoch: u32) -> Result<(), Error> {
+    let clean: i64 = manager
+        .system()
+        .read(OPEN, move |conn| {
+            Box::pin(async move {
+                Ok::<_, Error>(sqlx::query_scalar(IS_CLEAN).bind(i64::from(epoch)).fetch_one(conn).await?)
+            })
+        })
+        .await?;
+    if clean > 0 { withdraw_clean_end(manager, epoch).await } else { Ok(()) }
+}
+
+/// Takes back a clean end.
+pub(crate) async fn withdraw_clean_end(manager: &DbManager, epoch: u32) -> Result<(), Error> {
+    manager
+        .system()
+        .write(OPEN, move |conn| {
+            Box::pin(async move {
+                sqlx::query(UNRECORD).bind(i64::from(epoch)).execute(conn).await?;
+                Ok::<_, Error>(())
+            })
+        })
+        .await
+}
+
+/// Records that everything of the incarnation up to `end` is safe and nothing comes after it.
+pub(crate) async fn record_clean_end(manager: &DbManager, end: Position) -> Result<(), Error> {
+    let wall_ms = manager.now().wall_ms;
+    manager
+        .system()
+        .write(OPEN, move |conn| Box::pin(async move { record(conn, end.epoch, "clean", end.seq, wall_ms).await }))
+        .await
+}
+
+async fn record(
+    conn: &mut SqliteConnection,
+    epoch: u32,
+    ending: &'static str,
+    after_seq: u64,
+    wall_ms: i64,
+) -> Result<(), Error> {
+    sqlx::query(RECORD)
+        .bind(i64::from(epoch))
+        .bind(ending)
+        .bind(after_seq.cast_signed())
+        .bind(wall_ms)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+async fn losses(conn: &mut SqliteConnection) -> Result<Vec<TailLost>, Error> {
+    let found: Vec<(i64, i64)> = sqlx::query_as(LOST).fetch_all(conn).await?;
+    let loss = |(epoch, after_seq): (i64, i64)| {
+        Some(TailLost { epoch: u32::try_from(epoch).ok()?, after_seq: after_seq.cast_unsigned() })
+    };
+    Ok(found.into_iter().filter_map(loss).collect())
+}

@@ -1,0 +1,210 @@
+//! Copies Normal events that are only in the hot tier into one new segment of each scope.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use nasnet_dbmanager::{Cause, Scope};
+
+use crate::class::Class;
+use crate::error::Error;
+use crate::event::Recorded;
+use crate::hot::log::{self, Order, Row, RowState};
+use crate::position::Position;
+use crate::store::EventStore;
+use crate::warm::segment;
+
+const FLUSH: Cause = Cause::new("event-flush");
+/// Hot rows read by one statement.
+const ROWS: u32 = 32;
+/// Events gathered before they are written, so that a long backlog is flushed in steps.
+const STEP_EVENTS: usize = 4_096;
+
+/// Why events are flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FlushReason {
+    /// Someone asked for it.
+    Requested,
+    /// They fill a page of flash.
+    PageFull,
+    /// They have waited long enough.
+    Interval,
+    /// An archive needs them in the warm tier.
+    Archive,
+    /// The process ends.
+    Shutdown,
+}
+
+/// What a flush did.
+#[derive(Debug)]
+pub struct FlushReport {
+    /// Why it ran.
+    pub reason: FlushReason,
+    /// Every Normal event up to here is on flash.
+    pub through: Position,
+    /// Segments written.
+    pub segments: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Bytes of their bodies; what the databases wrote in all is counted by their meters.
+    pub body_bytes: u64,
+    /// Scopes whose database did not take its events, and blocks that cannot be read. `through` stays before them.
+    pub failed: Vec<(Option<Scope>, Error)>,
+}
+
+impl fmt::Display for FlushReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { through, segments, events, body_bytes, .. } = self;
+        write!(f, "{events} events in {segments} segments of {body_bytes} bytes, all through {through}")
+    }
+}
+
+impl EventStore {
+    /// Flushes every Normal event up to the last resolved position: by position, never by time. Several processes may
+    /// flush at once; the database of a scope decides which events it still lacks.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when hot.db cannot be read. A scope that fails is in the report and does not stop the others.
+    ///
+    /// # Cancel safety
+    /// Safe: a segment is written whole or not at all, and the next flush goes on behind it.
+    pub async fn flush(&self, reason: FlushReason) -> Result<FlushReport, Error> {
+        let shared = self.shared();
+        let _one_at_a_time = shared.flushing.lock().await;
+        let view = self.view().await?;
+        let epoch = view.epoch;
+        let stable = view.stable().seq;
+        let mut report = FlushReport {
+            reason,
+            through: Position::new(epoch, view.flushed_through),
+            segments: 0,
+            events: 0,
+            body_bytes: 0,
+            failed: Vec::new(),
+        };
+        while report.failed.is_empty() && report.through.seq < stable {
+            let step = self.gather(epoch, report.through.seq + 1, stable, &mut report).await?;
+            let through = Position::new(epoch, step.through);
+            self.write_step(step.by_scope, through, &mut report).await;
+            if report.failed.is_empty() {
+                report.through = through;
+                let seq = through.seq;
+                shared.manager.hot().write(FLUSH, move |conn| Box::pin(log::set_flushed(conn, seq))).await?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Reads hot blocks from `from` on until enough events or the end are reached.
+    async fn gather(&self, epoch: u32, from: u64, to: u64, report: &mut FlushReport) -> Result<Step, Error> {
+        let mut step = Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0 };
+        while step.through < to && step.events < STEP_EVENTS {
+            let next = step.through + 1;
+            let rows: Vec<Row> = self
+                .shared()
+                .manager
+                .hot()
+                .read(FLUSH, move |conn| {
+                    Box::pin(async move { log::page(conn, epoch, (next, to), Order::Forwards, ROWS).await })
+                })
+                .await?;
+            if rows.is_empty() {
+                step.through = to;
+            }
+            for row in rows {
+                let last = row.last_seq().min(to);
+                step.through = last;
+                match (row.state, row.events) {
+                    (RowState::Block, Ok(events)) => step.add(events, next, to),
+                    // Mirrored events are rows on flash already.
+                    (_, Ok(_)) => {}
+                    (_, Err(error)) => report.failed.push((None, error)),
+                }
+            }
+        }
+        Ok(step)
+    }
+
+    /// Writes the segments of a step, one transaction a scope. The last one, when all before it are on flash, carries
+    /// the claim that every scope is flushed through this position.
+    async fn write_step(&self, by_scope: BTreeMap<Scope, Vec<Recorded>>, through: Position, report: &mut FlushReport) {
+        let mut left = by_scope.len();
+        for (scope, events) in by_scope {
+            left -= 1;
+            let complete = (left == 0 && report.failed.is_empty()).then_some(through);
+            match self.write_segment(&scope, events, through, complete).await {
+                Ok(Some((events, bytes))) => {
+                    report.segments += 1;
+                    report.events += events;
+                    report.body_bytes += bytes;
+                }
+                Ok(None) => {}
+                Err(error) => report.failed.push((Some(scope), error)),
+            }
+        }
+    }
+
+    /// Writes one segment; `None` when the scope has all of the events already.
+    async fn write_segment(
+        &self,
+        scope: &Scope,
+        mut events: Vec<Recorded>,
+        through: Position,
+        complete: Option<Position>,
+    ) -> Result<Option<(u64, u64)>, Error> {
+        let shared = self.shared();
+        let all = events.clone();
+        let database = shared.manager.scope(scope).await?;
+        // Another process may flush the same events between the look at the tail and the write: then look again.
+        let written = loop {
+            let own = scope.clone();
+            let tail =
+                database.read(FLUSH, move |conn| Box::pin(async move { segment::tail(conn, &own).await })).await?;
+            events.retain(|event| event.position > tail.through);
+            if events.is_empty() {
+                break None;
+            }
+            let prepared = segment::prepare(std::mem::take(&mut events))?;
+            let complete = complete.unwrap_or(tail.complete);
+            let own = scope.clone();
+            let (done, prepared) = database
+                .write(FLUSH, move |conn| {
+                    Box::pin(async move {
+                        let now = segment::tail(conn, &own).await?;
+                        if now.through != tail.through {
+                            return Ok::<_, Error>((false, prepared));
+                        }
+                        segment::insert(conn, &prepared, &now, through, complete).await?;
+                        Ok((true, prepared))
+                    })
+                })
+                .await?;
+            if done {
+                break Some((prepared.events.len() as u64, prepared.body.len() as u64));
+            }
+            events = prepared.events;
+        };
+        shared.heads().flushed(scope, &all);
+        Ok(written)
+    }
+}
+
+/// Events gathered for one round of segments.
+struct Step {
+    by_scope: BTreeMap<Scope, Vec<Recorded>>,
+    /// Every hot event up to here has been looked at.
+    through: u64,
+    events: usize,
+}
+
+impl Step {
+    fn add(&mut self, events: Vec<Recorded>, from: u64, to: u64) {
+        let wanted = events
+            .into_iter()
+            .filter(|event| event.class == Class::Normal && (from..=to).contains(&event.position.seq));
+        for event in wanted {
+            self.events += 1;
+            self.by_scope.entry(event.scope.clone()).or_default().push(event);
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The one task that gives positions: it drains a queue and writes each batch as one transaction of hot.db.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use nasnet_dbmanager::{Cause, Scope};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use ulid::Ulid;
+
+use crate::block::{self, Packing};
+use crate::error::{Conflict, Error};
+use crate::event::Recorded;
+use crate::expected::Expected;
+use crate::heads::{Changes, DurableStream, Plan, Refusal, Reservation, ReservedBy, Resolution};
+use crate::hot::log::{self, NewRow, Order, ROW_EVENTS_MAX, RowState};
+use crate::name::StreamName;
+use crate::receipt::{Achieved, Receipt};
+use crate::shared::Shared;
+
+const APPEND: Cause = Cause::new("event-append");
+const RELOAD: Cause = Cause::new("event-reload");
+
+/// Commands taken from the queue at once.
+const DRAIN_MAX: usize = 1_024;
+/// Events from which zstd pays in tmpfs.
+const COMPRESS_EVENTS_MIN: usize = 32;
+/// Times a batch is planned anew because other processes wrote; each time at least one of them made progress.
+const COLLISIONS_MAX: u32 = 1_000;
+/// Rows read at once while catching up with the log.
+const RELOAD_ROWS: u32 = 64;
+
+/// An append to the hot tier.
+pub(crate) struct Append {
+    pub(crate) scope: Scope,
+    pub(crate) stream: StreamName,
+    pub(crate) expected: Expected,
+    pub(crate) events: Vec<Recorded>,
+    pub(crate) reply: oneshot::Sender<Result<Receipt, Error>>,
+    /// Gives the events' places in the queue back when the append is answered.
+    pub(crate) _permit: OwnedSemaphorePermit,
+}
+
+/// Positions for a transaction that is open on a scope's database.
+pub(crate) struct Reserve {
+    pub(crate) scope: Scope,
+    pub(crate) streams: Vec<DurableStream>,
+    pub(crate) dead: HashSet<Ulid>,
+    pub(crate) reply: oneshot::Sender<Result<Reserved, Error>>,
+}
+
+/// What a transaction has to store.
+pub(crate) struct Reserved {
+    pub(crate) streams: Vec<DurableStream>,
+    pub(crate) receipts: Vec<Receipt>,
+    /// First and last number, `None` when all events were known already.
+    pub(crate) range: Option<(u64, u64)>,
+}
+
+/// The end of a reservation.
+pub(crate) struct Resolve {
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    pub(crate) resolution: Resolution,
+    pub(crate) reply: oneshot::Sender<Result<(), Error>>,
+}
+
+/// What the appender is asked to do.
+pub(crate) enum Command {
+    Append(Append),
+    Reserve(Reserve),
+    Resolve(Resolve),
+    /// Take into account what other processes wrote.
+    CatchUp(oneshot::Sender<Result<(), Error>>),
+    /// Answer what is queued and end.
+    Stop,
+}
+
+/// How a command came out of a batch that was committed.
+enum Outcome {
+    Appended(Result<Receipt, Refusal>),
+    Reserved(Result<(Vec<Receipt>, Option<Reservation>), Refusal>),
+    Done,
+}
+
+/// One transaction of hot.db.
+struct Batch {
+    outcomes: Vec<Outcome>,
+    rows: Vec<NewRow>,
+    changes: Changes,
+}
+
+/// Answers commands until every sender is gone or it is told to stop.
+pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<Command>) {
+    let mut commands = Vec::new();
+    let mut stale = false;
+    while queue.recv_many(&mut commands, DRAIN_MAX).await > 0 {
+        if commands.iter().any(|command| matches!(command, Command::Stop)) {
+            queue.close();
+        }
+        stale |= commands.iter().any(|command| matches!(command, Command::CatchUp(_)));
+        match commit(&shared, &mut commands, &mut stale).await {
+            Ok(batch) => answer(&shared, commands.drain(..), batch),
+            Err(error) => {
+                // The transaction may or may not have committed: look before the next one.
+                stale = true;
+                for command in commands.drain(..) {
+                    refuse(command, &error);
+                }
+            }
+        }
+    }
+}
+
+/// Plans and writes the batch, again as long as others write at the same place.
+async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> Result<Batch, Error> {
+    for _ in 0..COLLISIONS_MAX {
+        if *stale || shared.heads().reservations().any(|reservation| reservation.owner != shared.owner()) {
+            catch_up(shared).await?;
+            *stale = false;
+        }
+        let (mut batch, epoch) = plan(shared, commands)?;
+        let resolutions = resolutions_of(commands);
+        if batch.rows.is_empty() && resolutions.is_empty() {
+            return Ok(batch);
+        }
+        let rows = std::mem::take(&mut batch.rows);
+        let inserted = shared
+            .manager
+            .hot()
+            .write(APPEND, move |conn| {
+                Box::pin(async move {
+                    for (first_seq, last_seq, resolution) in resolutions {
+                        log::resolve(conn, first_seq, last_seq, resolution).await?;
+                    }
+                    log::insert(conn, epoch, &rows).await
+                })
+            })
+            .await?;
+        if inserted {
+            return Ok(batch);
+        }
+        *stale = true;
+    }
+    Err(Error::Overloaded { queue: commands.len() })
+}
+
+fn resolutions_of(commands: &[Command]) -> Vec<(u64, u64, Resolution)> {
+    let resolution = |command: &Command| match command {
+        Command::Resolve(resolve) => Some((resolve.first_seq, resolve.last_seq, resolve.resolution)),
+        _ => None,
+    };
+    commands.iter().filter_map(resolution).collect()
+}
+
+fn plan(shared: &Shared, commands: &mut [Command]) -> Result<(Batch, u32), Error> {
+    let mut heads = shared.heads();
+    let epoch = heads.epoch();
+    let mut plan = Plan::new(&mut heads);
+    let mut outcomes = Vec::with_capacity(commands.len());
+    for command in commands.iter_mut() {
+        outcomes.push(match command {
+            Command::Append(append) => {
+                Outcome::Appended(plan.append(&append.scope, &append.stream, append.expected, &mut append.events))
+            }
+            Command::Reserve(reserve) => {
+                Outcome::Reserved(plan.reserve(&reserve.scope, shared.owner(), &mut reserve.streams, &reserve.dead))
+            }
+            Command::Resolve(_) | Command::CatchUp(_) | Command::Stop => Outcome::Done,
+        });
+    }
+    let changes = plan.into_changes();
+    drop(heads);
+    let rows = rows_of(commands, &outcomes)?;
+    Ok((Batch { outcomes, rows, changes }, epoch))
+}
+
+/// The events that are written as blocks of the hot tier.
+fn hot_events<'a>(command: &'a Command, outcome: &Outcome) -> &'a [Recorded] {
+    match (command, outcome) {
+        (Command::Append(append), Outcome::Appended(Ok(receipt))) if !receipt.deduplicated => &append.events,
+        _ => &[],
+    }
+}
+
+fn rows_of(commands: &[Command], outcomes: &[Outcome]) -> Result<Vec<NewRow>, Error> {
+    let mut rows = Vec::new();
+    let mut run: Vec<&Recorded> = Vec::new();
+    for (command, outcome) in commands.iter().zip(outcomes) {
+        run.extend(hot_events(command, outcome));
+        if let (Command::Reserve(reserve), Outcome::Reserved(Ok((_, Some(reservation))))) = (command, outcome) {
+            add_rows(&mut rows, &std::mem::take(&mut run), None)?;
+            let reserved = ReservedBy {
+                first_seq: reservation.first_seq,
+                scope: reservation.scope.clone(),
+                owner: reservation.owner,
+            };
+            let events: Vec<&Recorded> = reserve.streams.iter().flat_map(|append| &append.events).collect();
+            add_rows(&mut rows, &events, Some(&reserved))?;
+        }
+    }
+    add_rows(&mut rows, &run, None)?;
+    Ok(rows)
+}
+
+fn add_rows(rows: &mut Vec<NewRow>, events: &[&Recorded], reserved: Option<&ReservedBy>) -> Result<(), Error> {
+    for chunk in events.chunks(ROW_EVENTS_MAX) {
+        let Some(first) = chunk.first() else { continue };
+        let packing = if chunk.len() < COMPRESS_EVENTS_MIN { Packing::Plain } else { Packing::Zstd(1) };
+        let (body, _) = block::encode(chunk, packing).map_err(|error| Error::corrupt("batch of events", error))?;
+        let (first_seq, count) = (first.position.seq, chunk.len() as u64);
+        rows.push(NewRow { first_seq, count, reserved: reserved.cloned(), body });
+    }
+    Ok(())
+}
+
+/// Makes a committed batch known and answers its callers.
+fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch) {
+    let Batch { outcomes, changes, .. } = batch;
+    let mut commands: Vec<(Command, Outcome)> = commands.zip(outcomes).collect();
+    let mut heads = shared.heads();
+    let mut reservations = Vec::new();
+    for (_, outcome) in &mut commands {
+        if let Outcome::Reserved(Ok((_, Some(reservation)))) = outcome {
+            reservations.push(reservation.clone());
+        }
+    }
+    let hot = commands.iter().flat_map(|(command, outcome)| hot_events(command, outcome));
+    heads.commit(changes, hot, reservations);
+    for (command, _) in &commands {
+        if let Command::Resolve(resolve) = command {
+            heads.resolve(resolve.first_seq, resolve.resolution);
+        }
+    }
+    drop(heads);
+    shared.note_backlog();
+    for (command, outcome) in commands {
+        match (command, outcome) {
+            (Command::Append(append), Outcome::Appended(result)) => {
+                let result = result.map_err(|refusal| {
+                    refused(shared, refusal, &append.scope, &[(append.stream.clone(), append.expected)])
+                });
+                drop(append.reply.send(result));
+            }
+            (Command::Reserve(reserve), Outcome::Reserved(result)) => answer_reserve(shared, reserve, result),
+            (Command::Resolve(resolve), Outcome::Done) => drop(resolve.reply.send(Ok(()))),
+            (Command::CatchUp(reply), Outcome::Done) => drop(reply.send(Ok(()))),
+            _ => {}
+        }
+    }
+}
+
+fn answer_reserve(shared: &Shared, reserve: Reserve, result: Result<(Vec<Receipt>, Option<Reservation>), Refusal>) {
+    let Reserve { scope, streams, reply, .. } = reserve;
+    let result = match result {
+        Err(refusal) => {
+            let streams: Vec<_> = streams.iter().map(|append| (append.stream.clone(), append.expected)).collect();
+            Err(refused(shared, refusal, &scope, &streams))
+        }
+        Ok((receipts, reservation)) => {
+            let range = reservation.map(|reservation| (reservation.first_seq, reservation.last_seq()));
+            Ok(Reserved { streams, receipts, range })
+        }
+    };
+    // A caller that is gone will never store the events: its reservation is as good as dropped.
+    if let Err(Ok(Reserved { range: Some((first_seq, _)), .. })) = reply.send(result) {
+        shared.abandon(first_seq);
+    }
+}
+
+/// The error for a refusal.
+fn refused(shared: &Shared, refusal: Refusal, scope: &Scope, streams: &[(StreamName, Expected)]) -> Error {
+    match refusal {
+        Refusal::Conflict { stream, actual } => {
+            let expected = streams.iter().find(|(name, _)| *name == stream).map_or(Expected::Any, |found| found.1);
+            let tail_lost = matches!(expected, Expected::Exact(version) if version > actual) && shared.has_losses();
+            let scope = scope.clone();
+            Error::Conflict(Box::new(Conflict { scope, stream, expected, actual, since: Vec::new(), tail_lost }))
+        }
+        Refusal::IdReused(id) => Error::IdReused { id },
+        Refusal::Unresolved(id) => Error::Unresolved { id },
+        Refusal::OnlyHot => Error::NotDurable { reached: Some(Achieved::Hot), source: None },
+        Refusal::OutOfPositions => {
+            Error::Invalid { what: "position", value: scope.to_string(), why: "the epoch has no more positions" }
+        }
+    }
+}
+
+fn refuse(command: Command, error: &Error) {
+    match command {
+        Command::Append(append) => drop(append.reply.send(Err(error.shared()))),
+        Command::Reserve(reserve) => drop(reserve.reply.send(Err(error.shared()))),
+        Command::Resolve(resolve) => drop(resolve.reply.send(Err(error.shared()))),
+        Command::CatchUp(reply) => drop(reply.send(Err(error.shared()))),
+        Command::Stop => {}
+    }
+}
+
+/// Takes into account what stands in the log beyond what is known, and how the reservations of others ended. Only the
+/// appender may call it (or the opening of the store): anyone else would take a batch that is just being written for the
+/// work of others.
+pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
+    let (epoch, own) = (shared.heads().epoch(), shared.owner());
+    let foreign: Vec<u64> = {
+        let heads = shared.heads();
+        let foreign = heads.reservations().filter(|reservation| reservation.owner != own);
+        foreign.map(|reservation| reservation.first_seq).collect()
+    };
+    if !foreign.is_empty() {
+        let resolved = shared
+            .manager
+            .hot()
+            .read(RELOAD, move |conn| Box::pin(async move { log::resolutions(conn, &foreign).await }))
+            .await?;
+        let mut heads = shared.heads();
+        for (first_seq, resolution) in resolved {
+            if let Some(resolution) = resolution {
+                heads.resolve(first_seq, resolution);
+            }
+        }
+    }
+    loop {
+        let from = shared.heads().next_seq();
+        let rows = shared
+            .manager
+            .hot()
+            .read(RELOAD, move |conn| {
+                Box::pin(async move {
+                    log::page(conn, epoch, (from, i64::MAX.cast_unsigned()), Order::Forwards, RELOAD_ROWS).await
+                })
+            })
+            .await?;
+        let mut heads = shared.heads();
+        let mut grown = false;
+        for row in rows {
+            if row.first_seq < heads.next_seq() {
+                continue;
+            }
+            grown = true;
+            let next_seq = row.last_seq() + 1;
+            match (row.events, row.state) {
+                (Ok(events), RowState::Block) => heads.note_block(&events, false),
+                (Ok(events), RowState::Mirrored) => heads.note_block(&events, true),
+                (Ok(events), RowState::Reserved(reserved)) => {
+                    // A reservation of our own that is not known here comes from a write whose outcome was unknown.
+                    let abandoned = reserved.owner == own;
+                    heads.note_reserved(&reserved, abandoned, &events);
+                }
+                (Ok(_), RowState::Void) => {}
+                (Err(error), _) => tracing::error!(%error, "a block of the hot log is skipped"),
+            }
+            heads.advance_to(next_seq);
+        }
+        if !grown {
+            shared.resolver.notify_one();
+            return Ok(());
+        }
+    }
+}

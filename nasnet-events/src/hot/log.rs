@@ -1,0 +1,266 @@
+//! The SQL of hot.db: a log of rows whose numbers leave no gap.
+
+use std::sync::LazyLock;
+
+use nasnet_dbmanager::Scope;
+use sqlx::SqliteConnection;
+
+use crate::block;
+use crate::error::Error;
+use crate::event::Recorded;
+use crate::heads::{ReservedBy, Resolution};
+use crate::position::Position;
+
+/// The most events of one row: reading one event of a stream decodes a whole block.
+pub(crate) const ROW_EVENTS_MAX: usize = 128;
+/// The most rows of one statement.
+const STATEMENT_ROWS_MAX: usize = 8;
+
+/// One INSERT for each number of rows. It inserts nothing when another process has written at or after the first row,
+/// or when the file is of another incarnation.
+static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
+    (1..=STATEMENT_ROWS_MAX)
+        .map(|rows| {
+            format!(
+                "INSERT INTO hot_log (first_seq, count, state, scope, owner, reservation, body) \
+                 SELECT column1, column2, column3, column4, column5, column6, column7 FROM (VALUES {}) \
+                 WHERE NOT EXISTS (SELECT 1 FROM hot_log WHERE first_seq >= ?) \
+                 AND (SELECT epoch FROM hot_meta WHERE one = 1) = ?",
+                vec!["(?, ?, ?, ?, ?, ?, ?)"; rows].join(", ")
+            )
+        })
+        .collect()
+});
+
+const PUBLISH: &str = "UPDATE hot_log SET state = 'mirrored', owner = NULL \
+     WHERE first_seq BETWEEN ?1 AND ?2 AND reservation = ?1 AND state = 'reserved'";
+const VOID: &str = "UPDATE hot_log SET state = 'void', owner = NULL, body = NULL \
+     WHERE first_seq BETWEEN ?1 AND ?2 AND reservation = ?1 AND state = 'reserved'";
+
+const VIEW: &str = "SELECT (SELECT epoch FROM hot_meta WHERE one = 1), \
+     (SELECT flushed_through FROM hot_meta WHERE one = 1), \
+     (SELECT MIN(first_seq) FROM hot_log), \
+     (SELECT first_seq + count - 1 FROM hot_log ORDER BY first_seq DESC LIMIT 1), \
+     (SELECT MIN(first_seq) FROM hot_log WHERE state = 'reserved')";
+
+const PAGE_FORWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body FROM hot_log \
+     WHERE first_seq >= COALESCE((SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= ?1), 0) AND first_seq <= ?2 \
+     ORDER BY first_seq LIMIT ?3";
+const PAGE_BACKWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body FROM hot_log \
+     WHERE first_seq >= COALESCE((SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= ?1), 0) AND first_seq <= ?2 \
+     ORDER BY first_seq DESC LIMIT ?3";
+
+const STATES: &str = "SELECT first_seq, state FROM hot_log WHERE first_seq IN (SELECT value FROM json_each(?1))";
+const SET_FLUSHED: &str = "UPDATE hot_meta SET flushed_through = MAX(flushed_through, ?1) WHERE one = 1";
+const EPOCH: &str = "SELECT epoch FROM hot_meta WHERE one = 1";
+const SET_EPOCH: &str = "INSERT INTO hot_meta (one, epoch) VALUES (1, ?1)";
+
+const TOTALS: &str = "SELECT COALESCE(SUM(count), 0), COALESCE(SUM(length(body)), 0), \
+     COALESCE(SUM(CASE WHEN state = 'void' THEN count ELSE 0 END), 0), \
+     COALESCE(SUM(CASE WHEN state = 'reserved' THEN count ELSE 0 END), 0) FROM hot_log";
+
+/// A row to be inserted.
+#[derive(Debug)]
+pub(crate) struct NewRow {
+    pub(crate) first_seq: u64,
+    pub(crate) count: u64,
+    /// `None` = a block of events that live here first.
+    pub(crate) reserved: Option<ReservedBy>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// What a stored row is.
+#[derive(Debug, Clone)]
+pub(crate) enum RowState {
+    Block,
+    Reserved(ReservedBy),
+    Mirrored,
+    Void,
+}
+
+/// A stored row; `events` is an error when its bytes do not check, and empty for a void.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) first_seq: u64,
+    pub(crate) count: u64,
+    pub(crate) state: RowState,
+    pub(crate) events: Result<Vec<Recorded>, Error>,
+}
+
+impl Row {
+    pub(crate) const fn last_seq(&self) -> u64 {
+        self.first_seq + self.count - 1
+    }
+}
+
+/// The shape of the log at one instant.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View {
+    pub(crate) epoch: u32,
+    /// Every Normal event up to here is on flash.
+    pub(crate) flushed_through: u64,
+    /// First number still in the log, `None` when it is empty.
+    pub(crate) floor: Option<u64>,
+    /// Last number in the log.
+    pub(crate) end: u64,
+    /// First number of the first unresolved reservation.
+    pub(crate) unresolved: Option<u64>,
+}
+
+impl View {
+    /// The last position readers may see.
+    pub(crate) fn stable(&self) -> Position {
+        let seq = self.unresolved.map_or(self.end, |first| first.saturating_sub(1));
+        Position::new(self.epoch, seq)
+    }
+}
+
+/// Inserts rows directly after the end of the log. False when the log has grown meanwhile; then nothing was inserted.
+pub(crate) async fn insert(conn: &mut SqliteConnection, epoch: u32, rows: &[NewRow]) -> Result<bool, Error> {
+    for (index, chunk) in rows.chunks(STATEMENT_ROWS_MAX).enumerate() {
+        let (Some(sql), Some(first)) = (INSERT.get(chunk.len() - 1), chunk.first()) else { continue };
+        let mut query = sqlx::query(sql.as_str());
+        for row in chunk {
+            query = query
+                .bind(row.first_seq.cast_signed())
+                .bind(row.count.cast_signed())
+                .bind(if row.reserved.is_some() { "reserved" } else { "block" })
+                .bind(row.reserved.as_ref().map(|reserved| reserved.scope.as_str()))
+                .bind(row.reserved.as_ref().map(|reserved| reserved.owner.as_slice()))
+                .bind(row.reserved.as_ref().map(|reserved| reserved.first_seq.cast_signed()))
+                .bind(row.body.as_slice());
+        }
+        let done = query.bind(first.first_seq.cast_signed()).bind(i64::from(epoch)).execute(&mut *conn).await?;
+        match (done.rows_affected(), index) {
+            (0, 0) => return Ok(false),
+            (inserted, _) if inserted == chunk.len() as u64 => {}
+            _ => return Err(Error::corrupt("hot.db hot_log", "rows of one batch were inserted in part")),
+        }
+    }
+    Ok(true)
+}
+
+/// Ends a reservation; without effect when another process has ended it.
+pub(crate) async fn resolve(
+    conn: &mut SqliteConnection,
+    first_seq: u64,
+    last_seq: u64,
+    resolution: Resolution,
+) -> Result<(), Error> {
+    let sql = match resolution {
+        Resolution::Published => PUBLISH,
+        Resolution::Void => VOID,
+    };
+    sqlx::query(sql).bind(first_seq.cast_signed()).bind(last_seq.cast_signed()).execute(conn).await?;
+    Ok(())
+}
+
+/// The incarnation of the file, `None` when it has just been created.
+pub(crate) async fn epoch(conn: &mut SqliteConnection) -> Result<Option<u32>, Error> {
+    let epoch: Option<i64> = sqlx::query_scalar(EPOCH).fetch_optional(conn).await?;
+    epoch.map(|epoch| u32::try_from(epoch).map_err(|error| Error::corrupt("hot.db hot_meta", error))).transpose()
+}
+
+/// Names the incarnation of a new file.
+pub(crate) async fn set_epoch(conn: &mut SqliteConnection, epoch: u32) -> Result<(), Error> {
+    sqlx::query(SET_EPOCH).bind(i64::from(epoch)).execute(conn).await?;
+    Ok(())
+}
+
+/// Notes how far everything is flushed.
+pub(crate) async fn set_flushed(conn: &mut SqliteConnection, seq: u64) -> Result<(), Error> {
+    sqlx::query(SET_FLUSHED).bind(seq.cast_signed()).execute(conn).await?;
+    Ok(())
+}
+
+/// The shape of the log in the caller's snapshot.
+pub(crate) async fn view(conn: &mut SqliteConnection) -> Result<View, Error> {
+    type Found = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+    let (epoch, flushed, floor, end, unresolved): Found = sqlx::query_as(VIEW).fetch_one(conn).await?;
+    let corrupt = || Error::corrupt("hot.db", "its incarnation is not recorded");
+    Ok(View {
+        epoch: epoch.and_then(|epoch| u32::try_from(epoch).ok()).ok_or_else(corrupt)?,
+        flushed_through: flushed.map_or(0, i64::cast_unsigned),
+        floor: floor.map(i64::cast_unsigned),
+        end: end.map_or(0, i64::cast_unsigned),
+        unresolved: unresolved.map(i64::cast_unsigned),
+    })
+}
+
+/// Sums over the whole log: numbers given, bytes, void numbers, reserved numbers.
+pub(crate) async fn totals(conn: &mut SqliteConnection) -> Result<[u64; 4], Error> {
+    let found: (i64, i64, i64, i64) = sqlx::query_as(TOTALS).fetch_one(conn).await?;
+    Ok([found.0, found.1, found.2, found.3].map(i64::cast_unsigned))
+}
+
+/// Direction of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Forwards,
+    Backwards,
+}
+
+/// Rows that hold numbers in `from..=to`, at most `limit`, in the given order.
+pub(crate) async fn page(
+    conn: &mut SqliteConnection,
+    epoch: u32,
+    (from, to): (u64, u64),
+    order: Order,
+    limit: u32,
+) -> Result<Vec<Row>, Error> {
+    type Found = (i64, i64, String, Option<String>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>);
+    let sql = match order {
+        Order::Forwards => PAGE_FORWARDS,
+        Order::Backwards => PAGE_BACKWARDS,
+    };
+    let found: Vec<Found> = sqlx::query_as(sql)
+        .bind(from.cast_signed())
+        .bind(to.cast_signed())
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await?;
+    found
+        .into_iter()
+        .map(|(first_seq, count, state, scope, owner, reservation, body)| {
+            let what = || format!("hot.db hot_log row {first_seq}");
+            let (first_seq, count) = (first_seq.cast_unsigned(), count.cast_unsigned());
+            let state = match (state.as_str(), scope, owner, reservation) {
+                ("block", ..) => RowState::Block,
+                ("mirrored", ..) => RowState::Mirrored,
+                ("void", ..) => RowState::Void,
+                ("reserved", Some(scope), Some(owner), Some(reservation)) => RowState::Reserved(ReservedBy {
+                    first_seq: reservation.cast_unsigned(),
+                    scope: scope.parse::<Scope>().map_err(|error| Error::corrupt(what(), error))?,
+                    owner: owner.try_into().map_err(|_| Error::corrupt(what(), "owner is not 16 bytes long"))?,
+                }),
+                _ => return Err(Error::corrupt(what(), "unknown state")),
+            };
+            let events = body.map_or(Ok(Vec::new()), |body| {
+                let events = block::decode(&body).map_err(|error| Error::corrupt(what(), error))?;
+                let in_place =
+                    events.iter().zip(first_seq..).all(|(event, seq)| event.position == Position::new(epoch, seq));
+                if in_place && events.len() as u64 == count {
+                    Ok(events)
+                } else {
+                    Err(Error::corrupt(what(), "its events stand elsewhere"))
+                }
+            });
+            Ok(Row { first_seq, count, state, events })
+        })
+        .collect()
+}
+
+/// The current state of reserved rows, by first number: `None` while unresolved.
+pub(crate) async fn resolutions(
+    conn: &mut SqliteConnection,
+    first_seqs: &[u64],
+) -> Result<Vec<(u64, Option<Resolution>)>, Error> {
+    let wanted = serde_json::to_string(first_seqs).unwrap_or_default();
+    let found: Vec<(i64, String)> = sqlx::query_as(STATES).bind(wanted).fetch_all(conn).await?;
+    let resolution = |state: &str| match state {
+        "reserved" => None,
+        "void" => Some(Resolution::Void),
+        _ => Some(Resolution::Published),
+    };
+    Ok(found.into_iter().map(|(seq, state)| (seq.cast_unsigned(), resolution(&state))).collect())
+}

@@ -1,0 +1,320 @@
+//! One query over all tiers.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, PoisonError};
+
+use futures_core::Stream;
+use futures_util::StreamExt;
+use nasnet_dbmanager::{Cause, Scope};
+use sqlx::SqliteConnection;
+
+use crate::cold::ColdDir;
+use crate::epoch;
+use crate::error::Error;
+use crate::event::Recorded;
+use crate::hot::log::{self, Order, View};
+use crate::merge::{Range, Slice, end_of, merge};
+use crate::position::Position;
+use crate::query::Query;
+use crate::shared::Shared;
+use crate::store::{EventStore, blocking};
+use crate::warm::{names, rows, segment};
+
+const READ: Cause = Cause::new("event-read");
+
+/// Events after which a place stops looking for more.
+pub(crate) const PAGE_EVENTS: usize = 512;
+/// Hot rows read by one statement, and by one page at most.
+const HOT_ROWS: u32 = 16;
+const HOT_ROWS_MAX: usize = 128;
+/// Segments looked up by one statement.
+const SEGMENTS: u32 = 8;
+
+/// Which tiers a read looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tiers {
+    All,
+    HotAndWarm,
+}
+
+impl EventStore {
+    /// Reads events in the order of the store, each once, from wherever they are.
+    ///
+    /// The stream reads pages in short transactions and ends at the last position that was resolved when it started.
+    /// A damaged block, segment or frame is one item with its error; the events around it follow. To go on later, ask
+    /// again with [`Query::after`] the last position seen: cursors survive the move of events between tiers.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the stream ends the read.
+    pub fn read(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
+        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All);
+        futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
+    }
+
+    pub(crate) async fn view(&self) -> Result<View, Error> {
+        self.shared().manager.hot().read(READ, |conn| Box::pin(log::view(conn))).await
+    }
+}
+
+/// A read in progress.
+pub(crate) struct Cursor {
+    shared: Arc<Shared>,
+    query: Arc<Query>,
+    tiers: Tiers,
+    range: Range,
+    /// The end of the range is fixed by the first page.
+    started: bool,
+    buffer: VecDeque<Result<Recorded, Error>>,
+    left: Option<u64>,
+    /// Damage told already, since a later page may meet it again.
+    told: HashSet<String>,
+}
+
+impl Cursor {
+    pub(crate) fn new(shared: Arc<Shared>, mut query: Query, tiers: Tiers) -> Self {
+        let known = query.id.and_then(|id| shared.heads().known(id)).filter(|known| !known.pending);
+        if let Some(known) = known {
+            query.after = query.after.max(known.position.before());
+            query.until = query.until.min(known.position);
+        }
+        let range = Range { low: query.after, high: query.until };
+        let left = query.limit;
+        let (buffer, told) = (VecDeque::new(), HashSet::new());
+        Self { shared, query: Arc::new(query), tiers, range, started: false, buffer, left, told }
+    }
+
+    /// The next event or error, `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<Result<Recorded, Error>> {
+        loop {
+            if self.left == Some(0) {
+                return None;
+            }
+            if let Some(item) = self.buffer.pop_front() {
+                if let (Ok(_), Some(left)) = (&item, &mut self.left) {
+                    *left -= 1;
+                }
+                return Some(item);
+            }
+            if self.range.is_empty() {
+                return None;
+            }
+            if let Err(error) = self.page().await {
+                // Where to go on is not known, so this read ends here.
+                self.range.high = self.range.low;
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// Reads one page, from the hot log or from the tiers below it.
+    ///
+    /// The hot log is looked at first. It is complete from its floor on, so a page is either above the floor and its
+    /// own, or below and that of the other tiers; an event that leaves the hot log meanwhile is in the next tier
+    /// already, because a tier gives events up only after the next one has confirmed them.
+    async fn page(&mut self) -> Result<(), Error> {
+        let order = self.query.order;
+        let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
+        let hot = self
+            .shared
+            .manager
+            .hot()
+            .read(READ, move |conn| Box::pin(async move { read_hot(conn, &query, range, started).await }))
+            .await?;
+        if !self.started {
+            self.started = true;
+            self.range = hot.range;
+            if hot.unresolved {
+                // Whoever holds the end back may be dead.
+                self.shared.resolver.notify_one();
+            }
+        }
+        let mut slices = Vec::new();
+        let damaged = hot.slice.as_ref().is_some_and(|slice| !slice.errors.is_empty());
+        let beyond_hot = hot.slice.is_none() || damaged;
+        slices.extend(hot.slice);
+        if beyond_hot && !hot.part.is_empty() {
+            for scope in self.wanted_scopes().await? {
+                slices.extend(self.warm(&scope, hot.part).await);
+            }
+            if self.tiers == Tiers::All
+                && let Some(cold) = &self.shared.cold
+            {
+                slices.push(self.cold(Arc::clone(cold), hot.part).await);
+            }
+        }
+        let (events, errors, left) = merge(hot.part, order, slices);
+        match order {
+            Order::Forwards => self.range.low = left.low.max(self.range.low),
+            Order::Backwards => self.range.high = left.high.min(self.range.high),
+        }
+        let told = &mut self.told;
+        self.buffer.extend(errors.into_iter().filter(|error| told.insert(error.to_string())).map(Err));
+        self.buffer.extend(events.into_iter().map(Ok));
+        Ok(())
+    }
+
+    async fn wanted_scopes(&self) -> Result<Vec<Scope>, Error> {
+        match &self.query.scopes {
+            Some(scopes) => Ok(scopes.clone()),
+            None => epoch::scopes(&self.shared.manager).await,
+        }
+    }
+
+    /// What the database of a scope holds. A database that cannot be read is an error beside the events of the others.
+    async fn warm(&self, scope: &Scope, range: Range) -> Vec<Slice> {
+        let order = self.query.order;
+        let found = match self.shared.manager.scope(scope).await {
+            Ok(database) => {
+                let (query, scope) = (Arc::clone(&self.query), scope.clone());
+                database
+                    .read(READ, move |conn| Box::pin(async move { read_warm(conn, &query, &scope, range).await }))
+                    .await
+            }
+            // A router that is gone has no warm tier; the cold one may remember it.
+            Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        };
+        found.unwrap_or_else(|error| {
+            let error = Error::Unreadable { scope: scope.clone(), source: Box::new(error) };
+            vec![Slice { errors: vec![error], ..Slice::whole(range, order) }]
+        })
+    }
+
+    async fn cold(&self, cold: Arc<std::sync::Mutex<ColdDir>>, range: Range) -> Slice {
+        let query = Arc::clone(&self.query);
+        blocking(move || {
+            let mut cold = cold.lock().unwrap_or_else(PoisonError::into_inner);
+            match cold.read(&query, range) {
+                Ok(slice) => slice,
+                // A stick that is not plugged in is a normal event; `status` tells.
+                Err(Error::ColdAbsent { .. }) => Slice::whole(range, query.order),
+                Err(error) => Slice { errors: vec![error], ..Slice::whole(range, query.order) },
+            }
+        })
+        .await
+    }
+}
+
+/// What the hot log says about the next page.
+struct Hot {
+    /// The whole range, its end fixed by the first page.
+    range: Range,
+    /// The part of it this page is about.
+    part: Range,
+    /// The hot tier's events in that part, `None` when it lies below the hot log.
+    slice: Option<Slice>,
+    unresolved: bool,
+}
+
+async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, started: bool) -> Result<Hot, Error> {
+    let order = query.order;
+    let view = log::view(conn).await?;
+    if !started {
+        range.high = range.high.min(view.stable());
+    }
+    let unresolved = view.unresolved.is_some();
+    let below = view.floor.map_or(Position::END, |floor| Position::new(view.epoch, floor).before());
+    let (is_hot, part) = match order {
+        Order::Forwards if range.low < below => (false, Range { low: range.low, high: range.high.min(below) }),
+        Order::Backwards if range.high <= below => (false, range),
+        Order::Forwards => (true, range),
+        Order::Backwards => (true, Range { low: range.low.max(below), high: range.high }),
+    };
+    let slice = if is_hot { Some(read_log(conn, query, &view, part).await?) } else { None };
+    Ok(Hot { range, part, slice, unresolved })
+}
+
+/// Events of the hot log in a range that lies within it.
+async fn read_log(conn: &mut SqliteConnection, query: &Query, view: &View, range: Range) -> Result<Slice, Error> {
+    let order = query.order;
+    let mut slice = Slice::whole(range, order);
+    let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
+    let mut read = 0;
+    while !range.is_empty() && from <= to {
+        let rows = log::page(conn, view.epoch, (from, to), order, HOT_ROWS).await?;
+        let exhausted = rows.len() < HOT_ROWS as usize;
+        read += rows.len();
+        for row in rows {
+            let (first, last) = (row.first_seq, row.last_seq());
+            match order {
+                Order::Forwards => from = last + 1,
+                Order::Backwards => to = first.saturating_sub(1),
+            }
+            match row.events {
+                Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
+                Err(error) => slice.errors.push(error),
+            }
+            slice.stop_at(Position::new(view.epoch, first), Position::new(view.epoch, last), order);
+        }
+        if exhausted {
+            slice.covered = end_of(range, order);
+            break;
+        }
+        if slice.events.len() >= PAGE_EVENTS || read >= HOT_ROWS_MAX {
+            break;
+        }
+    }
+    Ok(slice)
+}
+
+async fn read_warm(
+    conn: &mut SqliteConnection,
+    query: &Query,
+    scope: &Scope,
+    range: Range,
+) -> Result<Vec<Slice>, Error> {
+    let order = query.order;
+    let limit = u32::try_from(PAGE_EVENTS).unwrap_or(u32::MAX);
+
+    let mut single = Slice::whole(range, order);
+    let page = rows::page(conn, scope, (range.low, range.high), query.stream.as_ref(), order, limit).await?;
+    let full = page.len() >= PAGE_EVENTS;
+    for (position, row) in page {
+        if full {
+            single.stop_at(position, position, order);
+        }
+        match row {
+            Ok(event) if query.matches(&event) => single.events.push(event),
+            Ok(_) => {}
+            Err(error) => single.errors.push(error),
+        }
+    }
+
+    let kinds = match (&query.kind, &query.kind_prefix) {
+        (Some(kind), _) => Some(names::starting(conn, kind.as_str()).await?),
+        (None, Some(prefix)) => Some(names::starting(conn, prefix.trim_end_matches('.')).await?),
+        (None, None) => None,
+    };
+    let streams = match (&query.stream, &query.stream_prefix) {
+        (Some(stream), _) => Some(names::starting(conn, stream.as_str()).await?),
+        (None, Some(prefix)) => Some(names::starting(conn, prefix).await?),
+        (None, None) => None,
+    };
+    let mut packed = Slice::whole(range, order);
+    let mut rest = range;
+    'pages: loop {
+        let metas = segment::metas(conn, scope, (rest.low, rest.high), order, SEGMENTS).await?;
+        let exhausted = metas.len() < SEGMENTS as usize;
+        for meta in metas {
+            match order {
+                Order::Forwards => rest.low = meta.last,
+                Order::Backwards => rest.high = meta.first.before(),
+            }
+            if meta.may_hold(kinds.as_ref(), streams.as_ref()) && query.wants_span(meta.wall_ms) {
+                match segment::events(conn, scope, &meta).await {
+                    Ok(events) => packed.events.extend(events.into_iter().filter(|event| query.matches(event))),
+                    Err(error @ Error::Corrupt { .. }) => packed.errors.push(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            if packed.events.len() >= PAGE_EVENTS {
+                packed.stop_at(meta.first, meta.last, order);
+                break 'pages;
+            }
+        }
+        if exhausted || rest.is_empty() {
+            break;
+        }
+    }
+    Ok(vec![single, packed])
+}

@@ -1,0 +1,108 @@
+//! Ends the reservations nobody else will end: of dropped receipts and of dead processes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nasnet_dbmanager::Cause;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::Error;
+use crate::heads::{Reservation, Resolution};
+use crate::hot::appender::{Command, Resolve};
+use crate::hot::session;
+use crate::position::Position;
+use crate::shared::Shared;
+use crate::warm::rows;
+
+const RESOLVE: Cause = Cause::new("event-resolve");
+/// Until a reservation whose database could not be asked is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Resolves what is left to it whenever it is woken, until the store closes.
+pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::WeakUnboundedSender<Command>) {
+    let mut retry = false;
+    while !shared.is_closing() {
+        if retry {
+            tokio::select! {
+                () = shared.resolver.notified() => {}
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        } else {
+            shared.resolver.notified().await;
+        }
+        let Some(queue) = queue.upgrade() else { return };
+        retry = !shared.is_closing() && !sweep(&shared, &queue).await;
+    }
+}
+
+/// Resolves every reservation that has no living owner. False when one could not be resolved.
+pub(crate) async fn sweep(shared: &Shared, queue: &mpsc::UnboundedSender<Command>) -> bool {
+    let (own, dir) = (shared.owner(), shared.sessions_dir());
+    let left: Vec<Reservation> = shared.heads().reservations().cloned().collect();
+    let mut all = true;
+    for reservation in left {
+        let ours = reservation.owner == own;
+        let forsaken = if ours { reservation.abandoned } else { !session::is_alive(&dir, reservation.owner) };
+        if !forsaken {
+            continue;
+        }
+        if let Err(error) = resolve(shared, queue, &reservation).await {
+            tracing::warn!(%error, scope = %reservation.scope, first_seq = reservation.first_seq,
+                "a reservation cannot be resolved yet");
+            all = false;
+        }
+    }
+    all
+}
+
+/// Looks into the database of the scope: found = published, absent = void.
+async fn resolve(
+    shared: &Shared,
+    queue: &mpsc::UnboundedSender<Command>,
+    reservation: &Reservation,
+) -> Result<(), Error> {
+    let epoch = shared.heads().epoch();
+    let first = Position::new(epoch, reservation.first_seq);
+    let last = Position::new(epoch, reservation.last_seq());
+    let resolution = match shared.manager.scope(&reservation.scope).await {
+        // A database that does not exist any more cannot commit the transaction.
+        Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => Resolution::Void,
+        Err(error) => return Err(error.into()),
+        Ok(database) => {
+            // Through the writer: the transaction that holds the reservation comes before this question in its queue,
+            // and that of a dead process has let go of the file.
+            let found = database
+                .write(RESOLVE, move |conn| Box::pin(async move { rows::count(conn, first, last).await }))
+                .await?;
+            match found {
+                0 => Resolution::Void,
+                all if all == reservation.count => Resolution::Published,
+                part => {
+                    let what = format!("{} event_rows {first} to {last}", reservation.scope);
+                    return Err(Error::corrupt(what, format!("{part} of {} events are there", reservation.count)));
+                }
+            }
+        }
+    };
+    end(queue, reservation.first_seq, reservation.last_seq(), resolution).await
+}
+
+/// Has the appender end a reservation.
+pub(crate) async fn end(
+    queue: &mpsc::UnboundedSender<Command>,
+    first_seq: u64,
+    last_seq: u64,
+    resolution: Resolution,
+) -> Result<(), Error> {
+    let (reply, answer) = oneshot::channel();
+    let command = Command::Resolve(Resolve { first_seq, last_seq, resolution, reply });
+    queue.send(command).map_err(|_| Error::Closed)?;
+    answer.await.map_err(|_| Error::Closed)?
+}
+
+/// Has the appender take the work of other processes into account.
+pub(crate) async fn catch_up(queue: &mpsc::UnboundedSender<Command>) -> Result<(), Error> {
+    let (reply, answer) = oneshot::channel();
+    queue.send(Command::CatchUp(reply)).map_err(|_| Error::Closed)?;
+    answer.await.map_err(|_| Error::Closed)?
+}

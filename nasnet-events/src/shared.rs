@@ -1,0 +1,120 @@
+//! What the parts of one open store share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nasnet_dbmanager::DbManager;
+use tokio::sync::Notify;
+
+use crate::cold::ColdDir;
+use crate::epoch::TailLost;
+use crate::heads::Heads;
+use crate::hot::session::Session;
+use crate::options::EventOptions;
+
+/// State of an open store. Its locks are held for a few instructions, never across an await.
+pub(crate) struct Shared {
+    pub(crate) manager: DbManager,
+    pub(crate) options: EventOptions,
+    heads: Mutex<Heads>,
+    session: Session,
+    losses: Vec<TailLost>,
+    pub(crate) cold: Option<Arc<Mutex<ColdDir>>>,
+    /// Wakes the resolver.
+    pub(crate) resolver: Notify,
+    /// Wakes `maintain` when a page of events waits to be flushed.
+    pub(crate) backlog: Notify,
+    /// One flush at a time, and one archive.
+    pub(crate) flushing: tokio::sync::Mutex<()>,
+    pub(crate) archiving: tokio::sync::Mutex<()>,
+    closing: AtomicBool,
+    unclassified: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        manager: DbManager,
+        options: EventOptions,
+        heads: Heads,
+        session: Session,
+        losses: Vec<TailLost>,
+    ) -> Self {
+        let cold = options.cold.as_ref().map(|cold| Arc::new(Mutex::new(ColdDir::new(cold, &manager))));
+        Self {
+            manager,
+            options,
+            heads: Mutex::new(heads),
+            session,
+            losses,
+            cold,
+            resolver: Notify::new(),
+            backlog: Notify::new(),
+            flushing: tokio::sync::Mutex::new(()),
+            archiving: tokio::sync::Mutex::new(()),
+            closing: AtomicBool::new(false),
+            unclassified: AtomicU64::new(0),
+        }
+    }
+
+    /// The heads. A poisoned lock is taken over: every change to them is complete before anything can panic.
+    pub(crate) fn heads(&self) -> MutexGuard<'_, Heads> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn owner(&self) -> [u8; 16] {
+        self.session.owner()
+    }
+
+    pub(crate) fn sessions_dir(&self) -> std::path::PathBuf {
+        sessions_dir(&self.manager)
+    }
+
+    pub(crate) fn losses(&self) -> &[TailLost] {
+        &self.losses
+    }
+
+    pub(crate) fn has_losses(&self) -> bool {
+        !self.losses.is_empty()
+    }
+
+    /// Leaves a reservation to the resolver.
+    pub(crate) fn abandon(&self, first_seq: u64) {
+        self.heads().abandon(first_seq);
+        self.resolver.notify_one();
+    }
+
+    /// Wakes `maintain` when the scopes with unflushed events fill a page each, on average.
+    pub(crate) fn note_backlog(&self) {
+        // Segments of 64 KiB compress about five times.
+        const RATIO: u64 = 5;
+        let heads = self.heads();
+        let (scopes, raw) =
+            heads.backlog().values().fold((0, 0), |(scopes, raw), backlog| (scopes + 1, raw + backlog.raw_bytes));
+        let wanted = RATIO.saturating_mul(self.options.flush_bytes as u64).saturating_mul(scopes);
+        if scopes > 0 && raw >= wanted {
+            self.backlog.notify_one();
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.resolver.notify_one();
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn count_unclassified(&self) {
+        self.unclassified.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unclassified(&self) -> u64 {
+        self.unclassified.load(Ordering::Relaxed)
+    }
+}
+
+/// Where the sessions of this run directory keep their files.
+pub(crate) fn sessions_dir(manager: &DbManager) -> std::path::PathBuf {
+    manager.run_dir().join("sessions")
+}

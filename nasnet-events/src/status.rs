@@ -1,0 +1,158 @@
+//! What is where.
+
+use std::sync::{Arc, PoisonError};
+
+use nasnet_dbmanager::{Cause, Scope};
+
+use crate::archive;
+use crate::cold::ColdState;
+use crate::epoch::{self, TailLost};
+use crate::error::Error;
+use crate::hot::log;
+use crate::position::Position;
+use crate::store::{EventStore, blocking};
+use crate::warm::{rows, segment};
+
+const STATUS: Cause = Cause::new("event-status");
+
+/// How much a tier holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Events.
+    pub events: u64,
+    /// Bytes of their stored form.
+    pub bytes: u64,
+    /// Position of the oldest.
+    pub oldest: Option<Position>,
+    /// Position of the newest.
+    pub newest: Option<Position>,
+}
+
+/// What the warm tier of one scope holds.
+#[derive(Debug)]
+pub struct ScopeStatus {
+    /// The scope.
+    pub scope: Scope,
+    /// Events stored one by one.
+    pub rows: Held,
+    /// Events in segments.
+    pub segments: Held,
+    /// Number of segments.
+    pub segment_count: u64,
+    /// Every Normal event of the scope up to here is on flash; `None` before its first segment.
+    pub flushed_through: Option<Position>,
+    /// Events up to here were read back from the cold tier.
+    pub archived_through: Option<Position>,
+}
+
+/// What a store holds and how it fares.
+#[derive(Debug)]
+pub struct Status {
+    /// Incarnation of the hot tier.
+    pub epoch: u32,
+    /// The last position given.
+    pub end: Position,
+    /// The last position readers see.
+    pub stable: Position,
+    /// Every Normal event up to here is on flash.
+    pub flushed_through: Position,
+    /// The hot tier; mirrors of durable events are counted.
+    pub hot: Held,
+    /// Positions that belong to rolled-back transactions.
+    pub voids: u64,
+    /// Positions whose transaction has not ended.
+    pub unresolved: u64,
+    /// The warm tier by scope; a database that cannot be read has its error instead.
+    pub warm: Vec<Result<ScopeStatus, Error>>,
+    /// Whether the cold tier is there.
+    pub cold_state: ColdState,
+    /// The cold tier, when it is there.
+    pub cold: Held,
+    /// Hot tiers that were lost before everything in them was safe.
+    pub losses: Vec<TailLost>,
+    /// Events appended by this process whose type no rule names.
+    pub unclassified: u64,
+}
+
+impl EventStore {
+    /// Reports what every tier holds. Opens every router's database, so it is for people and not for loops.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when hot.db or the registry cannot be read. A router's failure is in the report.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let shared = self.shared();
+        let (view, [given, bytes, voids, unresolved]) = shared
+            .manager
+            .hot()
+            .read(STATUS, |conn| {
+                Box::pin(async move { Ok::<_, Error>((log::view(conn).await?, log::totals(conn).await?)) })
+            })
+            .await?;
+        let mut warm = Vec::new();
+        for scope in epoch::scopes(&shared.manager).await? {
+            warm.push(self.scope_status(&scope).await);
+        }
+        let (cold_state, cold) = match &shared.cold {
+            None => (ColdState::Off, Held::default()),
+            Some(cold) => {
+                let cold = Arc::clone(cold);
+                blocking(move || {
+                    let mut cold = cold.lock().unwrap_or_else(PoisonError::into_inner);
+                    let totals = cold.totals().unwrap_or_default();
+                    let (oldest, newest) = (totals.first, totals.last);
+                    (cold.state(), Held { events: totals.events, bytes: totals.bytes, oldest, newest })
+                })
+                .await
+            }
+        };
+        Ok(Status {
+            epoch: view.epoch,
+            end: Position::new(view.epoch, view.end),
+            stable: view.stable(),
+            flushed_through: Position::new(view.epoch, view.flushed_through),
+            hot: Held {
+                events: given - voids - unresolved,
+                bytes,
+                oldest: view.floor.map(|floor| Position::new(view.epoch, floor)),
+                newest: (view.end > 0).then_some(Position::new(view.epoch, view.end)),
+            },
+            voids,
+            unresolved,
+            warm,
+            cold_state,
+            cold,
+            losses: shared.losses().to_vec(),
+            unclassified: shared.unclassified(),
+        })
+    }
+
+    async fn scope_status(&self, scope: &Scope) -> Result<ScopeStatus, Error> {
+        let database = self.shared().manager.scope(scope).await?;
+        let scope = scope.clone();
+        database
+            .read(STATUS, move |conn| {
+                Box::pin(async move {
+                    let (events, bytes, oldest, newest) = rows::totals(conn).await?;
+                    let totals = segment::totals(conn).await?;
+                    let tail = segment::tail(conn, &scope).await?;
+                    Ok(ScopeStatus {
+                        rows: Held { events, bytes, oldest, newest },
+                        segments: Held {
+                            events: totals.events,
+                            bytes: totals.bytes,
+                            oldest: totals.first,
+                            newest: totals.last,
+                        },
+                        segment_count: totals.segments,
+                        flushed_through: (totals.segments > 0).then_some(tail.through),
+                        archived_through: archive::confirmed(conn).await?,
+                        scope,
+                    })
+                })
+            })
+            .await
+    }
+}

@@ -1,0 +1,314 @@
+//! Normal events of one flush as one compressed row, chained to the one before by its digest.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use nasnet_dbmanager::Scope;
+use sha2::{Digest, Sha256};
+use sqlx::SqliteConnection;
+
+use crate::block::{self, Packing};
+use crate::error::Error;
+use crate::event::Recorded;
+use crate::hot::log::Order;
+use crate::position::Position;
+use crate::varint::{self, Malformed, Reader};
+use crate::warm::names;
+
+const LEVEL: i32 = 3;
+
+const INSERT: &str = "INSERT INTO event_segments (first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, \
+     wall_max_ms, kinds, streams, raw_bytes, prev_digest, digest, crc, body) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+const LAST: &str = "SELECT through_pos, complete_pos, digest FROM event_segments ORDER BY first_pos DESC LIMIT 1";
+const METAS_FORWARDS: &str = "SELECT first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, wall_max_ms, \
+     kinds, streams, raw_bytes, prev_digest, digest, crc FROM event_segments \
+     WHERE first_pos >= COALESCE((SELECT MAX(first_pos) FROM event_segments WHERE first_pos <= ?1), 0) \
+     AND first_pos <= ?2 AND last_pos > ?1 ORDER BY first_pos LIMIT ?3";
+const METAS_BACKWARDS: &str = "SELECT first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, wall_max_ms, \
+     kinds, streams, raw_bytes, prev_digest, digest, crc FROM event_segments \
+     WHERE first_pos >= COALESCE((SELECT MAX(first_pos) FROM event_segments WHERE first_pos <= ?1), 0) \
+     AND first_pos <= ?2 AND last_pos > ?1 ORDER BY first_pos DESC LIMIT ?3";
+const BODY: &str = "SELECT body FROM event_segments WHERE first_pos = ?1";
+const STREAMS: &str = "SELECT streams FROM event_segments";
+const TOTALS: &str = "SELECT COUNT(*), COALESCE(SUM(events), 0), COALESCE(SUM(length(body)), 0), MIN(first_pos), \
+     MAX(last_pos) FROM event_segments";
+
+/// What is known of a segment without its events.
+#[derive(Debug, Clone)]
+pub(crate) struct Meta {
+    pub(crate) first: Position,
+    pub(crate) last: Position,
+    pub(crate) through: Position,
+    pub(crate) complete: Position,
+    pub(crate) events: u64,
+    pub(crate) wall_ms: (i64, i64),
+    kinds: Vec<u8>,
+    streams: Vec<u8>,
+    raw_bytes: i64,
+    prev_digest: [u8; 32],
+    digest: [u8; 32],
+    crc: i64,
+}
+
+/// How far a scope is flushed, from its newest segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tail {
+    pub(crate) through: Position,
+    pub(crate) complete: Position,
+    digest: [u8; 32],
+}
+
+impl Tail {
+    /// A scope without segments.
+    pub(crate) const EMPTY: Self = Self { through: Position::START, complete: Position::START, digest: [0; 32] };
+}
+
+/// Events made ready outside of the transaction that stores them.
+pub(crate) struct Prepared {
+    pub(crate) events: Vec<Recorded>,
+    pub(crate) body: Vec<u8>,
+    raw_bytes: usize,
+}
+
+/// Encodes the events of one segment; they must not be empty.
+pub(crate) fn prepare(events: Vec<Recorded>) -> Result<Prepared, Error> {
+    let refs: Vec<&Recorded> = events.iter().collect();
+    let (body, raw_bytes) =
+        block::encode(&refs, Packing::Zstd(LEVEL)).map_err(|error| Error::corrupt("segment to be written", error))?;
+    Ok(Prepared { events, body, raw_bytes })
+}
+
+impl Meta {
+    /// SHA-256 over the chain so far and this segment.
+    fn chain_digest(&self, body: &[u8]) -> Result<[u8; 32], Error> {
+        let mut hash = Sha256::new();
+        hash.update(b"nasnet-events segment 1\0");
+        hash.update(self.prev_digest);
+        for number in [self.first.to_key()?, self.last.to_key()?, self.events.cast_signed()] {
+            hash.update(number.to_be_bytes());
+        }
+        hash.update(body);
+        Ok(hash.finalize().into())
+    }
+
+    fn checksum(&self, body: &[u8]) -> Result<u32, Error> {
+        let mut bytes = Vec::new();
+        for position in [self.first, self.last, self.through, self.complete] {
+            varint::put_signed(&mut bytes, position.to_key()?);
+        }
+        varint::put(&mut bytes, self.events);
+        for number in [self.wall_ms.0, self.wall_ms.1, self.raw_bytes] {
+            varint::put_signed(&mut bytes, number);
+        }
+        for blob in [&self.kinds[..], &self.streams, &self.prev_digest, &self.digest] {
+            varint::put_bytes(&mut bytes, blob);
+        }
+        Ok(crc32c::crc32c_append(crc32c::crc32c(&bytes), body))
+    }
+
+    /// True when the segment may hold events of one of the kinds and one of the streams. A damaged list hides nothing.
+    pub(crate) fn may_hold(&self, kinds: Option<&HashSet<i64>>, streams: Option<&HashSet<i64>>) -> bool {
+        let meets = |wanted: Option<&HashSet<i64>>, held: Result<Vec<i64>, Malformed>| match (wanted, held) {
+            (Some(wanted), Ok(held)) => held.iter().any(|id| wanted.contains(id)),
+            _ => true,
+        };
+        let held_streams = parse_streams(&self.streams).map(|held| held.into_iter().map(|(id, _)| id).collect());
+        meets(kinds, parse_ids(&self.kinds)) && meets(streams, held_streams)
+    }
+}
+
+fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut ids = Vec::new();
+    while !reader.is_empty() {
+        ids.push(reader.varint()?.cast_signed());
+    }
+    Ok(ids)
+}
+
+fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut streams = Vec::new();
+    while !reader.is_empty() {
+        streams.push((reader.varint()?.cast_signed(), reader.varint()?));
+    }
+    Ok(streams)
+}
+
+/// Stores a segment in the caller's write transaction, directly after `tail`.
+pub(crate) async fn insert(
+    conn: &mut SqliteConnection,
+    prepared: &Prepared,
+    tail: &Tail,
+    through: Position,
+    complete: Position,
+) -> Result<(), Error> {
+    let (Some(first), Some(last)) = (prepared.events.first(), prepared.events.last()) else { return Ok(()) };
+    let mut tops: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut kinds: BTreeSet<&str> = BTreeSet::new();
+    for event in &prepared.events {
+        let top = tops.entry(event.stream.as_str()).or_default();
+        *top = event.version.max(*top);
+        kinds.insert(event.kind.as_str());
+    }
+    let texts: BTreeSet<&str> = tops.keys().copied().chain(kinds.iter().copied()).collect();
+    let ids = names::intern(conn, &texts).await?;
+    let mut kind_bytes = Vec::new();
+    for kind in kinds {
+        varint::put(&mut kind_bytes, names::number(&ids, kind)?.cast_unsigned());
+    }
+    let mut stream_bytes = Vec::new();
+    for (stream, top) in tops {
+        varint::put(&mut stream_bytes, names::number(&ids, stream)?.cast_unsigned());
+        varint::put(&mut stream_bytes, top);
+    }
+    let times = prepared.events.iter().map(|event| event.wall_ms);
+    let mut meta = Meta {
+        first: first.position,
+        last: last.position,
+        through,
+        complete,
+        events: prepared.events.len() as u64,
+        wall_ms: (times.clone().min().unwrap_or(0), times.max().unwrap_or(0)),
+        kinds: kind_bytes,
+        streams: stream_bytes,
+        raw_bytes: i64::try_from(prepared.raw_bytes).unwrap_or(i64::MAX),
+        prev_digest: tail.digest,
+        digest: [0; 32],
+        crc: 0,
+    };
+    meta.digest = meta.chain_digest(&prepared.body)?;
+    meta.crc = i64::from(meta.checksum(&prepared.body)?);
+    sqlx::query(INSERT)
+        .bind(meta.first.to_key()?)
+        .bind(meta.last.to_key()?)
+        .bind(meta.through.to_key()?)
+        .bind(meta.complete.to_key()?)
+        .bind(meta.events.cast_signed())
+        .bind(meta.wall_ms.0)
+        .bind(meta.wall_ms.1)
+        .bind(meta.kinds)
+        .bind(meta.streams)
+        .bind(meta.raw_bytes)
+        .bind(meta.prev_digest.to_vec())
+        .bind(meta.digest.to_vec())
+        .bind(meta.crc)
+        .bind(prepared.body.as_slice())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+fn position(scope: &Scope, key: i64) -> Result<Position, Error> {
+    Position::from_key(key).ok_or_else(|| Error::corrupt(format!("{scope} event_segments"), "negative key"))
+}
+
+fn digest(scope: &Scope, bytes: Vec<u8>) -> Result<[u8; 32], Error> {
+    bytes.try_into().map_err(|_| Error::corrupt(format!("{scope} event_segments"), "digest has another length"))
+}
+
+/// How far the scope is flushed.
+pub(crate) async fn tail(conn: &mut SqliteConnection, scope: &Scope) -> Result<Tail, Error> {
+    let found: Option<(i64, i64, Vec<u8>)> = sqlx::query_as(LAST).fetch_optional(conn).await?;
+    let Some((through, complete, chained)) = found else { return Ok(Tail::EMPTY) };
+    Ok(Tail {
+        through: position(scope, through)?,
+        complete: position(scope, complete)?,
+        digest: digest(scope, chained)?,
+    })
+}
+
+/// Segments that may hold events after `after` up to `until`, at most `limit`, in the given order.
+pub(crate) async fn metas(
+    conn: &mut SqliteConnection,
+    scope: &Scope,
+    (after, until): (Position, Position),
+    order: Order,
+    limit: u32,
+) -> Result<Vec<Meta>, Error> {
+    type Found = (i64, i64, i64, i64, i64, i64, i64, Vec<u8>, Vec<u8>, i64, Vec<u8>, Vec<u8>, i64);
+    let sql = match order {
+        Order::Forwards => METAS_FORWARDS,
+        Order::Backwards => METAS_BACKWARDS,
+    };
+    let found: Vec<Found> = sqlx::query_as(sql)
+        .bind(after.to_key_clamped())
+        .bind(until.to_key_clamped())
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await?;
+    found
+        .into_iter()
+        .map(|row| {
+            Ok(Meta {
+                first: position(scope, row.0)?,
+                last: position(scope, row.1)?,
+                through: position(scope, row.2)?,
+                complete: position(scope, row.3)?,
+                events: row.4.cast_unsigned(),
+                wall_ms: (row.5, row.6),
+                kinds: row.7,
+                streams: row.8,
+                raw_bytes: row.9,
+                prev_digest: digest(scope, row.10)?,
+                digest: digest(scope, row.11)?,
+                crc: row.12,
+            })
+        })
+        .collect()
+}
+
+/// Reads and checks the events of a segment.
+pub(crate) async fn events(conn: &mut SqliteConnection, scope: &Scope, meta: &Meta) -> Result<Vec<Recorded>, Error> {
+    let what = || format!("{scope} event_segments row {}", meta.first.to_key_clamped());
+    let body: Vec<u8> = sqlx::query_scalar(BODY).bind(meta.first.to_key()?).fetch_one(conn).await?;
+    if i64::from(meta.checksum(&body)?) != meta.crc {
+        return Err(Error::corrupt(what(), "checksum differs"));
+    }
+    if meta.chain_digest(&body)? != meta.digest {
+        return Err(Error::corrupt(what(), "digest differs"));
+    }
+    let events = block::decode(&body).map_err(|error| Error::corrupt(what(), error))?;
+    let ends = (events.first().map(|event| event.position), events.last().map(|event| event.position));
+    let right = ends == (Some(meta.first), Some(meta.last)) && events.len() as u64 == meta.events;
+    if right && events.iter().all(|event| event.scope == *scope) {
+        Ok(events)
+    } else {
+        Err(Error::corrupt(what(), "its events are not those of its columns"))
+    }
+}
+
+/// The highest version of each stream in the segments, by number of its name.
+pub(crate) async fn stream_tops(conn: &mut SqliteConnection) -> Result<HashMap<i64, u64>, Error> {
+    let found: Vec<Vec<u8>> = sqlx::query_scalar(STREAMS).fetch_all(conn).await?;
+    let mut tops: HashMap<i64, u64> = HashMap::new();
+    for bytes in found {
+        let streams = parse_streams(&bytes).map_err(|error| Error::corrupt("event_segments streams", error))?;
+        for (id, version) in streams {
+            let top = tops.entry(id).or_default();
+            *top = version.max(*top);
+        }
+    }
+    Ok(tops)
+}
+
+/// What the segments of a scope hold together.
+pub(crate) struct Totals {
+    pub(crate) segments: u64,
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+    pub(crate) first: Option<Position>,
+    pub(crate) last: Option<Position>,
+}
+
+/// Sums over the segments of a scope.
+pub(crate) async fn totals(conn: &mut SqliteConnection) -> Result<Totals, Error> {
+    let found: (i64, i64, i64, Option<i64>, Option<i64>) = sqlx::query_as(TOTALS).fetch_one(conn).await?;
+    Ok(Totals {
+        segments: found.0.cast_unsigned(),
+        events: found.1.cast_unsigned(),
+        bytes: found.2.cast_unsigned(),
+        first: found.3.and_then(Position::from_key),
+        last: found.4.and_then(Position::from_key),
+    })
+}

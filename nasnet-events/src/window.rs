@@ -1,0 +1,64 @@
+//! Brings what the warm tier knows of a scope into memory: stream versions and the ids of its durable rows.
+
+use nasnet_dbmanager::{Cause, Scope};
+use sqlx::SqliteConnection;
+
+use crate::error::Error;
+use crate::name::StreamName;
+use crate::shared::Shared;
+use crate::warm::rows::RowHead;
+use crate::warm::{names, rows, segment};
+
+const LOAD: Cause = Cause::new("event-window");
+
+/// Found in the database of a scope.
+struct Window {
+    rows: Vec<RowHead>,
+    tops: Vec<(StreamName, u64)>,
+}
+
+async fn fetch(conn: &mut SqliteConnection) -> Result<Window, Error> {
+    let rows = rows::window(conn).await?;
+    let by_number = segment::stream_tops(conn).await?;
+    let texts = if by_number.is_empty() { std::collections::HashMap::new() } else { names::all(conn).await? };
+    let mut tops = Vec::with_capacity(by_number.len());
+    for (number, top) in by_number {
+        let text = texts.get(&number).ok_or_else(|| Error::corrupt("event_names", "a stream's name is missing"))?;
+        tops.push((StreamName::parse(text)?, top));
+    }
+    Ok(Window { rows, tops })
+}
+
+fn note(shared: &Shared, scope: &Scope, window: Window) {
+    let mut heads = shared.heads();
+    for row in window.rows {
+        heads.note_row(scope, &row.stream, row.position, row.version, row.id);
+    }
+    for (stream, version) in window.tops {
+        heads.note_version(scope, &stream, version);
+    }
+    heads.set_loaded(scope);
+}
+
+/// Loads a scope once, through a reader.
+///
+/// Once is enough: what is committed to the warm tier later passes through the hot log first.
+pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
+    if shared.heads().is_loaded(scope) {
+        return Ok(());
+    }
+    let database = shared.manager.scope(scope).await?;
+    let window = database.read(LOAD, |conn| Box::pin(fetch(conn))).await?;
+    note(shared, scope, window);
+    Ok(())
+}
+
+/// Loads a scope once, on the connection of a transaction.
+pub(crate) async fn load_in(shared: &Shared, conn: &mut SqliteConnection, scope: &Scope) -> Result<(), Error> {
+    if shared.heads().is_loaded(scope) {
+        return Ok(());
+    }
+    let window = fetch(conn).await?;
+    note(shared, scope, window);
+    Ok(())
+}
