@@ -1,9 +1,34 @@
 //! Changes routers by apply, confirm and merge, so that the stored state is always what the router confirmed.
 #![forbid(unsafe_code)]
 
+mod error;
+
 pub mod device;
+
 pub mod op;
+
+mod kinds;
+mod observe;
+mod resolve;
+mod seal;
+
+mod change;
+pub mod drift;
+
 #[cfg(feature = "routeros")]
 pub mod routeros;
 #[cfg(feature = "simulator")]
 pub mod simulator;
+
+mod driver;
+mod engine;
+mod journal;
+mod merge;
+mod schema;
+
+pub use change::{Change, ChangeSet};
+pub use engine::{ImportReport, Reconciler, When};
+pub use error::Error;
+pub use kinds::Kinds;
+pub use schema::schema_sets;
+pub use seal::StateSeal;

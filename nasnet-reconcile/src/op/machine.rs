@@ -71,6 +71,11 @@ pub enum Input {
         /// Why.
         cause: String,
     },
+    /// The lease ended: somebody else may be at work, so nothing more is written here.
+    LeaseLost {
+        /// Why.
+        cause: String,
+    },
     /// Another device answers at the address.
     WrongDevice {
         /// The serial number the plan was made for.
@@ -266,6 +271,9 @@ impl Machine {
             Input::Cancel => {
                 self.cancelled = true;
                 return Vec::new();
+            }
+            Input::LeaseLost { cause } if !self.is_finished() => {
+                return self.suspend(format!("the lease was lost: {cause}"));
             }
             Input::WrongDevice { expected, found } if !self.is_finished() => {
                 let reason = format!("the device has serial number {found}, the plan was made for {expected}");

@@ -282,6 +282,7 @@ pub(crate) mod tests {
                 pre,
                 post,
                 hidden: BTreeSet::new(),
+                asked: Wire::default(),
                 forward: Wire::default(),
                 backward: Wire::default(),
                 place_before: None,

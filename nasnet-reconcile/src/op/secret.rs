@@ -18,25 +18,40 @@ pub struct SecretSlot {
     pub field: String,
 }
 
-/// The secret values a plan and its undo write. Never printed; serialised only to be sealed.
+/// The secret values a plan and its undo write, and those the device showed when the rows were read back. Never printed;
+/// serialised only to be sealed.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Vault(BTreeMap<SecretSlot, String>);
+pub struct Vault {
+    slots: BTreeMap<SecretSlot, String>,
+    seen: BTreeMap<(usize, String), String>,
+}
 
 impl Vault {
     /// Puts a value into its slot.
     pub fn insert(&mut self, slot: SecretSlot, value: String) {
-        self.0.insert(slot, value);
+        self.slots.insert(slot, value);
     }
 
     /// Returns the value of a slot.
     pub fn get(&self, step: usize, direction: Direction, field: &str) -> Option<&str> {
         let slot = SecretSlot { step, direction, field: field.to_owned() };
-        self.0.get(&slot).map(String::as_str)
+        self.slots.get(&slot).map(String::as_str)
+    }
+
+    /// Keeps a secret the device showed in the row of a step: a key it made itself is known nowhere else.
+    pub fn saw(&mut self, step: usize, field: &str, value: String) {
+        self.seen.insert((step, field.to_owned()), value);
+    }
+
+    /// Returns the secret the device showed last, else the one the step writes.
+    pub fn seen(&self, step: usize, field: &str) -> Option<&str> {
+        let seen = self.seen.get(&(step, field.to_owned())).map(String::as_str);
+        seen.or_else(|| self.get(step, Direction::Forward, field))
     }
 
     /// Returns whether there is nothing to seal.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.slots.is_empty() && self.seen.is_empty()
     }
 
     /// Returns the clear bytes, to be sealed at once.
@@ -45,7 +60,7 @@ impl Vault {
     ///
     /// Never for values that were inserted as text; the signature leaves room for the serialiser's own error.
     pub fn to_clear_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&self.0.iter().collect::<Vec<_>>())
+        serde_json::to_vec(&(self.slots.iter().collect::<Vec<_>>(), self.seen.iter().collect::<Vec<_>>()))
     }
 
     /// Reads back what [`Vault::to_clear_bytes`] wrote.
@@ -54,13 +69,15 @@ impl Vault {
     ///
     /// The bytes are not a vault.
     pub fn from_clear_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        Ok(Self(serde_json::from_slice::<Vec<(SecretSlot, String)>>(bytes)?.into_iter().collect()))
+        type Parts = (Vec<(SecretSlot, String)>, Vec<((usize, String), String)>);
+        let (slots, seen): Parts = serde_json::from_slice(bytes)?;
+        Ok(Self { slots: slots.into_iter().collect(), seen: seen.into_iter().collect() })
     }
 }
 
 impl fmt::Debug for Vault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Vault({} secrets)", self.0.len())
+        write!(f, "Vault({} secrets)", self.slots.len() + self.seen.len())
     }
 }
 
@@ -73,9 +90,12 @@ mod tests {
         let mut vault = Vault::default();
         let slot = SecretSlot { step: 1, direction: Direction::Forward, field: "private-key".into() };
         vault.insert(slot, "canary".into());
+        vault.saw(2, "private-key", "canary".into());
         let back = Vault::from_clear_bytes(&vault.to_clear_bytes().unwrap()).unwrap();
         assert_eq!(back.get(1, Direction::Forward, "private-key"), Some("canary"));
         assert_eq!(back.get(1, Direction::Backward, "private-key"), None);
+        assert_eq!(back.seen(1, "private-key"), Some("canary"), "what was written counts until something is seen");
+        assert_eq!(back.seen(2, "private-key"), Some("canary"));
         assert!(!format!("{vault:?}").contains("canary"));
     }
 }

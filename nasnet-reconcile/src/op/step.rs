@@ -104,6 +104,8 @@ pub struct Step {
     pub post: RowImage,
     /// Secret fields: a device that hides them cannot contradict an image.
     pub hidden: BTreeSet<String>,
+    /// What the caller asked for, without markers: what a merge writes into the configuration.
+    pub asked: Wire,
     /// What the step writes.
     pub forward: Wire,
     /// What its undo writes.

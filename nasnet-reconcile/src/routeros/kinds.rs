@@ -13,6 +13,8 @@ mod wireguard;
 
 use nasnet_state::{Access, DriftRule, FieldSpec, FieldType, KindSchema, Provenance, Schemas};
 
+use crate::kinds::Kinds;
+
 pub use bridge::BRIDGE;
 pub use firewall_filter::FIREWALL_FILTER;
 pub use interface_list::{INTERFACE_LIST, INTERFACE_LIST_MEMBER};
@@ -43,6 +45,13 @@ pub const ALL: [&KindSchema; 9] = [
 /// Returns the managed kinds together with the opaque kind for every other menu.
 pub fn schemas() -> Schemas {
     Schemas::new(ALL)
+}
+
+/// Returns what the engine needs to know of RouterOS.
+pub fn kinds() -> Kinds {
+    let kinds = Kinds::new(schemas());
+    let kinds = PROVIDERS.iter().fold(kinds, |kinds, (menu, space)| kinds.provider(*menu, *space));
+    BUILTIN.iter().fold(kinds, |kinds, (space, name)| kinds.builtin(*space, *name))
 }
 
 /// Menus without a kind whose rows provide a name that managed rows refer to.
@@ -140,7 +149,8 @@ mod tests {
 
     #[test]
     fn keys_are_secrets() {
-        for (kind, field) in [(&WIREGUARD, "private-key"), (&WIREGUARD_PEER, "private-key"), (&WIREGUARD_PEER, "preshared-key")]
+        for (kind, field) in
+            [(&WIREGUARD, "private-key"), (&WIREGUARD_PEER, "private-key"), (&WIREGUARD_PEER, "preshared-key")]
         {
             assert!(kind.field(field).unwrap().sensitive, "{} {field}", kind.kind());
         }

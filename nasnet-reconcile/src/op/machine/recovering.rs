@@ -22,8 +22,15 @@ impl Machine {
             Record::UndoIntent { reason } => Some(reason.clone()),
             _ => None,
         });
+        machine.left = records
+            .iter()
+            .find_map(|record| match record {
+                Record::RollbackPartial { left } => Some(left.clone()),
+                _ => None,
+            })
+            .unwrap_or_default();
         let effects = match machine.journal {
-            JournalState::ConfirmIntent => {
+            JournalState::ConfirmIntent | JournalState::Merged => {
                 machine.rows = records
                     .iter()
                     .find_map(|record| match record {
@@ -38,7 +45,7 @@ impl Machine {
                         track.after = row.image;
                     }
                 }
-                machine.follow(recover::decide(JournalState::ConfirmIntent, &[], true))
+                machine.follow(recover::decide(machine.journal, &[], true))
             }
             state if !state.is_open() => machine.follow(recover::decide(state, &[], true)),
             state if machine.plan.steps.is_empty() => machine.follow(recover::decide(state, &[], true)),

@@ -61,6 +61,7 @@ fn step(uid: u128, action: Action, natural: &[&str], pre: RowImage, post: RowIma
         pre,
         post,
         hidden: BTreeSet::new(),
+        asked: Wire::default(),
         forward,
         backward,
         place_before: None,

@@ -9,7 +9,8 @@ pub static IP_ADDRESS: KindSchema = KindSchema::new(
     "net.address",
     1,
     &[
-        FieldSpec::new("address", FieldType::Prefix { host_bits: HostBits::Keep, host: HostForm::WithLength }).required(),
+        FieldSpec::new("address", FieldType::Prefix { host_bits: HostBits::Keep, host: HostForm::WithLength })
+            .required(),
         FieldSpec::new("interface", FieldType::Ref(INTERFACE_SPACE)).required(),
         // Computed unless given; given for point-to-point addresses, so it is part of what a removal must bring back.
         FieldSpec::new("network", FieldType::Ip).generated(),

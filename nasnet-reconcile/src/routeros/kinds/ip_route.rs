@@ -19,7 +19,8 @@ pub static IP_ROUTE: KindSchema = KindSchema::new(
         FieldSpec::new("target-scope", DISTANCE).default("10"),
         FieldSpec::new("routing-table", FieldType::Ref("routing-table")).default("main"),
         text("pref-src"),
-        FieldSpec::new("check-gateway", FieldType::Enum(&["none", "arp", "ping", "bfd", "bfd-multihop"])).default("none"),
+        FieldSpec::new("check-gateway", FieldType::Enum(&["none", "arp", "ping", "bfd", "bfd-multihop"]))
+            .default("none"),
         FieldSpec::new("suppress-hw-offload", FieldType::Bool).default("no"),
         FieldSpec::new("blackhole", FieldType::Flag),
         text("vrf-interface"),

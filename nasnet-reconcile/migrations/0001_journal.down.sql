@@ -1,0 +1,3 @@
+DROP TABLE reconcile_record;
+DROP TABLE reconcile_op;
+DROP TABLE reconcile_device;
