@@ -86,24 +86,29 @@ impl ChangeEvent {
     pub const SCHEMA_VERSION: u16 = 1;
 
     /// Every type name [`event_type`](Self::event_type) returns.
-    pub const EVENT_TYPES: [&'static str; 6] = [
+    pub const EVENT_TYPES: [&'static str; 7] = [
         "resource.created",
-        "resource.configured",
-        "resource.applied",
-        "resource.apply_failed",
-        "resource.described",
+        "resource.updated",
+        "resource.deployed",
+        "resource.rolled_back",
+        "resource.deploy_failed",
+        "resource.metadata_changed",
         "resource.deleted",
     ];
 
     /// Returns the dotted type name of the event.
     pub fn event_type(&self) -> &'static str {
+        let [created, updated, deployed, rolled_back, deploy_failed, metadata_changed, deleted] = Self::EVENT_TYPES;
         match &self.change {
-            Change::Created(_) => Self::EVENT_TYPES[0],
-            Change::Configured { .. } => Self::EVENT_TYPES[1],
-            Change::Deployed(revision) if revision.record.outcome == Outcome::Confirmed => Self::EVENT_TYPES[2],
-            Change::Deployed(_) => Self::EVENT_TYPES[3],
-            Change::Described { .. } => Self::EVENT_TYPES[4],
-            Change::Deleted => Self::EVENT_TYPES[5],
+            Change::Created(_) => created,
+            Change::Configured { .. } => updated,
+            Change::Deployed(revision) => match revision.record.outcome {
+                Outcome::Confirmed => deployed,
+                Outcome::RolledBack => rolled_back,
+                Outcome::Failed | Outcome::Indeterminate => deploy_failed,
+            },
+            Change::Described { .. } => metadata_changed,
+            Change::Deleted => deleted,
         }
     }
 

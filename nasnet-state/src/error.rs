@@ -28,6 +28,12 @@ pub enum Error {
         /// The uid asked for.
         uid: Ulid,
     },
+    /// The resource is protected by `prevent_destroy`.
+    #[error("resource {uid} is protected from deletion")]
+    Protected {
+        /// The uid asked for.
+        uid: Ulid,
+    },
     /// A live resource of this kind already has this name.
     #[error("a resource {kind} named {name:?} already exists")]
     NameTaken {

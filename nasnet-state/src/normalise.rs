@@ -55,8 +55,18 @@ impl KindSchema {
             if device_name.starts_with('.') && !(self.is_opaque() && device_name == MENU_FIELD) {
                 continue;
             }
-            let spec = self.device_field(device_name);
-            let name = FieldName::from(spec.map_or(device_name.as_str(), |spec| spec.name));
+            // People use the names of the model; where both names stand, the device's own counts.
+            let spec = self
+                .device_field(device_name)
+                .or_else(|| self.field(device_name).filter(|spec| !raw.contains_key(spec.device)));
+            let name = match spec {
+                Some(spec) => FieldName::from(spec.name),
+                None if self.field(device_name).is_some() => {
+                    parsed.findings.push(unknown_field(self, device_name));
+                    continue;
+                }
+                None => FieldName::from(device_name.as_str()),
+            };
             if spec.is_none() && self.unknown == UnknownFields::Observation {
                 parsed.findings.push(unknown_field(self, device_name));
             }

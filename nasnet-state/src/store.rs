@@ -1,8 +1,12 @@
 //! Resources in SQLite, on a connection the caller brings.
 //!
 //! Every function works inside the caller's transaction. Those that change something return the [`ChangeEvent`] the
-//! caller appends in that same transaction, so that state and history can never part. A function that fails may have
-//! done part of its work: roll back.
+//! caller appends in that same transaction, so that state and history can never part.
+//!
+//! # Cancel safety
+//!
+//! A function that fails, or whose future is dropped, may have done part of its work: roll the transaction back. Nothing
+//! is kept between calls, so everything can be tried again.
 
 mod deployment;
 mod query;
@@ -250,8 +254,8 @@ pub async fn write_notes(
 /// Turns a resource into a tombstone and destroys its sealed secrets. Its name is free again; its uid never is.
 ///
 /// # Errors
-/// [`Error::Conflict`] when the configuration is not at `expected_version`, [`Error::Invalid`] when the resource is
-/// protected by `prevent_destroy`, [`Error::Deleted`], [`Error::NotFound`], [`Error::Storage`].
+/// [`Error::Conflict`] when the configuration is not at `expected_version`, [`Error::Protected`], [`Error::Deleted`],
+/// [`Error::NotFound`], [`Error::Storage`].
 pub async fn delete(
     conn: &mut SqliteConnection,
     uid: Ulid,
@@ -261,7 +265,7 @@ pub async fn delete(
     let before = get_live(conn, uid).await?;
     expect_version(uid, "configuration", expected_version, before.versions.configuration)?;
     if before.configuration.settings.prevent_destroy {
-        return Err(Error::invalid("deletion of a protected resource", before.id.as_str()));
+        return Err(Error::Protected { uid });
     }
     let written = sqlx::query(
         "UPDATE resource SET deleted = ?3 WHERE uid = ?1 AND configuration_version = ?2 AND deleted IS NULL",

@@ -120,7 +120,7 @@ impl Fields {
         self.0.is_empty()
     }
 
-    /// Visits the secrets, also those inside lists.
+    /// Visits the fields that hold a secret.
     pub fn secrets(&self) -> impl Iterator<Item = (&FieldName, &SecretRef)> {
         self.0.iter().filter_map(|(name, value)| match value {
             FieldValue::Secret(secret) => Some((name, secret)),

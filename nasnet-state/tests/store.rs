@@ -98,7 +98,7 @@ fn the_pointer_moves_only_to_confirmed_revisions_and_revisions_stay() {
         let failed = DeploymentRecord { outcome: Outcome::Failed, operation: uid(51), ..confirmed.clone() };
         let first = store::record_deployment(conn, uid(1), confirmed, &stamp(3)).await.unwrap();
         let second = store::record_deployment(conn, uid(1), failed.clone(), &stamp(4)).await.unwrap();
-        assert_eq!((first.event_type(), second.event_type()), ("resource.applied", "resource.apply_failed"));
+        assert_eq!((first.event_type(), second.event_type()), ("resource.deployed", "resource.deploy_failed"));
         let deployment = store::get(conn, uid(1)).await.unwrap().deployment.unwrap();
         let current = deployment.current.unwrap();
         assert_eq!((current.revision, &current.record.last_applied), (1, &applied));
@@ -141,7 +141,7 @@ fn a_protected_resource_is_not_deleted_and_a_rename_onto_a_taken_name_is_refused
         let event = store::write_configuration(conn, uid(1), 1, protect, &stamp(2)).await.unwrap().unwrap();
         assert!(event.apply_to(None).is_err());
         assert_eq!(store::get(conn, uid(1)).await.unwrap().configuration.generation, 1, "protection is no new meaning");
-        assert!(matches!(store::delete(conn, uid(1), 2, &stamp(3)).await, Err(Error::Invalid { .. })));
+        assert!(matches!(store::delete(conn, uid(1), 2, &stamp(3)).await, Err(Error::Protected { .. })));
         let rename = |name: &str| ConfigurationWrite::default().renamed(name);
         let taken = store::write_configuration(conn, uid(2), 1, rename("a"), &stamp(3)).await.unwrap_err();
         assert!(matches!(taken, Error::NameTaken { .. }), "{taken:?}");

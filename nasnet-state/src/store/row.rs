@@ -156,7 +156,7 @@ impl Damaged {
         self.json(&self.get::<String>(row, column)?)
     }
 
-    /// Reads JSON; the message says where it broke off, not what stands there.
+    /// Reads JSON. The parser may quote what it stumbled over: no layer holds a secret.
     fn json<T: DeserializeOwned>(&self, text: &str) -> Result<T, Error> {
         serde_json::from_str(text).map_err(|error| self.error(error.to_string()))
     }
