@@ -88,9 +88,8 @@ fn write_peers(text: &mut String, peers: usize) {
         let _ = writeln!(
             text,
             "add allowed-address=10.255.0.{}/32 interface=wg-all name=peer{number} public-key=\\\n    \
-             \"{}{number:04}MadeUpKeyMadeUpKeyMadeUpKeyMadeUpKe=\"",
-            number + 2,
-            "Key+"
+             \"Key+{number:04}MadeUpKeyMadeUpKeyMadeUpKeyMadeUpKA=\"",
+            number + 2
         );
     }
     text.push_str("/ip address\nadd address=10.255.0.1/24 interface=wg-all network=10.255.0.0\n");

@@ -241,3 +241,22 @@ fn an_export_of_two_thousand_lines_is_read_whole() {
     assert!(find(&seed, "/interface/wireguard/peers", "name", "peer1").fields["public-key"].len() == 44);
     assert_eq!(parse(&print(&seed, Style::Compact)).rows().menus, seed.menus);
 }
+
+#[test]
+fn every_wireguard_key_has_the_length_of_a_real_one() {
+    use base64::Engine as _;
+    let made = make_export::make_export(2000);
+    let mut keys = 0;
+    for input in FIXTURES.iter().map(|(_, input)| *input).chain([made.as_bytes()]) {
+        let seed = parse(input).rows();
+        for row in rows(&seed, "/interface/wireguard").iter().chain(rows(&seed, "/interface/wireguard/peers")) {
+            for field in ["public-key", "private-key", "preshared-key"] {
+                if let Some(key) = row.fields.get(field) {
+                    assert_eq!(base64::engine::general_purpose::STANDARD.decode(key).unwrap().len(), 32, "{key}");
+                    keys += 1;
+                }
+            }
+        }
+    }
+    assert!(keys > 50);
+}

@@ -1,16 +1,19 @@
 //! What the export reader makes of every form of text, and where it says that something is wrong.
 #![cfg(feature = "routeros")]
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use nasnet_reconcile::routeros::export::{Command, Export, StatementKind, Value, parse};
 use nasnet_reconcile::routeros::text;
 
 fn commands(export: &Export) -> Vec<&Command> {
-    let command = |kind| match kind {
-        &StatementKind::Command(ref command) => Some(command),
-        _ => None,
-    };
-    export.statements.iter().filter_map(|statement| command(&statement.kind)).collect()
+    export
+        .statements
+        .iter()
+        .filter_map(|statement| match &statement.kind {
+            StatementKind::Command(command) => Some(command),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Reads one `set` and returns the value of its only field.

@@ -13,7 +13,7 @@ use super::statement::{Argument, Command, Export, StatementKind, Value};
 use crate::device::MenuPath;
 
 /// The most rows all commands together may look at; an export of a real device needs a small part of it.
-const ROWS_VISITED_MAX: usize = 20_000_000;
+const ROWS_VISITED_MAX: usize = 10_000_000;
 
 /// Fields that exports write without a value.
 const KNOWN_FLAGS: &[&str] = &["blackhole", "fib"];

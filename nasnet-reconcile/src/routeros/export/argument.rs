@@ -75,6 +75,7 @@ fn value(cursor: &mut Cursor<'_>) -> Result<Value, LexError> {
                 match cursor.peek() {
                     Some(b'[' | b'(' | b'{') => cursor.skip_balanced(Lines::ManyInBraces)?,
                     Some(b'"') => return Err(LexError::new(cursor.pos, "a quote in the middle of a word")),
+                    Some(b'\\') => cursor.skip_escaped()?,
                     _ => cursor.pos += 1,
                 }
             }

@@ -167,6 +167,16 @@ impl<'a> Cursor<'a> {
         Ok((byte, at + 2))
     }
 
+    /// Skips a backslash and the byte behind it.
+    pub(super) fn skip_escaped(&mut self) -> Result<(), LexError> {
+        let behind = self.slice(self.pos + 1, self.input.len());
+        if behind.iter().all(|b| matches!(b, b' ' | b'\t' | b'\r')) {
+            return Err(LexError::new(self.pos, "a backslash stands before nothing it could escape"));
+        }
+        self.pos += 2;
+        Ok(())
+    }
+
     /// Reads a word without quotes up to the next delimiter.
     pub(super) fn word(&mut self) -> Result<Vec<u8>, LexError> {
         let mut bytes = Vec::new();

@@ -177,6 +177,8 @@ impl<'a> Parser<'a> {
     /// Reads code up to the end of the line on which all its brackets are closed.
     fn script(&mut self) -> Result<(), LexError> {
         let start = self.cursor.pos;
+        // The code without blanks and continuations at its end: they would swallow the line printed behind it.
+        let mut end = start;
         loop {
             let at = self.cursor.pos;
             match self.cursor.peek() {
@@ -195,14 +197,22 @@ impl<'a> Parser<'a> {
                 Some(b @ (b'}' | b']' | b')')) => {
                     return Err(LexError::new(at, format!("`{}` closes nothing that is open", char::from(b))));
                 }
-                Some(b'\\') => {
-                    let behind = (at + 2).min(self.cursor.input.len());
-                    self.cursor.pos = self.cursor.continuation(at).unwrap_or(behind);
+                Some(b'\\') => match self.cursor.continuation(at) {
+                    Some(next) => {
+                        self.cursor.pos = next;
+                        continue;
+                    }
+                    None => self.cursor.skip_escaped()?,
+                },
+                Some(b' ' | b'\t' | b'\r') => {
+                    self.cursor.pos += 1;
+                    continue;
                 }
                 Some(_) => self.cursor.pos += 1,
             }
+            end = self.cursor.pos;
         }
-        let text = text::from_bytes(self.cursor.slice(start, self.cursor.pos).trim_ascii_end());
+        let text = text::from_bytes(self.cursor.slice(start, end));
         self.push(start, StatementKind::Script { menu: self.menu.clone(), text });
         Ok(())
     }
