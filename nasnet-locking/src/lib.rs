@@ -5,12 +5,15 @@ pub mod error;
 pub mod fence;
 pub mod key;
 pub mod lease;
+pub mod optimistic;
 pub mod policy;
 pub mod request;
 
 mod guard;
 mod keeper;
 mod manager;
+#[cfg(test)]
+mod model;
 mod operator;
 mod schema;
 mod session;

@@ -1,7 +1,8 @@
 //! Grants leases to one session of this machine.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nasnet_dbmanager::system::routers::Lifecycle;
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) keeper: Keeper,
     session: Mutex<Option<Session>>,
     closed: AtomicBool,
+    /// Routers that were found registered.
+    routers: Mutex<BTreeSet<RouterId>>,
 }
 
 impl LockManager {
@@ -74,6 +77,7 @@ impl LockManager {
             keeper,
             session: Mutex::new(Some(session)),
             closed: AtomicBool::new(false),
+            routers: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -142,23 +146,27 @@ impl LockManager {
         if self.shared.closed.load(Ordering::SeqCst) { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Refuses keys below a router that is not registered.
+    /// Refuses keys below a router that is not registered. One that was found is not looked up again: should it be retired
+    /// later, its database refuses by itself.
     async fn check_routers(&self, keys: &KeySet) -> Result<(), Error> {
-        let mut known: Option<RouterId> = None;
         for key in keys {
             let Some(id) = router_of(key) else { continue };
             let unknown = || Error::UnknownRouter { key: key.clone() };
             let id = id.parse::<RouterId>().map_err(|_| unknown())?;
-            if known.as_ref() == Some(&id) {
+            if self.known_routers().contains(&id) {
                 continue;
             }
             let record = self.shared.db.system().routers().get(&id).await?;
             if record.is_none_or(|record| record.lifecycle != Lifecycle::Active) {
                 return Err(unknown());
             }
-            known = Some(id);
+            self.known_routers().insert(id);
         }
         Ok(())
+    }
+
+    fn known_routers(&self) -> MutexGuard<'_, BTreeSet<RouterId>> {
+        self.shared.routers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tries once, with another block of tokens when the reserved one is used up.
