@@ -25,7 +25,7 @@ use crate::journal::{self, Purpose};
 use crate::kinds::Kinds;
 use crate::observe::{generated, settable};
 use crate::op::journal::ConfirmedRow;
-use crate::op::{Direction, Intent, JournalState, Plan, Record, Step, Vault, Wire};
+use crate::op::{Action, Direction, Intent, JournalState, Plan, Record, Step, Vault, Wire};
 use crate::seal::StateSeal;
 
 /// The version of the secrets of a resource: a secret is told from another by its fingerprint.
@@ -162,7 +162,13 @@ impl Merge {
         let parsed = schema.parse(&raw, &intake)?;
         let at = stamp.at;
         let current = store::get(conn, step.uid).await?;
-        let marker = step.key.marker.clone();
+        let marker = match step.action {
+            Action::Add => step.key.marker.clone(),
+            _ => {
+                let before = current.deployment.as_ref().and_then(|deployment| deployment.current.as_ref());
+                before.and_then(|before| before.record.rows.first()?.marker.clone())
+            }
+        };
         let mut record = DeploymentRecord::confirmed(
             current.configuration.generation,
             self.plan.op_id,

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::kinds::Kinds;
 use crate::observe::{MenuView, natural_key};
 use crate::op::plan::{Plan, PlanHead, RowChange};
+use crate::op::row_key::marker_of;
 use crate::op::{Intent, RowKey, Sight, Vault, plan};
 use rows::{Drafted, Refusal, Subject};
 
@@ -152,6 +153,11 @@ fn parse_one(
                 return Ok(None);
             };
             let schema = schema_of(kinds, resource)?;
+            if schema.is_opaque() {
+                let message = "nobody knows how a row of this menu could be brought back".to_owned();
+                refuse(IRREVERSIBLE, resource.name.clone(), message);
+                return Ok(None);
+            }
             Ok(Some(Item {
                 uid: *uid,
                 schema,
@@ -335,13 +341,14 @@ fn locate(known: &Known<'_>, item: &Item, view: &MenuView) -> Result<(RowKey, us
     }
 }
 
-/// Returns what identifies the row of a resource: what was recorded when the device confirmed it last.
+/// Returns what identifies the row of a resource: what was recorded when the device confirmed it last, and the marker it
+/// would carry. A row that was adopted has none until the undo of its removal brings it back with one.
 pub(crate) fn row_key(schema: &KindSchema, resource: &Resource) -> Option<RowKey> {
     let record = &resource.deployment.as_ref()?.current.as_ref()?.record;
     let row = record.rows.first()?;
     Some(RowKey {
         menu: row.menu.parse().ok()?,
-        marker: row.marker.clone(),
+        marker: Some(row.marker.clone().unwrap_or_else(|| marker_of(resource.uid))),
         natural: natural_key(schema, &record.last_applied).into_iter().collect(),
         handle: row.id.clone().map(crate::device::RowId),
     })

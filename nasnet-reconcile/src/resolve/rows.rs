@@ -194,10 +194,11 @@ pub(crate) fn remove(
     let wanted = schema.intent_of(&whole);
     let mut backward = Wire { fields: schema.print(&wanted), unset: Vec::new(), secrets: names.clone() };
     backward.fields.retain(|name, _| !names.contains(name));
-    if let Some(marker) = &row.marker {
-        let comment = backward.fields.remove("comment").unwrap_or_default();
-        backward.fields.insert("comment".to_owned(), mark_comment(&comment, marker));
-    }
+    // The row comes back with another handle, so it must be marked: without, nobody could tell that it is back, and a
+    // lost reply would bring it back twice.
+    let marker = row.marker.clone().unwrap_or_else(|| marker_of(subject.uid));
+    let comment = backward.fields.remove("comment").unwrap_or_default();
+    backward.fields.insert("comment".to_owned(), mark_comment(&comment, &marker));
     let pre: Touched = image_of(schema, &whole)
         .into_iter()
         .filter(|(name, _)| schema.device_field(name).is_none_or(nasnet_state::FieldSpec::is_settable))
@@ -210,7 +211,7 @@ pub(crate) fn remove(
         handle: next.id.clone(),
     });
     let step = Step {
-        key,
+        key: RowKey { marker: Some(marker), ..key },
         action: Action::Remove,
         pre: RowImage::Present(pre),
         post: RowImage::Absent,

@@ -64,6 +64,12 @@ enum End {
 
 fn scenarios() -> Vec<(&'static str, Vec<Step>)> {
     let st = [("name", "lan"), ("include", "static")];
+    // A rule nothing tells apart but its handle: its undo brings it back marked, since the handle will be another.
+    let mut nameless = remove(1, "lan", &st);
+    nameless.key.natural.clear();
+    nameless.key.handle = Some(RowId("*2".into()));
+    nameless.key.marker = Some(marker_of(ulid::Ulid::from(1u128)));
+    nameless.backward.fields.insert("comment".into(), marker_of(ulid::Ulid::from(1u128)));
     let mut hidden = set(1, "lan", &[("key", "hmac:old")], &[("key", "hmac:new")]);
     hidden.hidden.insert("key".into());
     vec![
@@ -87,6 +93,7 @@ fn scenarios() -> Vec<(&'static str, Vec<Step>)> {
             "change and removal",
             vec![set(1, "wan", &[("include", "static")], &[("include", "all")]), remove(2, "lan", &st)],
         ),
+        ("removal of a nameless row and a create", vec![nameless, add(2, "vpn")]),
         ("a hidden secret and a create", vec![hidden, add(2, "vpn")]),
     ]
 }
