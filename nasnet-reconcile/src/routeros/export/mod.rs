@@ -39,7 +39,8 @@
 //! # What is read
 //!
 //! Compact, `terse`, `verbose` and `show-sensitive` exports of RouterOS 6 and 7, with either header; menu lines with
-//! blanks or slashes; `add`, `set`, `remove`, `enable`, `disable` and `move`; `place-before=`, `numbers=`, `!field`; rows
+//! blanks or slashes; `add`, `set`, `remove`, `enable`, `disable` and `move`; `place-before=`, `numbers=`, `!field`, fields
+//! without a value (`blackhole`), group names left out after the first (`security.ft=yes .wps=disable`); rows
 //! chosen by `[ find ]` with conditions joined by `and` (`=`, `!=`, `~` with plain text and anchors, flags), by number,
 //! id or name; values continued over lines anywhere, quoted texts over several lines; CRLF, byte order marks, UTF-16;
 //! console prompts.
