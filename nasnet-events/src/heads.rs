@@ -215,8 +215,9 @@ impl Heads {
         }
     }
 
-    /// Takes a row of a reservation that stands in the hot log into account; rows of one reservation join.
-    pub(crate) fn note_reserved(&mut self, reserved: &ReservedBy, abandoned: bool, events: &[Recorded]) {
+    /// Takes a row of a reservation that stands in the hot log into account; rows of one reservation join. The events of
+    /// a damaged row are not known, but the reservation must be resolved all the same.
+    pub(crate) fn note_reserved(&mut self, reserved: &ReservedBy, abandoned: bool, count: u64, events: &[Recorded]) {
         let mut reservation = self.reservations.remove(&reserved.first_seq).unwrap_or_else(|| Reservation {
             first_seq: reserved.first_seq,
             count: 0,
@@ -226,7 +227,7 @@ impl Heads {
             tops: Vec::new(),
             ids: Vec::new(),
         });
-        reservation.count += events.len() as u64;
+        reservation.count += count;
         for event in events {
             let slot = self.slot(&event.scope, &event.stream);
             reservation.tops.push((slot, event.version));

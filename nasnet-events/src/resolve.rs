@@ -31,7 +31,11 @@ pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::WeakUnboundedSender<Co
             shared.resolver.notified().await;
         }
         let Some(queue) = queue.upgrade() else { return };
-        retry = !shared.is_closing() && !sweep(&shared, &queue).await;
+        if shared.is_closing() {
+            return;
+        }
+        // A reader may have met a reservation this store has not heard of.
+        retry = catch_up(&queue).await.is_err() || !sweep(&shared, &queue).await;
     }
 }
 

@@ -8,7 +8,8 @@ CREATE TABLE hot_meta (
 ) STRICT;
 
 CREATE TABLE hot_log (
-    -- Rows are contiguous: the next row's first_seq is this one's first_seq + count.
+    -- Rows are contiguous: the next row's first_seq is this one's first_seq + count. The newest row is never deleted,
+    -- since it says where the order goes on.
     first_seq INTEGER PRIMARY KEY CHECK (first_seq > 0),
     count     INTEGER NOT NULL CHECK (count > 0),
     -- block: events that live here first. reserved: events of a transaction that has not ended yet.

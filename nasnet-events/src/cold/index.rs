@@ -38,6 +38,8 @@ impl Place {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     inode: u64,
+    /// Time of the last change, so that a file replaced in place is noticed.
+    changed: (i64, i64),
     /// Everything before this byte is indexed.
     pub(crate) whole_bytes: u64,
     pub(crate) frames: Vec<Place>,
@@ -51,10 +53,12 @@ impl Index {
     /// Brings the index up to date with the file. Frames it knows are not read again.
     pub(crate) fn refresh(&mut self, path: &Path, file: &File) -> Result<(), Error> {
         let metadata = file.metadata().map_err(|error| Error::io("examine", path, error))?;
-        if metadata.ino() != self.inode || metadata.len() < self.whole_bytes {
+        let (changed, end) = ((metadata.mtime(), metadata.mtime_nsec()), metadata.len());
+        let grown = end > self.whole_bytes + self.torn_bytes;
+        if metadata.ino() != self.inode || end < self.whole_bytes || (changed != self.changed && !grown) {
             *self = Self { inode: metadata.ino(), ..Self::default() };
         }
-        let end = metadata.len();
+        self.changed = changed;
         while self.whole_bytes < end {
             if let Some(place) = read_place(path, file, self.whole_bytes, end)? {
                 self.whole_bytes = place.end();

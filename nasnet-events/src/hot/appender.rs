@@ -318,6 +318,7 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             }
         }
     }
+    let mut left_open = false;
     loop {
         let from = shared.heads().next_seq();
         let rows = shared
@@ -337,22 +338,28 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             }
             grown = true;
             let next_seq = row.last_seq() + 1;
-            match (row.events, row.state) {
-                (Ok(events), RowState::Block) => heads.note_block(&events, false),
-                (Ok(events), RowState::Mirrored) => heads.note_block(&events, true),
-                (Ok(events), RowState::Reserved(reserved)) => {
-                    // A reservation of our own that is not known here comes from a write whose outcome was unknown.
-                    let abandoned = reserved.owner == own;
-                    heads.note_reserved(&reserved, abandoned, &events);
+            let events = row.events.unwrap_or_else(|error| {
+                tracing::error!(%error, "the events of a row of the hot log are not known");
+                Vec::new()
+            });
+            match row.state {
+                RowState::Block => heads.note_block(&events, false),
+                RowState::Mirrored => heads.note_block(&events, true),
+                // A reservation of our own that is not known here comes from a write whose outcome was unknown.
+                RowState::Reserved(reserved) => {
+                    left_open = true;
+                    heads.note_reserved(&reserved, reserved.owner == own, row.count, &events);
                 }
-                (Ok(_), RowState::Void) => {}
-                (Err(error), _) => tracing::error!(%error, "a block of the hot log is skipped"),
+                RowState::Void => {}
             }
             heads.advance_to(next_seq);
         }
         if !grown {
-            shared.resolver.notify_one();
-            return Ok(());
+            break;
         }
     }
+    if left_open {
+        shared.resolver.notify_one();
+    }
+    Ok(())
 }

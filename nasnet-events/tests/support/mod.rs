@@ -1,0 +1,179 @@
+//! A fleet in a temporary directory, and short ways to make events.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use nasnet_dbmanager::{Cause, DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
+use nasnet_events::{
+    Error, EventOptions, EventStore, EventType, NewEvent, PendingReceipt, Query, Receipt, Recorded, StreamAppend,
+    StreamName,
+};
+use ulid::Ulid;
+
+pub const TEST: Cause = Cause::new("test");
+/// A day in November 2026.
+pub const NOW_MS: i64 = 1_795_000_000_000;
+
+pub struct Site {
+    pub dir: tempfile::TempDir,
+    pub clock: ManualClock,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), clock: ManualClock::new(NOW_MS) }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn run(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub fn cold(&self) -> PathBuf {
+        self.dir.path().join("cold")
+    }
+
+    pub async fn manager(&self) -> DbManager {
+        let mut options = options(self.dir.path());
+        options.clock = Arc::new(self.clock.clone());
+        DbManager::open(options).await.unwrap()
+    }
+
+    /// Opens the fleet with a store; the routers `r1` and `r2` exist.
+    pub async fn open(&self) -> (DbManager, EventStore) {
+        self.open_with(EventOptions::default()).await
+    }
+
+    pub async fn open_with(&self, options: EventOptions) -> (DbManager, EventStore) {
+        let manager = self.manager().await;
+        let known = manager.routers().await.unwrap();
+        for id in ["r1", "r2"] {
+            if !known.iter().any(|router| router.id.as_str() == id) {
+                manager.create_router(NewRouter::new(RouterId::parse(id).unwrap())).await.unwrap();
+            }
+        }
+        let store = EventStore::open(&manager, options).await.unwrap();
+        (manager, store)
+    }
+
+    /// Removes hot.db as a reboot does; the fleet must be closed.
+    pub fn wipe_hot(&self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let path = self.run().join(format!("hot.db{suffix}"));
+            if path.exists() {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    }
+}
+
+pub fn options(dir: &Path) -> Options {
+    let (data, run) = (dir.join("data"), dir.join("run"));
+    Options::new(data).run_dir(run).schemas(nasnet_events::schema_sets())
+}
+
+pub fn router(id: &str) -> Scope {
+    Scope::Router(RouterId::parse(id).unwrap())
+}
+
+pub fn stream(name: &str) -> StreamName {
+    StreamName::parse(name).unwrap()
+}
+
+pub fn kind(name: &str) -> EventType {
+    EventType::parse(name).unwrap()
+}
+
+/// A Normal event with a body of its own.
+pub fn normal(manager: &DbManager) -> NewEvent {
+    event(manager, "resource.updated")
+}
+
+pub fn event(manager: &DbManager, name: &str) -> NewEvent {
+    let id = manager.next_ulid();
+    NewEvent::new(id, kind(name), &serde_json::json!({ "interface": "wg0", "id": id })).unwrap()
+}
+
+pub async fn read(store: &EventStore, query: Query) -> Vec<Recorded> {
+    store.read(query).try_collect().await.unwrap()
+}
+
+pub async fn read_ids(store: &EventStore, query: Query) -> Vec<Ulid> {
+    read(store, query).await.into_iter().map(|event| event.id).collect()
+}
+
+/// Appends in a transaction that commits, and publishes.
+pub async fn append_in(
+    manager: &DbManager,
+    store: &EventStore,
+    scope: &Scope,
+    appends: Vec<StreamAppend>,
+) -> Result<Vec<Receipt>, Error> {
+    let pending = transaction(manager, store, scope, appends, true).await?;
+    Ok(store.published(pending).await)
+}
+
+/// Appends in a transaction that commits or, with an error of the operation, rolls back.
+pub async fn transaction(
+    manager: &DbManager,
+    store: &EventStore,
+    scope: &Scope,
+    appends: Vec<StreamAppend>,
+    commit: bool,
+) -> Result<PendingReceipt, Error> {
+    let (store, own) = (store.clone(), scope.clone());
+    let database = manager.scope(scope).await?;
+    database
+        .write(TEST, move |conn| {
+            Box::pin(async move {
+                let pending = store.append_in(conn, &own, appends).await?;
+                if commit { Ok(pending) } else { Err(Error::Closed) }
+            })
+        })
+        .await
+}
+
+/// Runs a statement on hot.db, past the store.
+pub async fn on_hot(manager: &DbManager, sql: &'static str) {
+    manager
+        .hot()
+        .write(TEST, move |conn| {
+            Box::pin(async move {
+                sqlx::raw_sql(sql).execute(conn).await?;
+                Ok::<_, Error>(())
+            })
+        })
+        .await
+        .unwrap();
+}
+
+/// Empties the hot log as far as retention ever may: the newest row says where the order goes on, so it stays. Here it
+/// is a void, so that no event is read from the hot tier.
+pub async fn empty_hot(manager: &DbManager) {
+    const SQL: &str = "
+        INSERT INTO hot_log (first_seq, count, state, scope, reservation)
+            SELECT MAX(first_seq + count), 1, 'void', 'system', MAX(first_seq + count) FROM hot_log;
+        DELETE FROM hot_log WHERE first_seq < (SELECT MAX(first_seq) FROM hot_log)";
+    on_hot(manager, SQL).await;
+}
+
+/// Runs a statement on the database of a scope, past the store.
+pub async fn on_scope(manager: &DbManager, scope: &Scope, sql: &'static str) {
+    manager
+        .scope(scope)
+        .await
+        .unwrap()
+        .write(TEST, move |conn| {
+            Box::pin(async move {
+                sqlx::raw_sql(sql).execute(conn).await?;
+                Ok::<_, Error>(())
+            })
+        })
+        .await
+        .unwrap();
+}
