@@ -262,7 +262,8 @@ pub(crate) fn row_ref(
     }
 }
 
-/// Returns the wish after a change: what was asked for, without what is at its default anyway.
+/// Returns the wish after a change. A value that somebody wrote stays a wish even when it is the device's default today:
+/// the next version of the device may have another one.
 fn wish(
     schema: &KindSchema,
     mut spec: Fields,
@@ -276,8 +277,7 @@ fn wish(
         let spec_of = schema.device_field(name);
         let name = FieldName::from(spec_of.map_or(name.as_str(), |spec| spec.name));
         let value = parsed.get(name.as_str());
-        let default = spec_of.filter(|spec| !spec.required).and_then(nasnet_state::FieldSpec::default_value);
-        match value.filter(|value| default.as_ref() != Some(*value)) {
+        match value {
             Some(value) => _ = spec.insert(name, value.clone()),
             None => _ = spec.remove(name.as_str()),
         }
