@@ -22,10 +22,16 @@ pub(crate) struct Known {
     pub(crate) position: Position,
     version: u64,
     slot: Slot,
+    /// Of type and body, where they were at hand: the same id with another content is no repetition.
+    content: Option<u32>,
     /// In the database of its scope, not only in hot.db.
     durable: bool,
     /// In a reservation that is not resolved.
     pub(crate) pending: bool,
+}
+
+fn content_of(event: &Recorded) -> Option<u32> {
+    Some(crc32c::crc32c_append(crc32c::crc32c(event.kind.as_str().as_bytes()), event.body.get().as_bytes()))
 }
 
 #[derive(Debug, Default)]
@@ -179,7 +185,7 @@ impl Heads {
         }
         self.note_version(scope, stream, version);
         let slot = self.slot(scope, stream);
-        self.ids.entry(id).or_insert(Known { position, version, slot, durable: true, pending: false });
+        self.ids.entry(id).or_insert(Known { position, version, slot, content: None, durable: true, pending: false });
     }
 
     fn reservation_at(&self, seq: u64) -> Option<&Reservation> {
@@ -207,7 +213,14 @@ impl Heads {
         for event in events {
             self.note_version(&event.scope, &event.stream, event.version);
             let slot = self.slot(&event.scope, &event.stream);
-            let known = Known { position: event.position, version: event.version, slot, durable, pending: false };
+            let known = Known {
+                position: event.position,
+                version: event.version,
+                slot,
+                content: content_of(event),
+                durable,
+                pending: false,
+            };
             self.ids.insert(event.id, known);
             if !durable {
                 self.add_backlog(event);
@@ -232,7 +245,14 @@ impl Heads {
             let slot = self.slot(&event.scope, &event.stream);
             reservation.tops.push((slot, event.version));
             reservation.ids.push(event.id);
-            let known = Known { position: event.position, version: event.version, slot, durable: true, pending: true };
+            let known = Known {
+                position: event.position,
+                version: event.version,
+                slot,
+                content: content_of(event),
+                durable: true,
+                pending: true,
+            };
             self.ids.insert(event.id, known);
         }
         self.hold(reservation);
@@ -432,8 +452,14 @@ impl<'a> Plan<'a> {
             event.version = version;
             event.position = Position::new(first.epoch, self.next_seq);
             self.next_seq += 1;
-            let known =
-                Known { position: event.position, version, slot, durable: achieved == Achieved::Synced, pending };
+            let known = Known {
+                position: event.position,
+                version,
+                slot,
+                content: content_of(event),
+                durable: achieved == Achieved::Synced,
+                pending,
+            };
             self.ids.insert(event.id, known);
         }
         Ok(Receipt { first, last, version, achieved, deduplicated: false })
@@ -456,7 +482,12 @@ impl<'a> Plan<'a> {
             let planned = self.ids.get(&event.id).copied();
             let is_dead = dead.is_some_and(|dead| dead.contains(&event.id));
             let known = planned.or_else(|| self.heads.known(event.id).filter(|_| !is_dead));
-            hits.extend(known.map(|known| (event.id, known)));
+            if let Some(known) = known {
+                if known.content.is_some_and(|content| Some(content) != content_of(event)) {
+                    return Err(Refusal::IdReused(event.id));
+                }
+                hits.push((event.id, known));
+            }
         }
         let (Some((first_id, first)), Some((_, last))) = (hits.first(), hits.last()) else { return Ok(None) };
         let in_order = hits.windows(2).all(|pair| pair[0].1.version + 1 == pair[1].1.version);

@@ -17,7 +17,9 @@ pub(crate) struct Shared {
     pub(crate) manager: DbManager,
     pub(crate) options: EventOptions,
     heads: Mutex<Heads>,
-    session: Session,
+    owner: [u8; 16],
+    /// Held while the store is open.
+    session: Mutex<Option<Session>>,
     losses: Vec<TailLost>,
     pub(crate) cold: Option<Arc<Mutex<ColdDir>>>,
     /// Wakes the resolver.
@@ -44,7 +46,8 @@ impl Shared {
             manager,
             options,
             heads: Mutex::new(heads),
-            session,
+            owner: session.owner(),
+            session: Mutex::new(Some(session)),
             losses,
             cold,
             resolver: Notify::new(),
@@ -62,7 +65,12 @@ impl Shared {
     }
 
     pub(crate) fn owner(&self) -> [u8; 16] {
-        self.session.owner()
+        self.owner
+    }
+
+    /// Ends the session: others take the store for dead and may resolve what it has left open.
+    pub(crate) fn end_session(&self) {
+        drop(self.session.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     pub(crate) fn sessions_dir(&self) -> std::path::PathBuf {

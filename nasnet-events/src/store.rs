@@ -238,20 +238,26 @@ impl EventStore {
         for task in tasks {
             drop(task.await);
         }
+        shared.end_session();
         let report = flushed?;
-        let end = self.view().await?;
-        if report.failed.is_empty() && report.through == Position::new(end.epoch, end.end) {
-            let (dir, own) = (shared.sessions_dir(), shared.owner());
-            let alone = move || session::others_alive(&dir, own).is_empty();
-            if blocking(alone.clone()).await {
-                epoch::record_clean_end(&shared.manager, report.through).await?;
-                // A store that was opened meanwhile has looked for the record before it was written.
-                if !blocking(alone).await {
-                    epoch::withdraw_clean_end(&shared.manager, end.epoch).await?;
-                }
-            }
+        if report.failed.is_empty() { self.record_clean_end(report.through).await } else { Ok(()) }
+    }
+
+    /// Records that the hot tier holds nothing that is not safe, unless another store may still add to it.
+    async fn record_clean_end(&self, through: Position) -> Result<(), Error> {
+        let shared = self.shared();
+        let (dir, own) = (shared.sessions_dir(), shared.owner());
+        let alone = move || session::others_alive(&dir, own).is_empty();
+        if !blocking(alone.clone()).await {
+            return Ok(());
         }
-        Ok(())
+        let end = self.view().await?;
+        if through != Position::new(end.epoch, end.end) {
+            return Ok(());
+        }
+        epoch::record_clean_end(&shared.manager, through).await?;
+        // A store that was opened meanwhile has looked for the record before it was written.
+        if blocking(alone).await { Ok(()) } else { epoch::withdraw_clean_end(&shared.manager, through.epoch).await }
     }
 }
 

@@ -125,6 +125,10 @@ async fn a_known_id_is_answered_with_the_same_receipt() {
     assert!(matches!(store.append(&scope, &name, Expected::Any, mixed).await, Err(Error::IdReused { .. })));
     let elsewhere = store.append(&scope, &stream("other"), Expected::Any, vec![hot.clone()]).await;
     assert!(matches!(elsewhere, Err(Error::IdReused { .. })));
+    let mut other = hot.clone();
+    other.body = normal(&manager).body;
+    let other = store.append(&scope, &name, Expected::Any, vec![other]).await;
+    assert!(matches!(other, Err(Error::IdReused { .. })), "another content is no repetition: {other:?}");
     let twice = store.append(&scope, &name, Expected::Any, vec![normal(&manager); 2]).await;
     assert!(matches!(twice, Err(Error::IdReused { .. })));
 

@@ -82,6 +82,12 @@ enum Outcome {
     Done,
 }
 
+impl Outcome {
+    const fn is_refused(&self) -> bool {
+        matches!(self, Self::Appended(Err(_)) | Self::Reserved(Err(_)))
+    }
+}
+
 /// One transaction of hot.db.
 struct Batch {
     outcomes: Vec<Outcome>,
@@ -113,12 +119,18 @@ pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<
 
 /// Plans and writes the batch, again as long as others write at the same place.
 async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> Result<Batch, Error> {
+    let mut fresh = false;
     for _ in 0..COLLISIONS_MAX {
         if *stale || shared.heads().reservations().any(|reservation| reservation.owner != shared.owner()) {
             catch_up(shared).await?;
-            *stale = false;
+            (*stale, fresh) = (false, true);
         }
         let (mut batch, epoch) = plan(shared, commands)?;
+        // Nobody is refused for what another process has changed meanwhile.
+        if !fresh && batch.outcomes.iter().any(Outcome::is_refused) {
+            *stale = true;
+            continue;
+        }
         let resolutions = resolutions_of(commands);
         if batch.rows.is_empty() && resolutions.is_empty() {
             return Ok(batch);
