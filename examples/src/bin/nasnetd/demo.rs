@@ -115,8 +115,9 @@ impl Demo {
         let manager = DbManager::open(options).await.map_err(|error| bad(&error))?;
         let router_id: RouterId = ROUTER.parse().map_err(|error| bad(&error))?;
         // A database that cannot be used is found before anything is written to the others.
-        if manager.system().routers().get(&router_id).await.map_err(|error| bad(&error))?.is_some() {
-            manager.router(&router_id).await.map_err(|error| bad(&error))?;
+        if let Err(error) = find_unusable(&manager, &router_id).await {
+            manager.shutdown().await.map_err(|error| bad(&error))?;
+            return Err(bad(&error));
         }
         let cold = args.cold.clone().unwrap_or_else(|| args.data.join("cold"));
         prepare_cold_dir(&manager, &cold).map_err(|error| bad(&error))?;
@@ -181,7 +182,11 @@ impl Demo {
         let checks = checks.into_list();
         let ok = !checks.is_empty() && checks.iter().all(|check| check.held);
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        progress(&format!("      {} of {} checks held, {millis} ms", checks.iter().filter(|c| c.held).count(), checks.len()));
+        progress(&format!(
+            "      {} of {} checks held, {millis} ms",
+            checks.iter().filter(|c| c.held).count(),
+            checks.len()
+        ));
         for check in checks.iter().filter(|check| !check.held) {
             progress(&format!("      did not hold: {} (seen: {})", check.what, check.seen));
         }
@@ -202,6 +207,14 @@ impl Demo {
         router.server.shutdown().await;
         (summary, closed)
     }
+}
+
+/// Opens the router's database if there is one.
+async fn find_unusable(manager: &DbManager, router: &RouterId) -> Result<(), nasnet_dbmanager::Error> {
+    if manager.system().routers().get(router).await?.is_some() {
+        manager.router(router).await?;
+    }
+    Ok(())
 }
 
 /// Runs the demo and prints what it found.

@@ -17,7 +17,14 @@ pub(crate) fn export(lines: usize) -> String {
         format!("add interface=bridge name=vlan{} vlan-id={} comment=\"tenant {n}\"", 100 + n, 100 + n)
     });
     out.section("/ip address", vlans, |n| {
-        format!("add address=10.{}.{}.1/24 interface=vlan{} network=10.{}.{}.0", 20 + n / 250, n % 250, 100 + n, 20 + n / 250, n % 250)
+        format!(
+            "add address=10.{}.{}.1/24 interface=vlan{} network=10.{}.{}.0",
+            20 + n / 250,
+            n % 250,
+            100 + n,
+            20 + n / 250,
+            n % 250
+        )
     });
     out.section("/ip dhcp-server network", vlans, |n| {
         format!("add address=10.{0}.{1}.0/24 dns-server=10.{0}.{1}.1 gateway=10.{0}.{1}.1", 20 + n / 250, n % 250)
@@ -34,11 +41,14 @@ pub(crate) fn export(lines: usize) -> String {
     out.section("/ip firewall address-list", rest / 5, |n| {
         format!("add address=198.51.{}.{} list=blocked", 100 + n / 250, n % 250 + 1)
     });
-    out.section("/ip dns static", rest / 8, |n| format!("add address=192.168.88.{} name=host{n}.lan type=A", n % 250 + 1));
+    out.section("/ip dns static", rest / 8, |n| {
+        format!("add address=192.168.88.{} name=host{n}.lan type=A", n % 250 + 1)
+    });
     out.line("/ip firewall filter");
     let mut n = 0;
     while out.lines < out.limit {
-        let line = format!("add action=accept chain=forward comment=\"service {n}\" dst-port={} protocol=tcp", 1024 + n);
+        let line =
+            format!("add action=accept chain=forward comment=\"service {n}\" dst-port={} protocol=tcp", 1024 + n);
         out.line(&line);
         n += 1;
     }

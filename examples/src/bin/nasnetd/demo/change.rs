@@ -7,8 +7,8 @@ use nasnet_reconcile::ChangeSet;
 use nasnet_reconcile::device::{Device as _, MenuPath, Row};
 use nasnet_reconcile::op::{OpOutcome, StepState};
 use nasnet_reconcile::routeros::kinds;
-use nasnet_state::layer::deployment::Outcome;
 use nasnet_state::Resource;
+use nasnet_state::layer::deployment::Outcome;
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
@@ -93,11 +93,8 @@ pub(crate) async fn step(demo: &mut Demo, checks: &mut Checks) -> Result<(), Fai
         recorded += demo.reconciler.changes(&demo.router_id, uid).await?.len();
     }
     checks.that("every resource has its events", recorded >= 8, format!("{recorded} events of 4 resources"));
-    let applied: Vec<_> = demo
-        .events
-        .read(Query::all().kind_prefix("config").correlation_id(report.op_id))
-        .try_collect()
-        .await?;
+    let applied: Vec<_> =
+        demo.events.read(Query::all().kind_prefix("config").correlation_id(report.op_id)).try_collect().await?;
     checks.that("the operation itself is recorded", !applied.is_empty(), format!("{} events", applied.len()));
     Ok(())
 }

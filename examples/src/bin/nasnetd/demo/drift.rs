@@ -54,7 +54,13 @@ pub(crate) async fn step(demo: &mut Demo, checks: &mut Checks) -> Result<(), Fai
         .drifted()
         .filter(|drift| drift.uid == interface)
         .flat_map(|drift| drift.fields.iter().filter(|state| state.verdict == Verdict::DeviceDrift))
-        .map(|state| (state.field.as_str().to_owned(), shown_or_nothing(state.base.as_ref()), shown_or_nothing(state.actual.as_ref())))
+        .map(|state| {
+            (
+                state.field.as_str().to_owned(),
+                shown_or_nothing(state.base.as_ref()),
+                shown_or_nothing(state.actual.as_ref()),
+            )
+        })
         .collect();
     let mtu = vec![("mtu".to_owned(), "1420".to_owned(), "1280".to_owned())];
     checks.equal("the report names the field with both values", &fields, &mtu);

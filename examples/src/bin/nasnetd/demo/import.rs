@@ -73,7 +73,8 @@ pub(crate) async fn step(demo: &mut Demo, checks: &mut Checks) -> Result<(), Fai
 
     let before = flash_bytes(&demo.manager);
     let drift = demo.reconciler.detect_drift(&demo.router_id, &demo.router.device).await?;
-    let drifted: Vec<_> = drift.drifted().map(|drift| format!("{} {}: {:?}", drift.kind, drift.name, drift.class)).collect();
+    let drifted: Vec<_> =
+        drift.drifted().map(|drift| format!("{} {}: {:?}", drift.kind, drift.name, drift.class)).collect();
     checks.equal("what was just imported does not differ from the router", &drifted, &Vec::new());
     checks.equal("looking for drift and finding none writes nothing to flash", &flash_bytes(&demo.manager), &before);
     Ok(())
@@ -89,8 +90,7 @@ async fn count_run(demo: &Demo) -> Result<u64, Failure> {
 
 /// The adapter's table of menus, and what the export speaks of besides.
 fn observed_menus(in_export: &[MenuPath]) -> Result<Vec<MenuPath>, Failure> {
-    let mut menus: BTreeSet<MenuPath> =
-        menus::KNOWN.iter().map(|(path, _)| path.parse()).collect::<Result<_, _>>()?;
+    let mut menus: BTreeSet<MenuPath> = menus::KNOWN.iter().map(|(path, _)| path.parse()).collect::<Result<_, _>>()?;
     menus.extend(in_export.iter().cloned());
     Ok(menus.into_iter().collect())
 }

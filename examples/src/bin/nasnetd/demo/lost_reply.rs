@@ -25,8 +25,7 @@ pub(crate) async fn step(demo: &mut Demo, checks: &mut Checks) -> Result<(), Fai
     demo.router.server.sim().with(|sim| {
         sim.inject(FaultRule::next(Fault::DropAfterCommit).on_method("PUT").on_menu(peers.clone()));
     });
-    let report =
-        demo.reconciler.apply(&demo.router_id, &demo.router.device, &set, demo.manager.next_ulid()).await?;
+    let report = demo.reconciler.apply(&demo.router_id, &demo.router.device, &set, demo.manager.next_ulid()).await?;
     demo.report("peer whose reply was lost", &report);
     let waiting = demo.router.server.sim().with(|sim| sim.pending_faults());
     checks.equal("the reply really was lost", &waiting, &0);

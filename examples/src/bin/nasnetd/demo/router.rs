@@ -82,8 +82,7 @@ impl Router {
         let model = sim.profile().board.clone();
         let server = SimServer::start(sim, address).await.map_err(|error| BadInput(error.to_string()))?;
         let listening = server.address();
-        let options =
-            RestOptions::plain(listening.ip().to_string(), listening.port(), USER, Password::new(PASSWORD));
+        let options = RestOptions::plain(listening.ip().to_string(), listening.port(), USER, Password::new(PASSWORD));
         Ok(Self {
             server,
             device: RestDevice::new(options),
@@ -128,11 +127,7 @@ fn seed(name: String, text: &[u8]) -> Result<(Sim, Origin, Option<Seeded>), BadI
     let mut sim = Sim::new(profile(&seed));
     let report = sim.seed_from_export(&seed);
     sim.edit(|admin| admin.set_login(USER, PASSWORD, "full")).map_err(|error| BadInput(error.to_string()))?;
-    let seeded = Seeded {
-        rows_in_export: seed.row_count(),
-        rows_loaded: report.rows,
-        unapplied: seed.unapplied.len(),
-    };
+    let seeded = Seeded { rows_in_export: seed.row_count(), rows_loaded: report.rows, unapplied: seed.unapplied.len() };
     let origin = Origin {
         export: name,
         digest: digest(text),

@@ -21,21 +21,34 @@ pub(crate) async fn step(demo: &mut Demo, checks: &mut Checks) -> Result<(), Fai
     own.extend(append_log(demo, Level::Warning, checks, Class::Normal).await?);
 
     let flushed = demo.events.flush(FlushReason::Requested).await?;
-    checks.that("the flush made segments on flash", flushed.segments > 0 && flushed.events >= LINES, format!("{} events in {} segments", flushed.events, flushed.segments));
+    checks.that(
+        "the flush made segments on flash",
+        flushed.segments > 0 && flushed.events >= LINES,
+        format!("{} events in {} segments", flushed.events, flushed.segments),
+    );
     checks.equal("no scope failed to flush", &flushed.failed.len(), &0);
     let archived = demo.events.archive().await?;
-    checks.that("the archive grew by frames that were read back", archived.frames > 0, format!("{} events in {} frames", archived.events, archived.frames));
+    checks.that(
+        "the archive grew by frames that were read back",
+        archived.frames > 0,
+        format!("{} events in {} frames", archived.events, archived.frames),
+    );
     checks.equal("no scope failed to archive", &archived.failed.len(), &0);
 
     let lines = read_with_plain_zstd(&demo.cold)?;
-    let in_archive: BTreeSet<String> = lines.iter().filter_map(|line| Some(line.get("id")?.as_str()?.to_owned())).collect();
+    let in_archive: BTreeSet<String> =
+        lines.iter().filter_map(|line| Some(line.get("id")?.as_str()?.to_owned())).collect();
     let missing = own.iter().filter(|id| !in_archive.contains(&id.to_string())).count();
     checks.equal("plain zstd reads every archived event as a JSON line", &missing, &0);
     checks.equal("no line stands twice in the archive", &in_archive.len(), &lines.len());
 
     let all: Vec<_> = demo.events.read(Query::all()).try_collect().await?;
     let ordered = all.windows(2).all(|pair| pair[0].position < pair[1].position);
-    checks.that("one query over the tiers returns every position once, in order", ordered, format!("{} events", all.len()));
+    checks.that(
+        "one query over the tiers returns every position once, in order",
+        ordered,
+        format!("{} events", all.len()),
+    );
     let ids: BTreeSet<Ulid> = all.iter().map(|event| event.id).collect();
     checks.equal("every event of this step is among them", &own.iter().filter(|id| !ids.contains(id)).count(), &0);
     checks.equal("no event stands twice", &ids.len(), &all.len());
@@ -88,7 +101,11 @@ async fn append_log(demo: &Demo, level: Level, checks: &mut Checks, class: Class
     );
     let first = ids.first().copied().ok_or_else(|| Failure::new("nothing was appended"))?;
     let found: Vec<_> = demo.events.read(Query::by_id(first)).try_collect().await?;
-    checks.equal(format!("a log line of level {level:?} is {class:?}"), &found.first().map(|event| event.class), &Some(class));
+    checks.equal(
+        format!("a log line of level {level:?} is {class:?}"),
+        &found.first().map(|event| event.class),
+        &Some(class),
+    );
     Ok(ids)
 }
 
