@@ -216,7 +216,7 @@ impl Driver<'_> {
             Ok(view) => view,
             Err(cause) => return Sight::Unreadable { cause },
         };
-        let sight = planned.key.resolve(&view.seen());
+        let sight = view.sight(&planned.key);
         if let Ok(at) = view.find(&planned.key) {
             let schema = view.schema;
             for (field, value) in raw_secrets(schema, &view.rows[at].raw) {
@@ -264,7 +264,7 @@ impl Driver<'_> {
 
     async fn neighbour(&self, key: &RowKey, kind: &str) -> Result<Option<RowId>, String> {
         let view = self.view(key, kind).await?;
-        Ok(view.find(key).ok().and_then(|at| view.rows[at].id.clone()))
+        Ok(view.find(key).ok().and_then(|at| view.rows[at].seen.id.clone()))
     }
 
     fn echo(&mut self, plan: &Plan, step: usize, row: Row) -> Sight {
@@ -279,7 +279,7 @@ impl Driver<'_> {
         }
         let intake = nasnet_state::SecretIntake::compare(self.engine.seal());
         match ObservedRow::read(schema, &planned.key.menu, row, &intake) {
-            Ok(row) => Sight::Row { id: row.id, image: row.image },
+            Ok(row) => Sight::Row { id: row.seen.id, image: row.seen.image },
             Err(error) => unreadable(error.to_string()),
         }
     }

@@ -4,6 +4,7 @@ mod apply;
 mod drift;
 mod history;
 mod import;
+mod matching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Changes routers by apply, confirm and merge, so that the stored state is always what the router confirmed.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod error;

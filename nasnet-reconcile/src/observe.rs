@@ -9,7 +9,7 @@ use nasnet_state::{
     Access, DriftRule, FieldName, FieldSpec, FieldValue, Fields, KindSchema, MENU_FIELD, Seal, SecretIntake,
 };
 
-use crate::device::{MenuPath, RawFields, Row, RowId};
+use crate::device::{MenuPath, RawFields, Row};
 use crate::error::Error;
 use crate::op::row_key::{SeenRow, split_comment};
 use crate::op::{Image, RowKey, Sight, Touched};
@@ -17,18 +17,14 @@ use crate::op::{Image, RowKey, Sight, Touched};
 /// One row as observed. It holds secrets in clear as the device showed them, so it has no `Debug`.
 #[derive(Clone)]
 pub(crate) struct ObservedRow {
-    /// The handle; `None` in a menu of one row.
-    pub(crate) id: Option<RowId>,
-    /// Our marker, if the comment ends with one.
-    pub(crate) marker: Option<String>,
+    /// Handle, marker and content in comparable form.
+    pub(crate) seen: SeenRow,
     /// All values.
     pub(crate) fields: Fields,
     /// Secrets the device has and does not show.
     pub(crate) hidden: BTreeSet<FieldName>,
     /// Whether a protocol made the row, or it is always there: nobody can own it.
     pub(crate) unowned: bool,
-    /// The content in comparable form.
-    pub(crate) image: Image,
     /// The fields as printed, without the marker.
     pub(crate) raw: RawFields,
 }
@@ -58,12 +54,8 @@ impl ObservedRow {
         let parsed = schema.parse(&raw, intake)?;
         let image = image_of(schema, &parsed.fields);
         raw.remove(MENU_FIELD);
-        Ok(Self { id: row.id, marker, fields: parsed.fields, hidden: parsed.hidden, unowned, image, raw })
-    }
-
-    /// Returns the form in which rows are matched to keys.
-    pub(crate) fn seen(&self) -> SeenRow {
-        SeenRow { id: self.id.clone(), marker: self.marker.clone(), image: self.image.clone() }
+        let seen = SeenRow { id: row.id, marker, image };
+        Ok(Self { seen, fields: parsed.fields, hidden: parsed.hidden, unowned, raw })
     }
 }
 
@@ -76,19 +68,19 @@ pub(crate) struct MenuView {
 }
 
 impl MenuView {
-    /// Returns the rows in the form keys are matched to.
-    pub(crate) fn seen(&self) -> Vec<SeenRow> {
-        self.rows.iter().map(ObservedRow::seen).collect()
+    /// Returns the place of the one row a key names; `Err` says why there is none.
+    pub(crate) fn find(&self, key: &RowKey) -> Result<usize, Sight> {
+        key.locate(self.rows.iter().map(|row| &row.seen))
     }
 
-    /// Returns the one row a key names; `Err` says why there is none.
-    pub(crate) fn find(&self, key: &RowKey) -> Result<usize, Sight> {
-        match key.resolve(&self.seen()) {
-            Sight::Row { id, image } => {
-                let same = |row: &ObservedRow| row.id == id && row.image == image;
-                self.rows.iter().position(same).ok_or(Sight::Absent)
+    /// Returns what a key shows.
+    pub(crate) fn sight(&self, key: &RowKey) -> Sight {
+        match self.find(key) {
+            Ok(at) => {
+                let SeenRow { id, image, .. } = self.rows[at].seen.clone();
+                Sight::Row { id, image }
             }
-            other => Err(other),
+            Err(none) => none,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::change::{Change, ChangeSet};
 use crate::device::{MenuPath, RawFields};
 use crate::error::Error;
 use crate::kinds::Kinds;
-use crate::observe::{MenuView, natural_key};
+use crate::observe::{MenuView, ObservedRow, natural_key};
 use crate::op::plan::{Plan, PlanHead, RowChange};
 use crate::op::row_key::marker_of;
 use crate::op::{Intent, RowKey, Sight, Vault, plan};
@@ -238,8 +238,9 @@ impl Item {
 pub(crate) fn plan(known: &Known<'_>, parsed: Parsed, head: PlanHead) -> Result<(Plan, Vault), Error> {
     let mut drafts = Vec::new();
     let mut findings = Vec::new();
+    let owners = owners(known.resources);
     for item in parsed.items {
-        match draft(known, &item, &head.reason) {
+        match draft(known, &owners, &item, &head.reason) {
             Ok(drafted) => drafts.push(drafted),
             Err(finding) => findings.push(*finding),
         }
@@ -247,7 +248,38 @@ pub(crate) fn plan(known: &Known<'_>, parsed: Parsed, head: PlanHead) -> Result<
     if !findings.is_empty() {
         return Err(Error::Refused { findings });
     }
+    top_down(&mut drafts);
     assemble(head, drafts)
+}
+
+/// Sorts the removals of each list by the place of their rows. Undone in reverse, every row finds the one it stood
+/// before in its place again.
+fn top_down(drafts: &mut [Drafted]) {
+    let mut lists: BTreeMap<MenuPath, Vec<usize>> = BTreeMap::new();
+    for (at, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.place.is_some()) {
+        lists.entry(draft.change.step.key.menu.clone()).or_default().push(at);
+    }
+    for slots in lists.into_values() {
+        // Few enough for a simple insertion: a plan has at most a thousand steps.
+        for end in 1..slots.len() {
+            let mut at = end;
+            while at > 0 && drafts[slots[at - 1]].place > drafts[slots[at]].place {
+                drafts.swap(slots[at - 1], slots[at]);
+                at -= 1;
+            }
+        }
+    }
+}
+
+/// Who owns the rows of the device, by menu and handle.
+type Owners = BTreeMap<(String, String), Ulid>;
+
+fn owners(resources: &BTreeMap<Ulid, Resource>) -> Owners {
+    let rows = resources.values().filter_map(|resource| {
+        let row = resource.deployment.as_ref()?.current.as_ref()?.record.rows.first()?;
+        Some(((row.menu.clone(), row.id.clone()?), resource.uid))
+    });
+    rows.collect()
 }
 
 /// Orders drafts into a plan and files their secrets under the numbers of their steps.
@@ -269,7 +301,7 @@ pub(crate) fn assemble(head: PlanHead, drafts: Vec<Drafted>) -> Result<(Plan, Va
     Ok((plan, vault))
 }
 
-fn draft(known: &Known<'_>, item: &Item, reason: &str) -> Result<Drafted, Box<Finding>> {
+fn draft(known: &Known<'_>, owners: &Owners, item: &Item, reason: &str) -> Result<Drafted, Box<Finding>> {
     let finding =
         |code: &'static str, message: String| Box::new(Finding::new(code, Severity::Error, item.name.clone(), message));
     let view = known
@@ -302,7 +334,7 @@ fn draft(known: &Known<'_>, item: &Item, reason: &str) -> Result<Drafted, Box<Fi
     match &item.deed {
         Deed::Create { fields, raw, before } => {
             if let Some(key) = natural_key(item.schema, fields) {
-                let taken = view.rows.iter().any(|row| key.iter().all(|(name, v)| row.image.get(name) == Some(v)));
+                let taken = view.rows.iter().any(|row| key.iter().all(|(name, v)| row.seen.image.get(name) == Some(v)));
                 if taken {
                     let key: Vec<String> = key.values().cloned().collect();
                     let message = format!("a row {} exists in {}: import it first", key.join(" / "), item.menu);
@@ -325,7 +357,11 @@ fn draft(known: &Known<'_>, item: &Item, reason: &str) -> Result<Drafted, Box<Fi
         }
         Deed::Delete { .. } => {
             let (key, at) = locate(known, item, view)?;
-            rows::remove(known.kinds, subject, view, at, key, secrets).map_err(refused)
+            let marker_at = |row: &ObservedRow| {
+                let owner = || owners.get(&(item.menu.to_string(), row.seen.id.as_ref()?.to_string())).copied();
+                row.seen.marker.clone().or_else(|| owner().map(marker_of))
+            };
+            rows::remove(known.kinds, subject, view, at, key, secrets, marker_at).map_err(refused)
         }
     }
 }

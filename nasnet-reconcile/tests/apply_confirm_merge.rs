@@ -5,15 +5,15 @@
 mod harness;
 
 use harness::{World, menu, vpn};
-use nasnet_reconcile::device::ErrorClass;
 use nasnet_reconcile::device::testing::Fault;
+use nasnet_reconcile::device::{ErrorClass, RawFields};
 use nasnet_reconcile::op::{OpOutcome, StepState};
 use nasnet_reconcile::routeros::kinds;
-use nasnet_reconcile::{ChangeSet, Error, When};
+use nasnet_reconcile::{Change, ChangeSet, Error, When};
 use nasnet_state::{FieldValue, Resource};
 
 fn named<'a>(resources: &'a std::collections::BTreeMap<ulid::Ulid, Resource>, name: &str) -> &'a Resource {
-    resources.values().find(|resource| resource.name == name).unwrap_or_else(|| panic!("no resource {name}"))
+    resources.values().find(|resource| resource.name == name).expect(name)
 }
 
 #[tokio::test]
@@ -156,9 +156,21 @@ async fn fields_are_changed_and_taken_back_on_the_device_and_in_the_wish() {
     assert!(!spec.contains("comment"));
 
     let set = ChangeSet::new("on again", "t").update(rule, [("disabled", "no")]);
-    world.engine.apply(&world.router, &world.device, &set, world.db.next_ulid()).await.unwrap();
+    let report = world.engine.apply(&world.router, &world.device, &set, world.db.next_ulid()).await.unwrap();
+    assert_eq!(report.outcome, OpOutcome::Merged, "{report:#?}");
     let after = world.engine.resources(&world.router).await.unwrap();
-    assert!(!after[&rule].configuration.spec.contains("disabled"), "a default is no wish");
+    let spec = &after[&rule].configuration.spec;
+    assert_eq!(spec.get("disabled"), Some(&FieldValue::Bool(false)), "what somebody wrote stays a wish");
+
+    let unset = vec!["disabled".to_owned()];
+    let change = Change::Update { uid: rule, set: RawFields::new(), unset, expected_version: None };
+    let set = ChangeSet::new("never mind", "t").with(change);
+    let report = world.engine.apply(&world.router, &world.device, &set, world.db.next_ulid()).await.unwrap();
+    assert_eq!(report.outcome, OpOutcome::Merged, "{report:#?}");
+    let after = world.engine.resources(&world.router).await.unwrap();
+    assert!(!after[&rule].configuration.spec.contains("disabled"), "what was taken back is no wish any more");
+    let drift = world.engine.detect_drift(&world.router, &world.device).await.unwrap();
+    assert!(!drift.has_drift() && drift.resources.is_empty(), "{drift}");
 }
 
 #[tokio::test]

@@ -94,7 +94,10 @@ async fn two_thousand_rows_are_imported_in_seconds() {
     assert_eq!(report.created, 2_006);
     let again = world.engine.import(&world.router, &world.device, &menus()).await.unwrap();
     assert_eq!((again.created, again.unchanged), (0, 2_009));
-    println!("2,000 rows: first import {first:?}, both {:?}", started.elapsed());
+    let watched = std::time::Instant::now();
+    let drift = world.engine.detect_drift(&world.router, &world.device).await.unwrap();
+    assert!(!drift.has_drift() && drift.checked == 2_006, "{drift}");
+    println!("2,000 rows: import {first:?}, drift pass {:?}, all {:?}", watched.elapsed(), started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
 

@@ -19,25 +19,25 @@ use tokio::sync::Notify;
 
 /// Where the program dies.
 #[derive(Clone, Copy, PartialEq)]
-enum At {
+enum Death {
     /// Before the n-th write reaches the device.
-    BeforeWrite(u64),
+    Before(u64),
     /// After the n-th write, before its answer.
-    AfterWrite(u64),
+    After(u64),
     /// At the first read after the n-th write was answered.
-    ReadAfterWrite(u64),
+    AtRead(u64),
 }
 
 /// A device whose connection goes silent at one point; the test drops the operation there.
 struct Dying<'a> {
     inner: &'a ScriptedDevice,
-    at: At,
+    at: Death,
     writes: AtomicU64,
     dead: Notify,
 }
 
 impl<'a> Dying<'a> {
-    fn new(inner: &'a ScriptedDevice, at: At) -> Self {
+    fn new(inner: &'a ScriptedDevice, at: Death) -> Self {
         Self { inner, at, writes: AtomicU64::new(0), dead: Notify::new() }
     }
 
@@ -54,7 +54,7 @@ impl Device for Dying<'_> {
     }
 
     async fn list(&self, menu: &MenuPath) -> Result<Vec<Row>, DeviceError> {
-        if At::ReadAfterWrite(self.writes.load(Ordering::SeqCst)) == self.at {
+        if Death::AtRead(self.writes.load(Ordering::SeqCst)) == self.at {
             self.die().await;
         }
         self.inner.list(menu).await
@@ -66,11 +66,11 @@ impl Device for Dying<'_> {
 
     async fn write(&self, op: &WriteOp) -> WriteOutcome {
         let nth = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.at == At::BeforeWrite(nth) {
+        if self.at == Death::Before(nth) {
             self.die().await;
         }
         let outcome = self.inner.write(op).await;
-        if self.at == At::AfterWrite(nth) {
+        if self.at == Death::After(nth) {
             self.die().await;
         }
         outcome
@@ -78,7 +78,7 @@ impl Device for Dying<'_> {
 }
 
 /// Applies the change set until the program dies there, and starts it again.
-async fn die(world: World, at: At) -> World {
+async fn die(world: World, at: Death) -> World {
     {
         let dying = Dying::new(&world.device, at);
         let key = world.db.next_ulid();
@@ -99,7 +99,7 @@ fn rows(world: &World) -> Vec<Vec<Row>> {
 async fn after_the_plan_and_before_any_write_it_is_cancelled() {
     let world = World::imported().await;
     let before = rows(&world);
-    let world = die(world, At::BeforeWrite(1)).await;
+    let world = die(world, Death::Before(1)).await;
     let report = world.engine.recover(&world.router, &world.device).await.unwrap().unwrap();
     assert_eq!(report.outcome, OpOutcome::Cancelled);
     assert_eq!(rows(&world), before);
@@ -108,7 +108,7 @@ async fn after_the_plan_and_before_any_write_it_is_cancelled() {
 
 #[tokio::test]
 async fn in_the_middle_of_applying_it_is_taken_back() {
-    for at in [At::AfterWrite(1), At::BeforeWrite(2), At::AfterWrite(3)] {
+    for at in [Death::After(1), Death::Before(2), Death::After(3)] {
         let world = World::imported().await;
         let before = rows(&world);
         let world = die(world, at).await;
@@ -122,7 +122,7 @@ async fn in_the_middle_of_applying_it_is_taken_back() {
 
 #[tokio::test]
 async fn fully_applied_it_is_confirmed_and_merged_with_the_same_secrets() {
-    for at in [At::AfterWrite(4), At::ReadAfterWrite(4)] {
+    for at in [Death::After(4), Death::AtRead(4)] {
         let world = die(World::imported().await, at).await;
         let writes = world.device.writes();
         let report = world.engine.recover(&world.router, &world.device).await.unwrap().unwrap();
@@ -143,7 +143,7 @@ async fn in_the_middle_of_an_undo_the_undo_is_finished() {
     for fault in [None, None, Some(Fault::Reject(ErrorClass::InvalidValue))] {
         world.device.next_write(fault);
     }
-    let world = die(world, At::AfterWrite(4)).await;
+    let world = die(world, Death::After(4)).await;
     let report = world.engine.recover(&world.router, &world.device).await.unwrap().unwrap();
     assert_eq!(report.outcome, OpOutcome::RolledBack, "{report:#?}");
     assert_eq!(rows(&world), before);
@@ -152,7 +152,7 @@ async fn in_the_middle_of_an_undo_the_undo_is_finished() {
 #[tokio::test]
 async fn a_third_partys_edit_meanwhile_is_left_alone_and_reported() {
     let world = World::imported().await;
-    let world = die(world, At::AfterWrite(2)).await;
+    let world = die(world, Death::After(2)).await;
     let wg = world.row("/interface/wireguard", "name", "wg0").unwrap().id.unwrap();
     world.device.edit(&menu("/interface/wireguard"), &wg, "comment", Some("mine now"));
     let report = world.engine.recover(&world.router, &world.device).await.unwrap().unwrap();
@@ -164,7 +164,7 @@ async fn a_third_partys_edit_meanwhile_is_left_alone_and_reported() {
 
 #[tokio::test]
 async fn an_open_operation_keeps_others_out_until_it_is_recovered() {
-    let world = die(World::imported().await, At::AfterWrite(1)).await;
+    let world = die(World::imported().await, Death::After(1)).await;
     let other = ChangeSet::new("other", "t").create(
         nasnet_reconcile::routeros::kinds::INTERFACE_LIST.kind(),
         "WAN",
@@ -178,7 +178,7 @@ async fn an_open_operation_keeps_others_out_until_it_is_recovered() {
 
 #[tokio::test]
 async fn an_unreachable_device_keeps_the_operation_open() {
-    let world = die(World::imported().await, At::AfterWrite(2)).await;
+    let world = die(World::imported().await, Death::After(2)).await;
     world.device.fail_reads(1_000);
     let report = world.engine.recover(&world.router, &world.device).await.unwrap().unwrap();
     assert_eq!((report.outcome, report.open), (OpOutcome::Indeterminate, true));
@@ -189,7 +189,7 @@ async fn an_unreachable_device_keeps_the_operation_open() {
 
 #[tokio::test]
 async fn another_device_is_not_recovered() {
-    let world = die(World::imported().await, At::AfterWrite(2)).await;
+    let world = die(World::imported().await, Death::After(2)).await;
     let writes = world.device.writes();
     world.device.replace_by("SERIAL2");
     assert!(matches!(world.engine.recover(&world.router, &world.device).await, Err(Error::WrongDevice { .. })));

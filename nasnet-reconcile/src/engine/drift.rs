@@ -77,7 +77,7 @@ impl Reconciler {
             let strangers = view.rows.iter().enumerate().filter(|(at, row)| !owned.contains(at) && !row.unowned);
             report.extra.extend(strangers.map(|(_, row)| ExtraRow {
                 menu: menu.clone(),
-                row: row.id.clone(),
+                row: row.seen.id.clone(),
                 name: view.schema.natural_name(&row.fields).unwrap_or_else(|| opaque_name(menu.as_str(), &row.fields)),
             }));
         }
@@ -250,7 +250,7 @@ impl Reconciler {
         let row = &view.rows[at];
         let states = three_way::compare(schema, base, desired, &row.fields, &hidden_of(schema, base, row));
         drift.class = DriftClass::of(&states);
-        drift.row.clone_from(&row.id);
+        drift.row.clone_from(&row.seen.id);
         drift.fields = states.into_iter().filter(|state| state.verdict != Verdict::InSync).collect();
         let shown = crate::observe::settable(schema, &row.fields);
         drift.actual_hash = Some(digest(&shown, &FieldMask::All, Domain::Observed));

@@ -1,6 +1,6 @@
 //! Observe and adopt: a router's configuration becomes resources, without writing anything to the router.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use nasnet_dbmanager::{Cause, Database, RouterId, Scope};
 use nasnet_locking::LeaseGuard;
@@ -14,62 +14,18 @@ use nasnet_state::{
 use ulid::Ulid;
 
 use super::apply::release;
+use super::matching::{content, match_rows, without_volatile};
 use super::{Reconciler, op};
-use crate::device::{Device, DeviceError, ErrorClass, MenuPath, Row, RowId};
+use crate::device::{Device, DeviceError, ErrorClass, MenuPath, Row};
 use crate::error::Error;
 use crate::merge::{SECRET_VERSION, change_stream, row_ref, timestamp};
-use crate::observe::{ObservedRow, generated, image_of, natural_key, settable};
-use crate::op::{Image, RowKey};
+use crate::observe::{ObservedRow, generated, settable};
 use crate::resolve::{row_key, schema_of};
 
 const IMPORT: Cause = Cause::new("import");
 
 /// Resources in one transaction: large enough to be fast, small enough not to hold up other writers.
 const BATCH: usize = 500;
-
-/// Fields of rows without a kind that only tell what the row is doing. They are observed, but no part of the wish.
-const VOLATILE: [&str; 40] = [
-    "active",
-    "active-address",
-    "active-mac-address",
-    "actual-mtu",
-    "bytes",
-    "current-address",
-    "current-tx-power",
-    "dynamic",
-    "expires-after",
-    "fp-rx-byte",
-    "fp-rx-packet",
-    "fp-tx-byte",
-    "fp-tx-packet",
-    "hw-offload",
-    "inactive",
-    "invalid",
-    "invalid-after",
-    "last-link-down-time",
-    "last-link-up-time",
-    "last-seen",
-    "link-downs",
-    "next-run",
-    "packets",
-    "rate",
-    "run-count",
-    "running",
-    "rx-byte",
-    "rx-drop",
-    "rx-error",
-    "rx-packet",
-    "slave",
-    "status",
-    "tx-byte",
-    "tx-drop",
-    "tx-error",
-    "tx-packet",
-    "tx-queue-drop",
-    "uptime",
-    "used",
-    "last-started",
-];
 
 /// What an import found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -229,7 +185,6 @@ impl Reconciler {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one row with all that is known of it")]
     fn adopt(
         &self,
         schema: &'static KindSchema,
@@ -276,7 +231,7 @@ impl Reconciler {
         let stored = &current.record;
         let same = content(schema, &stored.last_applied) == content(schema, &seen.fields);
         let handle = stored.rows.first().and_then(|row| row.id.clone());
-        let same_handle = handle == seen.id.as_ref().map(ToString::to_string);
+        let same_handle = handle == seen.seen.id.as_ref().map(ToString::to_string);
         if same && same_handle {
             report.unchanged += 1;
             return Ok(());
@@ -298,7 +253,6 @@ impl Reconciler {
     }
 
     /// Returns the record of a row that was found on the device: it is there, so it counts as confirmed.
-    #[expect(clippy::too_many_arguments, reason = "one row with all that is known of it")]
     fn record(
         &self,
         schema: &'static KindSchema,
@@ -313,7 +267,7 @@ impl Reconciler {
         let applied = without_volatile(schema, settable(schema, &row.fields));
         let mut record = DeploymentRecord::confirmed(generation, operation, applied, at);
         record.generated = generated(schema, &row.fields, wanted);
-        record.rows = vec![row_ref(schema, menu, row.id.as_ref(), row.marker.clone(), &row.fields)];
+        record.rows = vec![row_ref(schema, menu, row.seen.id.as_ref(), row.seen.marker.clone(), &row.fields)];
         record.device_version = Some(version.to_owned());
         record.confirmed_by = vec!["import".to_owned()];
         record
@@ -354,9 +308,8 @@ impl Reconciler {
                 for event in store::create_many(conn, new, &stamp).await? {
                     changes.entry(event.uid).or_default().push(event);
                 }
-                for (uid, record) in records {
-                    let event = store::record_deployment(conn, uid, record, &stamp).await?;
-                    changes.entry(uid).or_default().push(event);
+                for event in store::record_deployments(conn, records, &stamp).await? {
+                    changes.entry(event.uid).or_default().push(event);
                 }
                 for refresh in batch.refreshes {
                     let uid = refresh.uid;
@@ -391,88 +344,8 @@ struct Reading<'a> {
     version: &'a str,
 }
 
-/// Says for each row which of the resources it is. Marker, natural key, handle with the same content, content alone, and
-/// for rows that nothing else tells apart the handle alone: in this order, each resource once.
-fn match_rows(schema: &'static KindSchema, owned: &[&Resource], rows: &[ObservedRow]) -> Vec<Option<usize>> {
-    let keys: Vec<RowKey> = owned.iter().filter_map(|resource| row_key(schema, resource)).collect();
-    let contents: Vec<Image> = owned.iter().map(|resource| content_of_resource(schema, resource)).collect();
-    let mut matched: Vec<Option<usize>> = vec![None; rows.len()];
-    let mut taken = vec![false; owned.len()];
-    let row_contents: Vec<Image> = rows.iter().map(|row| content(schema, &row.fields)).collect();
-    type Label = (Option<RowId>, Option<Image>, Option<String>);
-    let by_nature = !schema.natural_key.is_empty();
-    let passes: [&dyn Fn(Option<&RowKey>, Option<usize>) -> Option<Label>; 5] = [
-        // Each pass turns a resource (key and index) or a row (index alone) into a label; equal labels match.
-        &|key, at| match (key, at) {
-            (Some(key), _) => key.marker.clone().map(|marker| (None, None, Some(marker))),
-            (None, Some(row)) => rows[row].marker.clone().map(|marker| (None, None, Some(marker))),
-            _ => None,
-        },
-        &|key, at| match (key, at) {
-            (Some(key), _) => key.natural.first().cloned().map(|natural| (None, Some(natural), None)),
-            (None, Some(row)) => natural_key(schema, &rows[row].fields).map(|natural| (None, Some(natural), None)),
-            _ => None,
-        },
-        &|key, at| match (key, at) {
-            (Some(key), Some(owner)) => Some((key.handle.clone(), Some(contents[owner].clone()), None)),
-            (None, Some(row)) => Some((rows[row].id.clone(), Some(row_contents[row].clone()), None)),
-            _ => None,
-        },
-        &|key, at| match (key, at) {
-            (Some(_), Some(owner)) if !by_nature => Some((None, Some(contents[owner].clone()), None)),
-            (None, Some(row)) if !by_nature => Some((None, Some(row_contents[row].clone()), None)),
-            _ => None,
-        },
-        &|key, at| match (key, at) {
-            (Some(key), _) if !by_nature => Some((key.handle.clone(), None, None)),
-            (None, Some(row)) if !by_nature => Some((rows[row].id.clone(), None, None)),
-            _ => None,
-        },
-    ];
-    for label in passes {
-        let mut waiting: HashMap<Label, Vec<usize>> = HashMap::new();
-        for (at, key) in keys.iter().enumerate().rev() {
-            if !taken[at]
-                && let Some(label) = label(Some(key), Some(at))
-            {
-                waiting.entry(label).or_default().push(at);
-            }
-        }
-        for (row, owner) in matched.iter_mut().enumerate() {
-            if owner.is_none()
-                && let Some(label) = label(None, Some(row))
-                && let Some(at) = waiting.get_mut(&label).and_then(Vec::pop)
-            {
-                taken[at] = true;
-                *owner = Some(at);
-            }
-        }
-    }
-    matched
-}
-
-fn content_of_resource(schema: &KindSchema, resource: &Resource) -> Image {
-    let current = resource.deployment.as_ref().and_then(|deployment| deployment.current.as_ref());
-    current.map(|current| content(schema, &current.record.last_applied)).unwrap_or_default()
-}
-
-/// What a row holds besides what it is doing, in comparable form.
-fn content(schema: &KindSchema, fields: &Fields) -> Image {
-    image_of(schema, &without_volatile(schema, settable(schema, fields)))
-        .into_iter()
-        .filter(|(name, _)| schema.device_field(name).is_none_or(nasnet_state::FieldSpec::is_settable))
-        .collect()
-}
-
 fn wish_of(schema: &KindSchema, fields: &Fields) -> Fields {
     without_volatile(schema, schema.intent_of(fields))
-}
-
-fn without_volatile(schema: &KindSchema, mut fields: Fields) -> Fields {
-    if schema.is_opaque() {
-        fields.retain(|name, _| VOLATILE.iter().all(|volatile| name.as_str() != *volatile));
-    }
-    fields
 }
 
 fn is_opaque_value(schema: &KindSchema, value: &nasnet_state::FieldValue) -> bool {

@@ -52,28 +52,44 @@ impl RowKey {
     /// A marker decides alone. Without one in sight, the natural key is asked; a row that carries somebody else's marker
     /// does not answer to a handle.
     pub fn resolve(&self, rows: &[SeenRow]) -> Sight {
+        match self.locate(rows) {
+            Ok(at) => Sight::Row { id: rows[at].id.clone(), image: rows[at].image.clone() },
+            Err(none) => none,
+        }
+    }
+
+    /// Finds the place of the row among all rows of the menu; `Err` says why there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Sight::Absent`] or [`Sight::Ambiguous`].
+    pub fn locate<'a, I>(&self, rows: I) -> Result<usize, Sight>
+    where
+        I: IntoIterator<Item = &'a SeenRow>,
+        I::IntoIter: Clone,
+    {
+        let rows = rows.into_iter().enumerate();
         if let Some(marker) = &self.marker {
-            let marked: Vec<&SeenRow> = rows.iter().filter(|row| row.marker.as_ref() == Some(marker)).collect();
-            if !marked.is_empty() {
-                return one_of(&marked);
+            let marked = only(rows.clone().filter(|(_, row)| row.marker.as_ref() == Some(marker)));
+            if marked != Err(Sight::Absent) {
+                return marked;
             }
         }
-        let keyed: Vec<&SeenRow> = rows.iter().filter(|row| self.natural.iter().any(|key| holds(row, key))).collect();
-        if !keyed.is_empty() {
-            return one_of(&keyed);
+        let keyed = only(rows.clone().filter(|(_, row)| self.natural.iter().any(|key| holds(row, key))));
+        if keyed != Err(Sight::Absent) {
+            return keyed;
         }
         if self.natural.is_empty()
             && let Some(handle) = &self.handle
         {
-            let foreign = |row: &&SeenRow| row.marker.is_some() && row.marker != self.marker;
-            let held: Vec<&SeenRow> =
-                rows.iter().filter(|row| row.id.as_ref() == Some(handle)).filter(|row| !foreign(row)).collect();
-            return one_of(&held);
+            let foreign = |row: &SeenRow| row.marker.is_some() && row.marker != self.marker;
+            return only(rows.filter(|(_, row)| row.id.as_ref() == Some(handle) && !foreign(row)));
         }
-        if rows.len() == 1 && rows[0].id.is_none() {
-            return one_of(&[&rows[0]]);
+        let mut first = rows.clone();
+        match (first.next(), first.next()) {
+            (Some((at, row)), None) if row.id.is_none() => Ok(at),
+            _ => Err(Sight::Absent),
         }
-        Sight::Absent
     }
 }
 
@@ -81,11 +97,12 @@ fn holds(row: &SeenRow, key: &Image) -> bool {
     !key.is_empty() && key.iter().all(|(name, value)| row.image.get(name) == Some(value))
 }
 
-fn one_of(rows: &[&SeenRow]) -> Sight {
-    match rows {
-        [] => Sight::Absent,
-        [row] => Sight::Row { id: row.id.clone(), image: row.image.clone() },
-        several => Sight::Ambiguous { rows: several.len() },
+fn only<'a>(rows: impl Iterator<Item = (usize, &'a SeenRow)>) -> Result<usize, Sight> {
+    let found: Vec<usize> = rows.map(|(at, _)| at).collect();
+    match found.as_slice() {
+        [] => Err(Sight::Absent),
+        [at] => Ok(*at),
+        several => Err(Sight::Ambiguous { rows: several.len() }),
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) type SlotValues = Vec<(Direction, String, String)>;
 pub(crate) struct Drafted {
     pub(crate) change: RowChange,
     pub(crate) secrets: SlotValues,
+    /// The place of a row that is removed from a list whose order counts.
+    pub(crate) place: Option<usize>,
 }
 
 /// What a step is for.
@@ -90,7 +92,8 @@ pub(crate) fn add(
         needs_before: BTreeSet::new(),
         needs_after: kinds.needed(fields),
     };
-    Drafted { change, secrets: secrets.into_iter().map(|(name, value)| (Direction::Forward, name, value)).collect() }
+    let secrets = secrets.into_iter().map(|(name, value)| (Direction::Forward, name, value)).collect();
+    Drafted { change, secrets, place: None }
 }
 
 /// Drafts a change of named fields of an existing row to the values they have in `wanted` (absent = not set).
@@ -133,10 +136,17 @@ pub(crate) fn set(
         secrets.push((Direction::Backward, name.clone(), value.clone()));
     }
     let mut forward = Wire { fields: ahead.set, unset: ahead.unset, secrets: ahead.secrets.keys().cloned().collect() };
-    let asked = forward.clone();
+    let device_name =
+        |name: &FieldName| schema.field(name.as_str()).map_or(name.as_str(), |spec| spec.device).to_owned();
+    let (given, taken): (Vec<&FieldName>, Vec<&FieldName>) =
+        names.iter().partition(|name| wanted.contains(name.as_str()));
+    let given: BTreeSet<String> = given.into_iter().map(device_name).collect();
+    let mut asked = forward.clone();
+    asked.fields.retain(|name, _| given.contains(name));
+    asked.unset = taken.into_iter().map(device_name).collect();
     let mut backward = Wire { fields: undo.set, unset: undo.unset, secrets: undo_secrets.into_iter().collect() };
     backward.fields.retain(|name, _| !backward.secrets.contains(name));
-    if let Some(marker) = &row.marker {
+    if let Some(marker) = &row.seen.marker {
         keep_marker(&mut forward, marker);
         keep_marker(&mut backward, marker);
     }
@@ -167,10 +177,11 @@ pub(crate) fn set(
         needs_before: kinds.needed(&row.fields),
         needs_after: kinds.needed(&all_after),
     };
-    Ok(Drafted { change, secrets })
+    Ok(Drafted { change, secrets, place: None })
 }
 
-/// Drafts the removal of a row. `known` are secrets the device may hide.
+/// Drafts the removal of a row. `known` are secrets the device may hide, `marker_at` says which marker a row of the menu
+/// has or would come back with.
 pub(crate) fn remove(
     kinds: &Kinds,
     subject: Subject<'_>,
@@ -178,6 +189,7 @@ pub(crate) fn remove(
     at: usize,
     key: RowKey,
     known: &RawFields,
+    marker_at: impl Fn(&ObservedRow) -> Option<String>,
 ) -> Result<Drafted, Refusal> {
     let schema = subject.schema;
     let row = &view.rows[at];
@@ -196,7 +208,7 @@ pub(crate) fn remove(
     backward.fields.retain(|name, _| !names.contains(name));
     // The row comes back with another handle, so it must be marked: without, nobody could tell that it is back, and a
     // lost reply would bring it back twice.
-    let marker = row.marker.clone().unwrap_or_else(|| marker_of(subject.uid));
+    let marker = row.seen.marker.clone().unwrap_or_else(|| marker_of(subject.uid));
     let comment = backward.fields.remove("comment").unwrap_or_default();
     backward.fields.insert("comment".to_owned(), mark_comment(&comment, &marker));
     let pre: Touched = image_of(schema, &whole)
@@ -206,9 +218,9 @@ pub(crate) fn remove(
         .collect();
     let neighbour = view.rows.get(at + 1).filter(|_| schema.ordered).map(|next| RowKey {
         menu: subject.menu.clone(),
-        marker: next.marker.clone(),
+        marker: marker_at(next),
         natural: natural_key(schema, &next.fields).into_iter().collect(),
-        handle: next.id.clone(),
+        handle: next.seen.id.clone(),
     });
     let step = Step {
         key: RowKey { marker: Some(marker), ..key },
@@ -226,7 +238,7 @@ pub(crate) fn remove(
         needs_before: kinds.needed(&row.fields),
         needs_after: BTreeSet::new(),
     };
-    Ok(Drafted { change, secrets })
+    Ok(Drafted { change, secrets, place: schema.ordered.then_some(at) })
 }
 
 /// Puts the secrets of numbered steps into their slots.
