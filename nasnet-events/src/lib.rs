@@ -18,6 +18,7 @@ mod block;
 mod heads;
 mod line;
 mod merge;
+mod plan;
 mod query;
 mod varint;
 

@@ -11,9 +11,10 @@ use crate::block::{self, Packing};
 use crate::error::{Conflict, Error};
 use crate::event::Recorded;
 use crate::expected::Expected;
-use crate::heads::{Changes, DurableStream, Plan, Refusal, Reservation, ReservedBy, Resolution};
+use crate::heads::{Reservation, ReservedBy, Resolution};
 use crate::hot::log::{self, NewRow, Order, ROW_EVENTS_MAX, RowState};
 use crate::name::StreamName;
+use crate::plan::{Changes, DurableStream, Plan, Refusal};
 use crate::receipt::{Achieved, Receipt};
 use crate::shared::Shared;
 

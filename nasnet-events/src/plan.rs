@@ -1,0 +1,304 @@
+//! The rules of appending: which positions and versions a batch gets, and what is refused. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use nasnet_dbmanager::Scope;
+use ulid::Ulid;
+
+use crate::event::Recorded;
+use crate::expected::Expected;
+use crate::heads::{Heads, Known, Reservation, Slot, content_of};
+use crate::name::StreamName;
+use crate::position::Position;
+use crate::receipt::{Achieved, Receipt};
+
+/// Why an append is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Conflict {
+        stream: StreamName,
+        actual: u64,
+    },
+    IdReused(Ulid),
+    Unresolved(Ulid),
+    /// The events exist but only in tmpfs, and the caller needs them on flash.
+    OnlyHot,
+    OutOfPositions,
+}
+
+/// Gives positions and versions to a batch of appends, without changing what is known until the batch is committed.
+pub(crate) struct Plan<'a> {
+    heads: &'a mut Heads,
+    next_seq: u64,
+    tops: HashMap<Slot, u64>,
+    pending_tops: HashMap<Slot, u64>,
+    ids: HashMap<Ulid, Known>,
+}
+
+/// One stream of a durable append.
+pub(crate) struct DurableStream {
+    pub(crate) stream: StreamName,
+    pub(crate) expected: Expected,
+    /// Highest version the scope's own database shows inside the caller's transaction.
+    pub(crate) warm_version: u64,
+    pub(crate) events: Vec<Recorded>,
+}
+
+impl<'a> Plan<'a> {
+    pub(crate) fn new(heads: &'a mut Heads) -> Self {
+        let next_seq = heads.next_seq();
+        Self { heads, next_seq, tops: HashMap::new(), pending_tops: HashMap::new(), ids: HashMap::new() }
+    }
+
+    /// Plans an append to the hot tier. On success the events carry position and version, unless they are known.
+    pub(crate) fn append(
+        &mut self,
+        scope: &Scope,
+        stream: &StreamName,
+        expected: Expected,
+        events: &mut [Recorded],
+    ) -> Result<Receipt, Refusal> {
+        let slot = self.heads.slot(scope, stream);
+        if let Some(receipt) = self.deduplicated(slot, events, None)? {
+            return Ok(receipt);
+        }
+        let (committed, top) = self.heads.versions(slot);
+        let base = committed.max(self.tops.get(&slot).copied().unwrap_or(0));
+        let top = top.max(base).max(self.pending_tops.get(&slot).copied().unwrap_or(0));
+        // Whatever becomes of an open transaction on this stream, the expectation must have been right.
+        for version in [base, top] {
+            if !expected.holds_at(version) {
+                return Err(Refusal::Conflict { stream: stream.clone(), actual: version });
+            }
+        }
+        let receipt = self.place(slot, top, events, Achieved::Hot, false)?;
+        self.tops.insert(slot, receipt.version);
+        Ok(receipt)
+    }
+
+    /// Plans a reservation for a transaction that holds the write lock of the scope's database. Ids in `dead` belong to
+    /// transactions known to have failed. The events of a stream that are known already are taken out of it.
+    pub(crate) fn reserve(
+        &mut self,
+        scope: &Scope,
+        owner: [u8; 16],
+        streams: &mut [DurableStream],
+        dead: &HashSet<Ulid>,
+    ) -> Result<(Vec<Receipt>, Option<Reservation>), Refusal> {
+        let first_seq = self.next_seq;
+        let mut receipts = Vec::with_capacity(streams.len());
+        let mut reserved: HashMap<Slot, u64> = HashMap::new();
+        let mut ids = Vec::new();
+        for append in streams {
+            let slot = self.heads.slot(scope, &append.stream);
+            if let Some(receipt) = self.deduplicated(slot, &append.events, Some(dead))? {
+                if receipt.achieved == Achieved::Hot {
+                    return Err(Refusal::OnlyHot);
+                }
+                append.events.clear();
+                receipts.push(receipt);
+                continue;
+            }
+            // The transaction holds the database's write lock, so any other open reservation of this scope that the
+            // database does not show has failed: `committed` and `warm_version` are the whole truth.
+            let known = [
+                self.heads.versions(slot).0,
+                append.warm_version,
+                self.tops.get(&slot).copied().unwrap_or(0),
+                reserved.get(&slot).copied().unwrap_or(0),
+            ];
+            let base = known.into_iter().fold(0, u64::max);
+            if !append.expected.holds_at(base) {
+                return Err(Refusal::Conflict { stream: append.stream.clone(), actual: base });
+            }
+            let receipt = self.place(slot, base, &mut append.events, Achieved::Synced, true)?;
+            reserved.insert(slot, receipt.version);
+            ids.extend(append.events.iter().map(|event| event.id));
+            receipts.push(receipt);
+        }
+        let count = self.next_seq - first_seq;
+        if count == 0 {
+            return Ok((receipts, None));
+        }
+        for (slot, top) in &reserved {
+            let pending = self.pending_tops.entry(*slot).or_default();
+            *pending = (*pending).max(*top);
+        }
+        let tops = reserved.into_iter().collect();
+        let scope = scope.clone();
+        Ok((receipts, Some(Reservation { first_seq, count, scope, owner, abandoned: false, tops, ids })))
+    }
+
+    fn place(
+        &mut self,
+        slot: Slot,
+        base: u64,
+        events: &mut [Recorded],
+        achieved: Achieved,
+        pending: bool,
+    ) -> Result<Receipt, Refusal> {
+        let first = Position::new(self.heads.epoch(), self.next_seq);
+        let count = events.len() as u64;
+        let last = Position::new(first.epoch, first.seq.saturating_add(count).saturating_sub(1));
+        if last.to_key().is_err() || base.checked_add(count).is_none() {
+            return Err(Refusal::OutOfPositions);
+        }
+        let mut version = base;
+        for event in events {
+            version += 1;
+            event.version = version;
+            event.position = Position::new(first.epoch, self.next_seq);
+            self.next_seq += 1;
+            let known = Known {
+                position: event.position,
+                version,
+                slot,
+                content: content_of(event),
+                durable: achieved == Achieved::Synced,
+                pending,
+            };
+            self.ids.insert(event.id, known);
+        }
+        Ok(Receipt { first, last, version, achieved, deduplicated: false })
+    }
+
+    /// The receipt of an append whose events are all known, `None` when none is. With `dead` the caller has looked into
+    /// the scope's database: unresolved ids that are not dead are there.
+    fn deduplicated(
+        &self,
+        slot: Slot,
+        events: &[Recorded],
+        dead: Option<&HashSet<Ulid>>,
+    ) -> Result<Option<Receipt>, Refusal> {
+        let mut seen = HashSet::with_capacity(events.len());
+        let mut hits: Vec<(Ulid, Known)> = Vec::new();
+        for event in events {
+            if !seen.insert(event.id) {
+                return Err(Refusal::IdReused(event.id));
+            }
+            let planned = self.ids.get(&event.id).copied();
+            let is_dead = dead.is_some_and(|dead| dead.contains(&event.id));
+            let known = planned.or_else(|| self.heads.known(event.id).filter(|_| !is_dead));
+            if let Some(known) = known {
+                if known.content.is_some_and(|content| Some(content) != content_of(event)) {
+                    return Err(Refusal::IdReused(event.id));
+                }
+                hits.push((event.id, known));
+            }
+        }
+        let (Some((first_id, first)), Some((_, last))) = (hits.first(), hits.last()) else { return Ok(None) };
+        let in_order = hits.windows(2).all(|pair| pair[0].1.version + 1 == pair[1].1.version);
+        if hits.len() != events.len() || !in_order || hits.iter().any(|(_, known)| known.slot != slot) {
+            return Err(Refusal::IdReused(*first_id));
+        }
+        if let (None, Some((id, _))) = (dead, hits.iter().find(|(_, known)| known.pending)) {
+            return Err(Refusal::Unresolved(*id));
+        }
+        let durable = hits.iter().all(|(_, known)| known.durable);
+        Ok(Some(Receipt {
+            first: first.position,
+            last: last.position,
+            version: last.version,
+            achieved: if durable { Achieved::Synced } else { Achieved::Hot },
+            deduplicated: true,
+        }))
+    }
+
+    /// What the batch changes, to be made known after its commit.
+    pub(crate) fn into_changes(self) -> Changes {
+        Changes { next_seq: self.next_seq, tops: self.tops, ids: self.ids }
+    }
+}
+
+/// The outcome of a plan.
+pub(crate) struct Changes {
+    pub(crate) next_seq: u64,
+    pub(crate) tops: HashMap<Slot, u64>,
+    pub(crate) ids: HashMap<Ulid, Known>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::strategy::{Strategy, ValueTree};
+
+    use super::*;
+    use crate::arbitrary;
+    use crate::heads::Resolution;
+
+    const OWNER: [u8; 16] = [1; 16];
+
+    /// Distinct events that are not placed yet.
+    fn events(count: usize) -> Vec<Recorded> {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let drawn = arbitrary::events(count..count + 1).new_tree(&mut runner).map(|tree| tree.current());
+        drawn.expect("events can be drawn")
+    }
+
+    fn name() -> StreamName {
+        StreamName::parse("s").expect("a name")
+    }
+
+    fn append(heads: &mut Heads, expected: Expected, events: &mut [Recorded]) -> Result<Receipt, Refusal> {
+        let mut plan = Plan::new(heads);
+        let result = plan.append(&Scope::System, &name(), expected, events);
+        let changes = plan.into_changes();
+        heads.commit(changes, std::iter::empty(), Vec::new());
+        result
+    }
+
+    fn reserve(heads: &mut Heads, warm_version: u64, events: Vec<Recorded>) -> Result<Vec<Receipt>, Refusal> {
+        let mut plan = Plan::new(heads);
+        let mut streams = [DurableStream { stream: name(), expected: Expected::Any, warm_version, events }];
+        let result = plan.reserve(&Scope::System, OWNER, &mut streams, &HashSet::new());
+        let changes = plan.into_changes();
+        let (receipts, reservation) = result?;
+        heads.commit(changes, std::iter::empty(), reservation.into_iter().collect());
+        Ok(receipts)
+    }
+
+    #[test]
+    fn what_is_not_committed_is_not_known() {
+        let mut heads = Heads::new(1);
+        let mut drawn = events(2);
+        let planned = Plan::new(&mut heads).append(&Scope::System, &name(), Expected::Unwritten, &mut drawn);
+        assert_eq!(planned.map(|receipt| receipt.version), Ok(2));
+        assert_eq!(heads.next_seq(), 1);
+        let again = append(&mut heads, Expected::Unwritten, &mut drawn);
+        assert_eq!(again.map(|receipt| (receipt.version, receipt.deduplicated)), Ok((2, false)));
+    }
+
+    #[test]
+    fn a_version_of_a_failed_transaction_is_given_again_by_the_next_one() {
+        let mut heads = Heads::new(1);
+        let drawn = events(3);
+        let version = |receipts: Result<Vec<Receipt>, Refusal>| receipts.map(|receipts| receipts[0].version);
+        assert_eq!(version(reserve(&mut heads, 0, drawn[..1].to_vec())), Ok(1));
+        // The next transaction sees no row of the first, which therefore has failed.
+        assert_eq!(version(reserve(&mut heads, 0, drawn[1..2].to_vec())), Ok(1));
+        heads.resolve(1, Resolution::Void);
+        heads.resolve(2, Resolution::Published);
+        assert_eq!(version(reserve(&mut heads, 1, drawn[2..].to_vec())), Ok(2));
+        assert_eq!(heads.next_seq(), 4, "a position is never given again");
+    }
+
+    #[test]
+    fn a_hot_append_stays_clear_of_open_transactions() {
+        let mut heads = Heads::new(1);
+        let mut drawn = events(2);
+        let reserved = drawn.split_off(1);
+        assert!(reserve(&mut heads, 0, reserved).is_ok());
+        let conflict = |actual| Err(Refusal::Conflict { stream: name(), actual });
+        assert_eq!(append(&mut heads, Expected::Exact(0), &mut drawn), conflict(1));
+        assert_eq!(append(&mut heads, Expected::Exact(1), &mut drawn), conflict(0));
+        assert_eq!(append(&mut heads, Expected::Any, &mut drawn).map(|receipt| receipt.version), Ok(2));
+    }
+
+    #[test]
+    fn the_last_position_of_an_epoch_is_refused_and_not_wrapped() {
+        let mut heads = Heads::new(1);
+        heads.advance_to(Position::END.seq);
+        let mut drawn = events(2);
+        assert_eq!(append(&mut heads, Expected::Any, &mut drawn), Err(Refusal::OutOfPositions));
+        assert!(append(&mut heads, Expected::Any, &mut drawn[..1]).is_ok());
+    }
+}
