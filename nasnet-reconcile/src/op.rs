@@ -1,8 +1,8 @@
 //! One operation on one router, as a state machine without I/O.
 //!
 //! Everything here is pure: no clock, no randomness, no SQL, no device. [`Machine::step`](machine::Machine::step) takes
-//! one [`Input`](machine::Input) and answers with [`Effect`](machine::Effect)s; [`crate::driver`] performs them. That is
-//! what makes it affordable to try every crash point against every outcome.
+//! one [`Input`] and answers with [`Effect`]s; a driver performs them. That is what makes it affordable to try every crash
+//! point against every outcome.
 
 pub mod image;
 pub mod journal;

@@ -30,6 +30,10 @@ const IRREVERSIBLE: &str = "platform.irreversible";
 const RECREATE: &str = "platform.recreate";
 /// The code of a finding about a resource that does not exist.
 const NO_RESOURCE: &str = "schema.no-such-resource";
+/// The code of a finding about a uid that is in use, by a resource or what is left of one.
+pub(crate) const UID_TAKEN: &str = "schema.uid-taken";
+/// The code of a finding about a resource that must not be deleted.
+const PROTECTED: &str = "semantic.protected";
 /// The code of a finding about a version that moved on.
 const CONFLICT: &str = "schema.version-conflict";
 
@@ -105,6 +109,9 @@ fn parse_one(
                 refuse(codes::UNKNOWN_KIND, name.clone(), format!("kind {kind} cannot be created"));
                 return Ok(None);
             };
+            if uid.is_some_and(|uid| resources.contains_key(&uid)) {
+                refuse(UID_TAKEN, name.clone(), "a resource has this uid".to_owned());
+            }
             if resources.values().any(|other| other.kind == *kind && other.name == *name) {
                 refuse(codes::NAME_TWICE, name.clone(), format!("a resource {kind} named {name:?} exists"));
             }
@@ -153,6 +160,9 @@ fn parse_one(
                 return Ok(None);
             };
             let schema = schema_of(kinds, resource)?;
+            if resource.configuration.settings.prevent_destroy {
+                refuse(PROTECTED, resource.name.clone(), "the resource is protected from deletion".to_owned());
+            }
             if schema.is_opaque() {
                 let message = "nobody knows how a row of this menu could be brought back".to_owned();
                 refuse(IRREVERSIBLE, resource.name.clone(), message);

@@ -246,6 +246,42 @@ async fn who_does_not_hold_the_router_writes_nothing() {
 }
 
 #[tokio::test]
+async fn what_the_merge_could_never_store_is_refused_before_the_device_is_touched() {
+    let world = World::imported().await;
+    let list = |uid| Change::Create {
+        uid: Some(uid),
+        kind: kinds::INTERFACE_LIST.kind(),
+        name: "WAN".to_owned(),
+        fields: [("name".to_owned(), "WAN".to_owned())].into(),
+        before: None,
+    };
+    let uid = world.db.next_ulid();
+    let create = ChangeSet::new("x", "t").with(list(uid));
+    world.engine.apply(&world.router, &world.device, &create, world.db.next_ulid()).await.unwrap();
+    let delete = ChangeSet::new("x", "t").delete(uid);
+    world.engine.apply(&world.router, &world.device, &delete, world.db.next_ulid()).await.unwrap();
+    let writes = world.device.writes();
+    let again = world.engine.apply(&world.router, &world.device, &create, world.db.next_ulid()).await;
+    assert!(matches!(again, Err(Error::Refused { .. })), "{again:?}");
+    assert_eq!(world.device.writes(), writes);
+}
+
+#[tokio::test]
+async fn the_futures_can_be_spawned() {
+    fn spawnable<T: Send>(future: T) -> T {
+        future
+    }
+    let world = World::imported().await;
+    let (set, key) = (vpn(), world.db.next_ulid());
+    spawnable(world.engine.apply(&world.router, &world.device, &set, key)).await.unwrap();
+    let report = spawnable(world.engine.detect_drift(&world.router, &world.device)).await.unwrap();
+    spawnable(world.engine.heal(&world.router, &world.device, &report)).await.unwrap();
+    spawnable(world.engine.recover(&world.router, &world.device)).await.unwrap();
+    spawnable(world.engine.import(&world.router, &world.device, &harness::menus())).await.unwrap();
+    spawnable(world.engine.history_at(&world.router, key, When::Now)).await.unwrap();
+}
+
+#[tokio::test]
 async fn no_secret_reaches_a_file_an_event_or_a_report_in_clear() {
     let world = World::imported().await;
     world.device.next_write(None);

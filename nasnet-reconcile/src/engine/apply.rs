@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use nasnet_dbmanager::{Cause, Database, RouterId, Scope};
 use nasnet_locking::LeaseGuard;
-use nasnet_state::Resource;
+use nasnet_state::validate::finding::{Finding, Severity};
+use nasnet_state::{Resource, store};
 use ulid::Ulid;
 
 use super::{Reconciler, op};
@@ -205,7 +206,23 @@ impl Reconciler {
     /// The stages that need no device, before anything is locked.
     async fn refuse_invalid(&self, db: &Database, set: &ChangeSet) -> Result<(), Error> {
         let resources = self.load(db).await?;
-        self.parse(&resources, set).map(|_| ())
+        self.parse(&resources, set)?;
+        // A uid whose resource was deleted is taken for ever; the merge would find out only after the device was changed.
+        for change in &set.changes {
+            let Change::Create { uid: Some(uid), name, .. } = change else { continue };
+            let uid = *uid;
+            let left = db.read(FIND, op(move |conn| Box::pin(async move { Ok(store::get(conn, uid).await?) }))).await;
+            match left {
+                Err(Error::State(nasnet_state::Error::NotFound { .. })) => {}
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    let message = "a deleted resource had this uid";
+                    let finding = Finding::new(resolve::UID_TAKEN, Severity::Error, name.clone(), message);
+                    return Err(Error::Refused { findings: vec![finding] });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn parse(&self, resources: &std::collections::BTreeMap<Ulid, Resource>, set: &ChangeSet) -> Result<Parsed, Error> {

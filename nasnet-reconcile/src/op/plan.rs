@@ -135,9 +135,29 @@ pub fn build(head: PlanHead, changes: Vec<RowChange>) -> Result<Plan, PlanError>
         step.requires = requires;
         steps.push(step);
     }
+    explain(&mut steps);
     let hash = hash_of(&head.router, &head.serial, &steps)?;
     let PlanHead { op_id, router, serial, reason, actor } = head;
     Ok(Plan { format: PLAN_FORMAT, op_id, router, serial, reason, actor, steps, hash })
+}
+
+/// Adds to the reason of each step which later steps wait for it.
+fn explain(steps: &mut [Step]) {
+    const NAMED_MAX: usize = 3;
+    let mut waiting: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for step in steps.iter() {
+        for required in &step.requires {
+            waiting.entry(*required).or_default().push(format!("{} {:?}", step.kind, step.name));
+        }
+    }
+    for (step, mut names) in waiting {
+        let more = names.len().saturating_sub(NAMED_MAX);
+        names.truncate(NAMED_MAX);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        if let Some(step) = steps.get_mut(step) {
+            step.why = format!("{}; before {}{more}", step.why, names.join(", "));
+        }
+    }
 }
 
 fn requirements(changes: &[RowChange]) -> Vec<BTreeSet<usize>> {
@@ -334,7 +354,9 @@ pub(crate) mod tests {
             head(),
             vec![change(1, Action::Add, "peer", &[], &["wg0"]), change(2, Action::Add, "wg0", &["wg0"], &[])],
         );
-        assert_eq!(plan.unwrap().steps[1].requires, [0]);
+        let steps = plan.unwrap().steps;
+        assert_eq!(steps[1].requires, [0]);
+        assert_eq!(steps[0].why, "test; before test \"peer\"");
     }
 
     #[test]

@@ -76,6 +76,14 @@ impl RowKey {
             }
         }
         let keyed = only(rows.clone().filter(|(_, row)| self.natural.iter().any(|key| holds(row, key))));
+        if let Err(Sight::Ambiguous { .. }) = &keyed
+            && let Some(handle) = &self.handle
+        {
+            // A device may hold twins; of these, the one that also has the handle of the time before is meant.
+            let same = |(_, row): &(usize, &SeenRow)| row.id.as_ref() == Some(handle) && row.marker.is_none();
+            let twins = rows.clone().filter(|(_, row)| self.natural.iter().any(|key| holds(row, key)));
+            return only(twins.filter(same)).or(keyed);
+        }
         if keyed != Err(Sight::Absent) {
             return keyed;
         }
@@ -178,6 +186,14 @@ mod tests {
         assert_eq!(id_of(&key(None, &[], Some("*1")).resolve(&rows)), "*1");
         assert_eq!(key(None, &["missing"], Some("*1")).resolve(&rows), Sight::Absent);
         assert_eq!(key(None, &[], Some("*2")).resolve(&rows), Sight::Absent);
+    }
+
+    #[test]
+    fn of_twins_the_one_with_the_handle_is_meant() {
+        let rows = [seen("*1", None, "a"), seen("*2", None, "a")];
+        assert_eq!(id_of(&key(None, &["a"], Some("*2")).resolve(&rows)), "*2");
+        assert_eq!(key(None, &["a"], Some("*9")).resolve(&rows), Sight::Ambiguous { rows: 2 });
+        assert_eq!(key(None, &["a"], None).resolve(&rows), Sight::Ambiguous { rows: 2 });
     }
 
     #[test]
