@@ -69,3 +69,8 @@ demo-test:
 # Licences, banned crates and sources of every dependency.
 deny:
     cargo deny --locked check licenses bans sources
+
+# The rules of leases under many interleavings, explored by shuttle; a build of its own, beside the usual one.
+model SCHEDULES="100000":
+    NASNET_MODEL_SCHEDULES={{SCHEDULES}} RUST_BACKTRACE=0 RUSTFLAGS="--cfg nasnet_model" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/model" \
+        cargo test --locked -p nasnet-locking --test model_check -- --nocapture
