@@ -7,7 +7,10 @@
 
 #[path = "soak/kill.rs"]
 mod kill;
+#[path = "soak/locks.rs"]
+mod locks;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -33,6 +36,9 @@ struct Args {
     /// Replay this case only.
     #[arg(long)]
     case: Option<u64>,
+    /// Fewest attempts that prove something: with fewer the campaign fails.
+    #[arg(long, default_value_t = 1)]
+    floor: u64,
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
@@ -45,6 +51,45 @@ struct Args {
 enum Campaign {
     /// A process that writes durably is killed by SIGKILL at random points.
     Kill,
+    /// Processes that hold leases are stopped, killed, restarted and lied to by their clocks.
+    Locks,
+}
+
+impl Campaign {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Locks => "locks",
+        }
+    }
+
+    fn control(self, seed: u64) -> Result<bool, Failure> {
+        match self {
+            Self::Kill => kill::control(seed),
+            Self::Locks => locks::control(seed),
+        }
+    }
+
+    fn case(self, random: &mut Random, left: Duration) -> Result<Case, Failure> {
+        match self {
+            Self::Kill => kill::case(random, kill::Mode::Honest),
+            Self::Locks => locks::case(random, left),
+        }
+    }
+}
+
+/// What one case did and which promises it found broken.
+#[derive(Debug, Default)]
+pub(crate) struct Case {
+    pub(crate) broken: Vec<String>,
+    /// How often what happened; `attempts` is held against the floor.
+    pub(crate) counts: BTreeMap<String, u64>,
+}
+
+impl Case {
+    pub(crate) fn count(&mut self, what: &str, times: u64) {
+        *self.counts.entry(what.to_owned()).or_default() += times;
+    }
 }
 
 /// What a campaign found.
@@ -56,16 +101,22 @@ struct Report {
     violations: u64,
     controls_caught: bool,
     seconds: f64,
+    #[serde(flatten)]
+    counts: BTreeMap<String, u64>,
 }
 
 fn main() -> Result<ExitCode, Failure> {
     let args = Args::parse();
     if let Some([dir, mode]) = args.child.as_deref() {
-        kill::child(dir.as_ref(), mode)?;
+        match mode.strip_prefix("locks:") {
+            Some(mode) => locks::worker::child(dir, mode)?,
+            None => kill::child(dir, mode)?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(Campaign::Kill) = args.campaign else { return Ok(ExitCode::from(2)) };
-    let report = run("kill", &args)?;
+    let Some(campaign) = args.campaign else { return Ok(ExitCode::from(2)) };
+    let report = run(campaign, &args)?;
+    let attempts = report.counts.get("attempts").copied().unwrap_or(0);
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -77,14 +128,21 @@ fn main() -> Result<ExitCode, Failure> {
             report.violations,
             if report.controls_caught { "caught" } else { "NOT CAUGHT" }
         );
+        for (what, count) in &report.counts {
+            println!("  {what}: {count}");
+        }
     }
-    Ok(if report.violations == 0 && report.controls_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if attempts < args.floor {
+        eprintln!("{} attempts prove nothing: at least {} are asked for", attempts, args.floor);
+    }
+    let held = report.violations == 0 && report.controls_caught && attempts >= args.floor;
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run(campaign: &'static str, args: &Args) -> Result<Report, Failure> {
+fn run(campaign: Campaign, args: &Args) -> Result<Report, Failure> {
+    let controls_caught = campaign.control(args.seed)?;
     let start = Instant::now();
-    let controls_caught = kill::control(args.seed)?;
-    let (mut cases, mut violations) = (0, 0);
+    let (mut cases, mut violations, mut counts) = (0, 0, BTreeMap::<String, u64>::new());
     let first = args.case.unwrap_or(0);
     for number in first.. {
         if cases > 0 && (args.case.is_some() || start.elapsed() >= args.budget) {
@@ -93,17 +151,23 @@ fn run(campaign: &'static str, args: &Args) -> Result<Report, Failure> {
         cases += 1;
         // Each case has a seed of its own, so that it can be replayed without those before it.
         let mut random = Random::new(args.seed.wrapping_mul(1_000_003).wrapping_add(number));
-        for broken in kill::case(&mut random, kill::Mode::Honest)? {
+        let case = campaign.case(&mut random, args.budget.saturating_sub(start.elapsed()))?;
+        for (what, times) in case.counts {
+            *counts.entry(what).or_default() += times;
+        }
+        for broken in case.broken {
             violations += 1;
-            eprintln!("{campaign}, case {number}: {broken}");
+            eprintln!("{}, case {number}: {broken}", campaign.as_str());
             eprintln!(
-                "replay: cargo run --release -p nasnet-benches --features soak --bin soak -- --campaign {campaign} \
-                 --seed {} --case {number}",
+                "replay: cargo run --release -p nasnet-benches --features soak --bin soak -- --campaign {} --seed {} \
+                 --case {number}",
+                campaign.as_str(),
                 args.seed
             );
         }
     }
-    Ok(Report { campaign, seed: args.seed, cases, violations, controls_caught, seconds: start.elapsed().as_secs_f64() })
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Report { campaign: campaign.as_str(), seed: args.seed, cases, violations, controls_caught, seconds, counts })
 }
 
 fn budget(text: &str) -> Result<Duration, String> {

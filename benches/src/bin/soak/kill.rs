@@ -19,7 +19,7 @@ use sqlx::SqliteConnection;
 use tokio::runtime::Runtime;
 use ulid::Ulid;
 
-use crate::Failure;
+use crate::{Case, Failure};
 
 const CAUSE: Cause = Cause::new("soak-kill");
 /// Rows of one group: they are there together or not at all.
@@ -51,7 +51,7 @@ impl Mode {
 pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
     for number in 0..CONTROL_CASES {
         let mut random = Random::new(seed.wrapping_add(number));
-        if !case(&mut random, Mode::AckFirst)?.is_empty() {
+        if !case(&mut random, Mode::AckFirst)?.broken.is_empty() {
             return Ok(true);
         }
     }
@@ -59,27 +59,29 @@ pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
 }
 
 /// Runs one directory through several lives of the child and returns every broken promise.
-pub(crate) fn case(random: &mut Random, mode: Mode) -> Result<Vec<String>, Failure> {
+pub(crate) fn case(random: &mut Random, mode: Mode) -> Result<Case, Failure> {
     let place = Place::new(None)?;
     let runtime = Runtime::new()?;
-    let mut broken = Vec::new();
+    let mut case = Case::default();
     let mut acknowledged = 0;
     for life in 0..=random.below(3) {
         let heard = live_and_die(&place, random, mode, acknowledged)?;
+        case.count("kills", 1);
+        case.count("attempts", heard.unwrap_or(acknowledged) - acknowledged);
         acknowledged = heard.unwrap_or(acknowledged);
         match runtime.block_on(check(&place, acknowledged)) {
             Ok((found, last)) => {
-                broken.extend(found.into_iter().map(|what| format!("life {life}: {what}")));
+                case.broken.extend(found.into_iter().map(|what| format!("life {life}: {what}")));
                 // What was committed but not acknowledged counts from now on.
                 acknowledged = acknowledged.max(last);
             }
-            Err(error) => broken.push(format!("life {life}: the databases do not open: {error}")),
+            Err(error) => case.broken.push(format!("life {life}: the databases do not open: {error}")),
         }
-        if !broken.is_empty() {
+        if !case.broken.is_empty() {
             break;
         }
     }
-    Ok(broken)
+    Ok(case)
 }
 
 /// Starts a child, kills it and returns the last group it acknowledged.
