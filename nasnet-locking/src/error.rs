@@ -133,6 +133,35 @@ pub enum Error {
         /// Why not.
         source: nasnet_dbmanager::Error,
     },
+    /// A statement failed on the PostgreSQL server, or the server could not be reached.
+    #[cfg(feature = "postgres")]
+    #[error("cannot {operation} in PostgreSQL: {source}")]
+    Postgres {
+        /// What was tried, as a verb phrase.
+        operation: &'static str,
+        /// Why not.
+        source: sqlx::Error,
+    },
+    /// The tables in the PostgreSQL database were made by a newer version of this crate.
+    #[cfg(feature = "postgres")]
+    #[error("the lease store has version {found}, this crate knows up to {known}")]
+    NewerSchema {
+        /// The version found.
+        found: i32,
+        /// The newest version known.
+        known: i32,
+    },
+    /// A fence holds at one isolation level alone.
+    #[cfg(feature = "postgres")]
+    #[error("a fence is checked under READ COMMITTED, this transaction runs under {level}")]
+    Isolation {
+        /// The level of the transaction.
+        level: String,
+    },
+    /// The session with the lease store has ended: its leases and its places in queues are lost. Another one begins with
+    /// the next request.
+    #[error("the session with the lease store has ended")]
+    SessionEnded,
     /// The database manager refused or failed.
     #[error(transparent)]
     Db(#[from] nasnet_dbmanager::Error),
@@ -143,10 +172,25 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Held { .. } => true,
+            Self::Held { .. } | Self::SessionEnded => true,
+            #[cfg(feature = "postgres")]
+            Self::Postgres { source, .. } => postgres_may_recover(source),
             Self::Db(source) | Self::Storage { source, .. } => source.is_retryable(),
             _ => false,
         }
+    }
+}
+
+/// Lost connections, servers that start or stop, deadlocks and time limits.
+#[cfg(feature = "postgres")]
+fn postgres_may_recover(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(answer) => answer.code().is_some_and(|code| {
+            code.starts_with("08")
+                || ["40001", "40P01", "55P03", "53300", "57014", "57P01", "57P02", "57P03", "25P03"].contains(&&*code)
+        }),
+        _ => false,
     }
 }
 

@@ -4,6 +4,9 @@
 //! committed there, by key. SQLite's single writer makes check and write one step: a process that slept through its lease
 //! and wakes in the middle of its write meets the row of the holder that came after it.
 
+#[cfg(feature = "postgres")]
+pub mod postgres;
+
 use sqlx::{Row, SqliteConnection};
 
 use crate::error::{Error, Seen};

@@ -62,7 +62,7 @@ impl LeaseGuard {
     /// Returns the time left unless the lease is renewed, broken or its session ends.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.watched.deadline().remaining(&self.right.shared.db.now())
+        self.watched.deadline().remaining(&self.right.shared.store.now())
     }
 
     /// Extends the lease to its full time to live from now and returns the time left.
@@ -76,10 +76,9 @@ impl LeaseGuard {
     /// A dropped future may have renewed the lease.
     pub async fn renew(&self) -> Result<Duration, Error> {
         let shared = &self.right.shared;
-        let now = shared.db.now();
-        let deadline = shared.store.renew(self.id(), self.token(), now).await?.map_err(|why| self.right.lost(why))?;
+        let deadline = shared.store.renew(self.id(), self.token()).await?.map_err(|why| self.right.lost(why))?;
         self.watched.extend(deadline);
-        Ok(deadline.remaining(&now))
+        Ok(deadline.remaining(&shared.store.now()))
     }
 
     /// Gives the keys back and waits until others can have them.
@@ -91,7 +90,7 @@ impl LeaseGuard {
     /// A dropped future leaves the release to the background.
     pub async fn release(mut self) -> Result<(), Error> {
         let shared = &self.right.shared;
-        let answer = shared.store.release(self.id(), shared.db.now()).await?;
+        let answer = shared.store.release(self.id()).await?;
         self.released = true;
         shared.keeper.wake();
         answer.map_err(|why| self.right.lost(why))
@@ -126,6 +125,20 @@ impl LeaseGuard {
     /// As [`WriteRight::check`].
     pub async fn fence(&self, conn: &mut SqliteConnection) -> Result<(), Error> {
         self.right.check(conn).await
+    }
+
+    /// Checks the right to write inside a PostgreSQL transaction: call it first.
+    ///
+    /// See [`WriteRight::check_postgres`].
+    ///
+    /// # Errors
+    /// As [`WriteRight::check_postgres`].
+    ///
+    /// # Cancel safety
+    /// As [`WriteRight::check_postgres`].
+    #[cfg(feature = "postgres")]
+    pub async fn fence_postgres(&self, conn: &mut sqlx::PgConnection) -> Result<(), Error> {
+        self.right.check_postgres(conn).await
     }
 
     /// Returns the right to write as a value that can be moved into a write op; it ends with the lease.
@@ -181,15 +194,46 @@ impl WriteRight {
     /// Dropping the future leaves the transaction to its owner; an op of [`nasnet_dbmanager::Database::write`] is rolled
     /// back.
     pub async fn check(&self, conn: &mut SqliteConnection) -> Result<(), Error> {
-        if self.mode != Mode::Exclusive {
-            return Err(Error::NoWriteRight { key: self.keys.first().clone(), token: self.token, mode: self.mode });
-        }
+        self.check_mode()?;
         fence::reject_overtaken(conn, &self.keys, self.token).await?;
-        if let Err(why) = self.shared.store.standing(self.id, self.token, self.shared.db.now()).await? {
-            let key = self.keys.first().clone();
-            return Err(Error::Fenced { key, token: self.token, seen: Seen::LeaseLost(why) });
-        }
+        self.reject_lost().await?;
         fence::raise(conn, &self.keys, self.token).await
+    }
+
+    /// The same for rows of a PostgreSQL database: call it first in the transaction that writes them.
+    ///
+    /// The database needs table `nasnet_fence` in the `search_path` of the connection: [`LockManager::open_postgres`] makes
+    /// it, [`fence::postgres::create`] makes it elsewhere. Until the transaction ends, every other check on these keys,
+    /// above or below them waits; keep it short, or bound it by `idle_in_transaction_session_timeout`.
+    ///
+    /// [`LockManager::open_postgres`]: crate::LockManager::open_postgres
+    ///
+    /// # Errors
+    /// As [`WriteRight::check`], and those of [`fence::postgres::check`]. The transaction must then be rolled back.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the transaction to its owner, who must roll it back.
+    #[cfg(feature = "postgres")]
+    pub async fn check_postgres(&self, conn: &mut sqlx::PgConnection) -> Result<(), Error> {
+        self.check_mode()?;
+        fence::postgres::reject_overtaken(conn, &self.keys, self.token).await?;
+        self.reject_lost().await?;
+        fence::postgres::raise(conn, &self.keys, self.token).await
+    }
+
+    fn check_mode(&self) -> Result<(), Error> {
+        if self.mode == Mode::Exclusive {
+            return Ok(());
+        }
+        Err(Error::NoWriteRight { key: self.keys.first().clone(), token: self.token, mode: self.mode })
+    }
+
+    async fn reject_lost(&self) -> Result<(), Error> {
+        let standing = self.shared.store.standing(self.id, self.token).await?;
+        standing.map_err(|why| {
+            let key = self.keys.first().clone();
+            Error::Fenced { key, token: self.token, seen: Seen::LeaseLost(why) }
+        })
     }
 
     fn lost(&self, why: LostReason) -> Error {

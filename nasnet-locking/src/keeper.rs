@@ -2,10 +2,11 @@
 //! and wakes who waits.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use nasnet_dbmanager::{DbManager, Now};
+use nasnet_dbmanager::Now;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use ulid::Ulid;
@@ -13,11 +14,8 @@ use ulid::Ulid;
 use crate::error::{Error, LostReason};
 use crate::lease::{Deadline, Lease};
 use crate::request::Renew;
-use crate::store::sqlite::SqliteStore;
+use crate::store::LeaseStore;
 use crate::token::FencingToken;
-
-/// How often other processes are looked at while somebody wants to know. A lost lease is told within 50 ms.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// What the keeper knows of one guard.
 #[derive(Debug)]
@@ -93,10 +91,11 @@ pub(crate) struct Keeper {
 type Guards = Arc<Mutex<HashMap<Ulid, Weak<Watched>>>>;
 
 impl Keeper {
-    pub(crate) fn spawn(store: SqliteStore, db: DbManager) -> Self {
+    pub(crate) fn spawn(store: Arc<dyn LeaseStore>, freed: Arc<Notify>) -> Self {
         let (messages, received) = mpsc::unbounded_channel();
-        let (guards, freed) = (Guards::default(), Arc::new(Notify::new()));
-        let task = Task { store, db, guards: Arc::clone(&guards), freed: Arc::clone(&freed) };
+        let guards = Guards::default();
+        let task =
+            Task { store, guards: Arc::clone(&guards), freed: Arc::clone(&freed), failing: AtomicBool::new(false) };
         tokio::spawn(task.run(received));
         Self { messages, guards, freed }
     }
@@ -137,10 +136,11 @@ impl Keeper {
 }
 
 struct Task {
-    store: SqliteStore,
-    db: DbManager,
+    store: Arc<dyn LeaseStore>,
     guards: Guards,
     freed: Arc<Notify>,
+    /// The store could not be asked last time: said once, not every tick.
+    failing: AtomicBool,
 }
 
 impl Task {
@@ -149,7 +149,7 @@ impl Task {
         loop {
             let message = tokio::select! {
                 message = messages.recv() => message,
-                () = tokio::time::sleep(TICK), if close => {
+                () = tokio::time::sleep(self.store.tick()), if close => {
                     close = self.tick().await;
                     continue;
                 }
@@ -178,7 +178,7 @@ impl Task {
     async fn release(&self, lease: Ulid) {
         lock(&self.guards).remove(&lease);
         // A lease that stays ends with its time or with the session.
-        if let Err(error) = self.store.release(lease, self.db.now()).await {
+        if let Err(error) = self.store.release(lease).await {
             tracing::warn!(%lease, %error, "a dropped lease could not be released");
         }
         self.freed.notify_waiters();
@@ -187,12 +187,12 @@ impl Task {
     /// Looks at every guard once and tells whether it has to be done again.
     async fn tick(&self) -> bool {
         let guards = self.live();
-        for guard in guards.iter().filter(|guard| guard.is_due(&self.db.now())) {
-            match self.store.renew(guard.id, guard.token, self.db.now()).await {
+        for guard in guards.iter().filter(|guard| guard.is_due(&self.store.now())) {
+            match self.store.renew(guard.id, guard.token).await {
                 Ok(Ok(deadline)) => guard.extend(deadline),
                 Ok(Err(why)) => guard.tell(why),
                 // Renewing is idempotent: the next tick tries again as long as there is time.
-                Err(error) => tracing::warn!(lease = %guard.id, %error, "a lease could not be renewed"),
+                Err(error) => self.warn_once(&error, "a lease could not be renewed"),
             }
         }
         if guards.iter().any(|guard| guard.is_listened_to()) {
@@ -202,18 +202,37 @@ impl Task {
     }
 
     async fn tell_lost(&self, guards: &[Arc<Watched>]) {
-        let leases = match self.store.own_leases().await {
-            Ok(leases) => leases,
-            Err(error) => return tracing::warn!(%error, "the leases held could not be looked at"),
-        };
-        let now = self.db.now();
-        for guard in guards.iter().filter(|guard| guard.is_listened_to()) {
-            match leases.iter().find(|lease| lease.id == guard.id).map(|lease| lease.standing(&now, |_| false)) {
-                Some(Ok(())) => {}
-                Some(Err(why)) => guard.tell(why),
-                None if guard.deadline().remaining(&now).is_zero() => guard.tell(LostReason::Expired),
-                None => guard.tell(LostReason::Ended),
+        let listening: Vec<&Arc<Watched>> = guards.iter().filter(|guard| guard.is_listened_to()).collect();
+        let held: Vec<Ulid> = listening.iter().map(|guard| guard.id).collect();
+        let lost = match self.store.lost(&held).await {
+            Ok(lost) => {
+                self.failing.store(false, Ordering::Relaxed);
+                Some(lost)
             }
+            Err(error) => {
+                self.warn_once(&error, "the leases held could not be looked at");
+                None
+            }
+        };
+        let now = self.store.now();
+        for guard in listening {
+            let expired = guard.deadline().remaining(&now).is_zero();
+            let why = match &lost {
+                Some(lost) => lost.iter().find(|(id, _)| *id == guard.id).map(|(_, why)| why.clone()),
+                None => expired.then_some(LostReason::Expired),
+            };
+            match why {
+                // A lease that was taken over is gone: what its holder missed is that its time was over.
+                Some(LostReason::Ended) if expired => guard.tell(LostReason::Expired),
+                Some(why) => guard.tell(why),
+                None => {}
+            }
+        }
+    }
+
+    fn warn_once(&self, error: &Error, what: &str) {
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "{what}");
         }
     }
 

@@ -1,22 +1,21 @@
-//! Grants leases to one session of this machine.
+//! Grants leases to one session.
 
-use std::collections::BTreeSet;
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nasnet_dbmanager::system::routers::Lifecycle;
-use nasnet_dbmanager::{DbManager, RouterId};
+use nasnet_dbmanager::DbManager;
+use tokio::sync::Notify;
 use ulid::Ulid;
 
 use crate::error::Error;
 use crate::guard::LeaseGuard;
 use crate::keeper::Keeper;
-use crate::key::{KeySet, LockKey};
-use crate::lease::{Lease, Obstacle};
+use crate::lease::Obstacle;
 use crate::request::{AcquireRequest, WAIT_MAX, Wait};
-use crate::session::{Session, Sessions};
-use crate::store::sqlite::{Attempt, Queue, Request, SqliteStore};
+use crate::store::embedded::Embedded;
+use crate::store::{LeaseStore, Queue, Request};
 
 /// Name of the counter in system.db that holds the end of the reserved block of tokens.
 pub const TOKEN_COUNTER: &str = "fencing_token";
@@ -35,7 +34,7 @@ pub struct LockOptions {
 /// [`LockManager::shutdown`], or with the process.
 ///
 /// Several processes on one machine, each with a manager over the same directories, respect each other's leases and
-/// fences.
+/// fences. So do several nodes over one PostgreSQL database, with feature `postgres`.
 #[derive(Debug, Clone)]
 pub struct LockManager {
     pub(crate) shared: Arc<Shared>,
@@ -44,14 +43,14 @@ pub struct LockManager {
 /// What guards and clones of a manager have in common.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) db: DbManager,
-    pub(crate) store: SqliteStore,
+    pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) keeper: Keeper,
-    session: Mutex<Option<Session>>,
+    /// What the session lives by; dropping it ends the session.
+    life: Mutex<Option<Life>>,
     closed: AtomicBool,
-    /// Routers that were found registered.
-    routers: Mutex<BTreeSet<RouterId>>,
 }
+
+type Life = Box<dyn Any + Send>;
 
 impl LockManager {
     /// Opens a session in the run directory of a database manager.
@@ -65,27 +64,53 @@ impl LockManager {
     /// # Cancel safety
     /// A dropped future leaves at most a dead session that the next one removes.
     pub async fn open(db: &DbManager, options: LockOptions) -> Result<Self, Error> {
-        let sessions = Sessions::open(db.run_dir())?;
-        sessions.sweep()?;
-        let session = sessions.begin(db.next_ulid())?;
-        let store = SqliteStore { db: db.locks().clone(), sessions, own: session.id, delay: options.lock_delay };
-        store.begin_session(db.now()).await?;
-        let keeper = Keeper::spawn(store.clone(), db.clone());
-        let shared = Shared {
-            db: db.clone(),
-            store,
-            keeper,
-            session: Mutex::new(Some(session)),
-            closed: AtomicBool::new(false),
-            routers: Mutex::default(),
-        };
-        Ok(Self { shared: Arc::new(shared) })
+        let (store, session) = Embedded::begin(db, options.lock_delay).await?;
+        Ok(Self::over(Arc::new(store), Box::new(session), Arc::new(Notify::new())))
+    }
+
+    /// Opens a session in a PostgreSQL database, which several nodes may do; creates or migrates its tables first.
+    ///
+    /// Tables, sequence and fence are named `nasnet_*` and live in the first schema of the connection's `search_path`.
+    /// Three connections are held. No router is looked up for keys below `router/`: the registry of routers is another
+    /// database.
+    ///
+    /// Time is the database server's, as `clock_timestamp()` tells it, and no node's: leases of all nodes end by one clock,
+    /// and stepping it shortens or prolongs leases but never lets a fenced write pass. The session lives as long as the
+    /// connection that holds its advisory lock. When the server notices that the connection is gone, at once for a process
+    /// that died and within some ten seconds for a machine that did, its leases are open to others; a manager that lost its
+    /// connection has lost its leases and begins another session with the next [`LockManager::acquire`].
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] when the database cannot be reached or refuses, [`Error::NewerSchema`] when a newer version of
+    /// this crate has been there.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves at most a dead session that the next one removes.
+    #[cfg(feature = "postgres")]
+    pub async fn open_postgres(
+        connect: &sqlx::postgres::PgConnectOptions,
+        options: LockOptions,
+    ) -> Result<Self, Error> {
+        let freed = Arc::new(Notify::new());
+        let (store, session) =
+            crate::store::postgres::PostgresStore::begin(connect, options.lock_delay, Arc::clone(&freed)).await?;
+        Ok(Self::over(Arc::new(store), Box::new(session), freed))
+    }
+
+    /// `freed` is notified when keys may have become free.
+    fn over(store: Arc<dyn LeaseStore>, life: Life, freed: Arc<Notify>) -> Self {
+        let keeper = Keeper::spawn(Arc::clone(&store), freed);
+        let shared = Shared { store, keeper, life: Mutex::new(Some(life)), closed: AtomicBool::new(false) };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Returns the session the leases of this manager live in.
     #[must_use]
     pub fn session(&self) -> Ulid {
-        self.shared.store.own
+        self.shared.store.session()
     }
 
     /// Takes a lease on all keys of the request or on none, in one step.
@@ -103,8 +128,8 @@ impl LockManager {
     pub async fn acquire(&self, request: AcquireRequest) -> Result<LeaseGuard, Error> {
         request.check()?;
         self.check_open()?;
-        self.check_routers(&request.keys).await?;
-        let id = self.shared.db.next_ulid();
+        self.shared.store.check_keys(&request.keys).await?;
+        let id = self.shared.store.next_id();
         let (renew, wait) = (request.renew, request.wait);
         let request = Request {
             id,
@@ -117,7 +142,8 @@ impl LockManager {
         let mut pending = Pending { shared: &self.shared, id, armed: true };
         let outcome = match wait {
             Wait::No => {
-                self.attempt(&request, Queue::Stay).await?.map_err(|(obstacle, _)| held(*obstacle, Duration::ZERO))
+                let answer = self.shared.store.attempt(&request, Queue::Stay).await?;
+                answer.map_err(|(obstacle, _)| held(*obstacle, Duration::ZERO))
             }
             Wait::For(longest) => self.queue_up(&request, longest.min(WAIT_MAX)).await,
         };
@@ -129,7 +155,7 @@ impl LockManager {
     /// Ends the session: every lease it holds is free when this returns, and guards that still live are fenced out.
     ///
     /// # Errors
-    /// [`Error::Storage`] or [`Error::Db`] when `locks.db` fails; the session is over and its leases are void even then.
+    /// [`Error::Storage`] or [`Error::Db`] when the store of leases fails; the session is over and its leases are void even then.
     ///
     /// # Cancel safety
     /// A dropped future leaves the rest to the background.
@@ -138,63 +164,13 @@ impl LockManager {
             return Ok(());
         }
         let result = self.shared.keeper.shutdown().await;
-        self.shared.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.life.lock().unwrap_or_else(PoisonError::into_inner).take();
         result
     }
 
     pub(crate) fn check_open(&self) -> Result<(), Error> {
         if self.shared.closed.load(Ordering::SeqCst) { Err(Error::Closed) } else { Ok(()) }
     }
-
-    /// Refuses keys below a router that is not registered. One that was found is not looked up again: should it be retired
-    /// later, its database refuses by itself.
-    async fn check_routers(&self, keys: &KeySet) -> Result<(), Error> {
-        for key in keys {
-            let Some(id) = router_of(key) else { continue };
-            let unknown = || Error::UnknownRouter { key: key.clone() };
-            let id = id.parse::<RouterId>().map_err(|_| unknown())?;
-            if self.known_routers().contains(&id) {
-                continue;
-            }
-            let record = self.shared.db.system().routers().get(&id).await?;
-            if record.is_none_or(|record| record.lifecycle != Lifecycle::Active) {
-                return Err(unknown());
-            }
-            self.known_routers().insert(id);
-        }
-        Ok(())
-    }
-
-    fn known_routers(&self) -> MutexGuard<'_, BTreeSet<RouterId>> {
-        self.shared.routers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tries once, with another block of tokens when the reserved one is used up.
-    pub(crate) async fn attempt(&self, request: &Request, queue: Queue) -> Result<Result<Lease, Queued>, Error> {
-        let shared = &self.shared;
-        loop {
-            match shared.store.attempt(request.clone(), queue, shared.db.now()).await? {
-                Attempt::Granted(lease) => return Ok(Ok(*lease)),
-                Attempt::Blocked { obstacle, ticket } => return Ok(Err((obstacle, ticket))),
-                Attempt::NoTokens => {
-                    let counters = shared.db.system().counters();
-                    let first = counters.reserve(TOKEN_COUNTER, TOKEN_BLOCK).await?;
-                    if let Some(handed_out) = shared.store.add_block(first, TOKEN_BLOCK).await? {
-                        counters.raise(TOKEN_COUNTER, handed_out).await?;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// What is in the way, and the ticket drawn.
-pub(crate) type Queued = (Box<Obstacle>, Option<u64>);
-
-/// Returns the router a key lies in.
-fn router_of(key: &LockKey) -> Option<&str> {
-    let mut segments = key.segments();
-    (segments.next() == Some("router")).then(|| segments.next()).flatten()
 }
 
 pub(crate) fn held(obstacle: Obstacle, waited: Duration) -> Error {

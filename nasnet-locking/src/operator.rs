@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use nasnet_dbmanager::system::audit::AuditEntry;
 use serde::Serialize;
-use serde_json::json;
 use ulid::Ulid;
 
 use crate::error::{Error, LostReason, StaleView};
 use crate::key::{KeySet, LockKey};
 use crate::lease::{Broken, Holder, LOCK_INFO_CHARS_MAX, Lease, Ticket};
 use crate::manager::LockManager;
+use crate::store::Table;
 use crate::token::FencingToken;
 
 /// Which leases to list.
@@ -84,10 +83,10 @@ pub struct BrokenLease {
 }
 
 impl LockManager {
-    /// Lists the leases of all sessions of this machine, in the order they were granted.
+    /// Lists the leases of all sessions, in the order they were granted.
     ///
     /// # Errors
-    /// [`Error::Storage`] or [`Error::Db`] when `locks.db` cannot be read.
+    /// [`Error::Storage`] or [`Error::Db`] when the store of leases cannot be read.
     ///
     /// # Cancel safety
     /// Reads only.
@@ -107,28 +106,27 @@ impl LockManager {
     }
 
     async fn look(&self, filter: &LockFilter) -> Result<Inspection, Error> {
-        let store = &self.shared.store;
-        let (leases, tickets) = store.all().await?;
-        let now = self.shared.db.now();
-        let is_dead = store.sessions.probe(store.own);
-        let view = |lease: Lease| LockView {
+        let Table { leases, tickets, now } = self.shared.store.table().await?;
+        let view = |(lease, standing): (Lease, Result<(), LostReason>)| LockView {
             holder: lease.holder(),
             expires_in: lease.deadline.remaining(&now),
-            ended: lease.standing(&now, &is_dead).err(),
+            ended: standing.err(),
             keys: lease.keys,
         };
+        let wanted = |(lease, _): &(Lease, _)| filter.takes(&lease.keys, &lease.info.actor);
         Ok(Inspection {
-            leases: leases.into_iter().filter(|lease| filter.takes(&lease.keys, &lease.info.actor)).map(view).collect(),
+            leases: leases.into_iter().filter(wanted).map(view).collect(),
             queue: tickets
                 .iter()
-                .filter(|ticket| filter.takes(&ticket.keys, &ticket.info.actor) && ticket.stands(&now, &is_dead))
+                .filter(|ticket| filter.takes(&ticket.keys, &ticket.info.actor))
                 .map(Ticket::holder)
                 .collect(),
         })
     }
 
     /// Takes a lease from its holder: its fences reject from now on, its `lost()` resolves, and the audit log of
-    /// `system.db` tells who did it and why before it is done.
+    /// `system.db` tells who did it and why before it is done. A PostgreSQL store keeps that in table
+    /// `nasnet_lock_break`, written in the same transaction.
     ///
     /// The lease is named with the token it was seen with, so that nobody breaks a lease they did not look at.
     ///
@@ -145,20 +143,10 @@ impl LockManager {
         by: &str,
         reason: &str,
     ) -> Result<BrokenLease, Error> {
-        let stale = |now| Error::StaleBreak { lease, token, now };
-        let shared = &self.shared;
-        if let Err(why) = shared.store.standing(lease, token, shared.db.now()).await? {
-            tracing::debug!(%lease, %token, %why, "a break came too late");
-            return Err(stale(shared.store.stale_view(lease, token).await?));
-        }
-        let entry = AuditEntry::new("locking", "lock.break")
-            .actor(by)
-            .target(lease.to_string())
-            .details(json!({ "token": token, "reason": reason }));
-        shared.db.system().audit_log().append(entry).await?;
         let broken = Broken { by: cut(by), reason: cut(reason) };
-        let lease = shared.store.break_lease(lease, token, broken, shared.db.now()).await?.map_err(stale)?;
-        shared.keeper.wake();
+        let answer = self.shared.store.break_lease(lease, token, broken).await?;
+        let lease = answer.map_err(|now| Error::StaleBreak { lease, token, now })?;
+        self.shared.keeper.wake();
         Ok(BrokenLease { holder: lease.holder(), keys: lease.keys })
     }
 }

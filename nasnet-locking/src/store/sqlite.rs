@@ -16,6 +16,7 @@ use crate::key::KeySet;
 use crate::lease::{self, Broken, Deadline, Lease, LockInfo, Mode, Obstacle, Ticket, Verdict, Want, millis};
 use crate::session::Sessions;
 use crate::store::storage;
+pub(crate) use crate::store::{Queue, Request};
 use crate::token::FencingToken;
 
 const ACQUIRE: Cause = Cause::new("lease-acquire");
@@ -94,17 +95,6 @@ const DRAW_TICKET: &str = "
 INSERT INTO ticket (id, session, keys, mode, actor, purpose, origin, since_ms, boot, deadline_ms)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) RETURNING number";
 
-/// A request with everything the store needs to grant it.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) id: Ulid,
-    pub(crate) keys: KeySet,
-    pub(crate) mode: Mode,
-    pub(crate) info: LockInfo,
-    pub(crate) ttl: Duration,
-    pub(crate) max_hold: Option<Duration>,
-}
-
 /// The answer to one attempt.
 #[derive(Debug)]
 pub(crate) enum Attempt {
@@ -116,17 +106,6 @@ pub(crate) enum Attempt {
     },
     /// The reserved block of tokens is used up, or this `locks.db` has none yet.
     NoTokens,
-}
-
-/// Where a request that cannot be granted goes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Queue {
-    /// Nowhere.
-    Stay,
-    /// To the end of the queue, until the deadline.
-    Join(Deadline),
-    /// It keeps the place it has.
-    Keep(u64),
 }
 
 /// `locks.db` and the sessions it names.

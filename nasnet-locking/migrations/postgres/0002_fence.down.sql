@@ -1,0 +1,1 @@
+DROP TABLE nasnet_fence;
