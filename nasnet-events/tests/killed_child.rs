@@ -24,13 +24,31 @@ async fn open(dir: &Path) -> (DbManager, EventStore) {
     (manager, store)
 }
 
-fn spawn(dir: &Path, role: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+/// A child that never outlives the test, however it ends.
+struct Process(Child);
+
+impl Process {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn spawn(dir: &Path, role: &str) -> Process {
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
         .env(CHILD, format!("{role} {}", dir.display()))
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .spawn();
+    Process(child.unwrap())
 }
 
 /// Runs as the child: appends for ever, and prints what was acknowledged.
@@ -39,6 +57,11 @@ fn spawn(dir: &Path, role: &str) -> Child {
 fn child() {
     let Ok(task) = std::env::var(CHILD) else { return };
     let (role, dir) = task.split_once(' ').unwrap();
+    // The pipe ends with the parent, even when that is killed.
+    std::thread::spawn(|| {
+        drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+        std::process::exit(1);
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (manager, store) = open(Path::new(dir)).await;
@@ -109,11 +132,13 @@ async fn append_a_hundred(manager: &DbManager, store: &EventStore) {
         store.append(&router("r1"), &stream("shared"), Expected::Any, vec![event]).await.unwrap();
     }
     println!("\ndone");
+    // Before the test harness prints to a parent that has read enough.
+    std::process::exit(0);
 }
 
 /// Words of the child's lines that begin with one of ours; the test harness prints lines of its own.
-fn lines(child: &mut Child) -> impl Iterator<Item = (String, String)> + use<> {
-    BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok).filter_map(|line| {
+fn lines(child: &mut Process) -> impl Iterator<Item = (String, String)> + use<> {
+    BufReader::new(child.0.stdout.take().unwrap()).lines().map_while(Result::ok).filter_map(|line| {
         let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
         ["hot", "synced", "reserved", "done"].contains(&word).then(|| (word.to_owned(), rest.to_owned()))
     })
@@ -130,10 +155,9 @@ fn what_a_killed_process_acknowledged_is_there() {
         for (word, id) in output.by_ref().take(kill_after) {
             acked.push((word == "synced", id.parse().unwrap()));
         }
-        child.kill().unwrap();
+        child.kill();
         // What was printed before the signal arrived counts as well; a line cut short does not.
         acked.extend(output.filter_map(|(word, id)| Some((word == "synced", id.parse().ok()?))));
-        child.wait().unwrap();
 
         // Killed, tmpfs survives: everything. Then without tmpfs: what was on flash.
         for wiped in [false, true] {
@@ -182,8 +206,7 @@ fn what_a_killed_process_had_reserved_stops_readers_only_until_someone_looks() {
         store.resolve().await.unwrap();
         assert!(read(&store, Query::all()).await.is_empty(), "its owner lives: nobody else may end it");
 
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill();
         store.resolve().await.unwrap();
         let status = store.status().await.unwrap();
         assert_eq!((status.voids, status.unresolved), (1, 0));
@@ -204,7 +227,6 @@ fn two_processes_append_in_one_order() {
         }
         for child in &mut children {
             assert_eq!(lines(child).next().unwrap().0, "done");
-            child.wait().unwrap();
         }
         store.resolve().await.unwrap();
         let events = read(&store, Query::all()).await;
