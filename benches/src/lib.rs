@@ -3,4 +3,5 @@
 
 pub mod events;
 pub mod measure;
+pub mod naive;
 pub mod place;

@@ -1,7 +1,7 @@
 //! Campaign `kill`: what was acknowledged is there after SIGKILL, and nothing is there by half.
 //!
-//! The child writes groups of rows to a router database, each group one keyed write op, and says `ack N` once the write
-//! has answered. The parent kills it at a random moment, often while it still opens its databases, opens the same
+//! The child writes groups of rows to a router database, each group one keyed write op, then appends an event, Critical and
+//! Normal in turn, and says `ack N` once both have answered. The parent kills it at a random moment, often while it still opens its databases, opens the same
 //! directories and looks.
 
 use std::collections::BTreeMap;
@@ -10,17 +10,22 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::{
-    Cause, DbManager, Error, FileKind, KeyOutcome, Migration, NewRouter, Options, RouterId, SchemaSet,
+    Cause, DbManager, Error, FileKind, KeyOutcome, Migration, NewRouter, Options, RouterId, SchemaSet, Scope,
 };
+use nasnet_events::{EventOptions, EventStore, EventType, Expected, NewEvent, Query, StreamName};
 use sqlx::SqliteConnection;
 use tokio::runtime::Runtime;
 use ulid::Ulid;
 
 use crate::{Case, Failure};
 
+const STREAM: &str = "soak/kill";
+/// Critical and Normal: an acknowledged event of either survives the process.
+const KINDS: [&str; 2] = ["config.applied", "interface.status_changed"];
 const CAUSE: Cause = Cause::new("soak-kill");
 /// Rows of one group: they are there together or not at all.
 const GROUP: i64 = 3;
@@ -63,13 +68,14 @@ pub(crate) fn case(random: &mut Random, mode: Mode) -> Result<Case, Failure> {
     let place = Place::new(None)?;
     let runtime = Runtime::new()?;
     let mut case = Case::default();
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut appended) = (0, 0);
     for life in 0..=random.below(3) {
         let heard = live_and_die(&place, random, mode, acknowledged)?;
         case.count("kills", 1);
-        case.count("attempts", heard.unwrap_or(acknowledged) - acknowledged);
+        case.count("attempts", heard.unwrap_or(0).saturating_sub(acknowledged));
         acknowledged = heard.unwrap_or(acknowledged);
-        match runtime.block_on(check(&place, acknowledged)) {
+        appended = heard.unwrap_or(appended);
+        match runtime.block_on(check(&place, acknowledged, appended)) {
             Ok((found, last)) => {
                 case.broken.extend(found.into_iter().map(|what| format!("life {life}: {what}")));
                 // What was committed but not acknowledged counts from now on.
@@ -139,7 +145,8 @@ async fn open(data: &Path, run: &Path) -> Result<(DbManager, RouterId), Error> {
         down: "DROP TABLE soak",
     };
     let rows = SchemaSet::new("soak", FileKind::Router, vec![rows]);
-    let db = DbManager::open(Options::new(data).run_dir(run).schemas([rows])).await?;
+    let options = Options::new(data).run_dir(run).schemas([rows]).schemas(nasnet_events::schema_sets());
+    let db = DbManager::open(options).await?;
     let id = RouterId::parse("soak")?;
     match db.create_router(NewRouter::new(id.clone()).name("soak").host("192.0.2.1")).await {
         Ok(_) | Err(Error::RouterExists { .. }) => Ok((db, id)),
@@ -157,6 +164,12 @@ fn key(number: u64) -> Ulid {
     Ulid(u128::from(number) << 64 | u128::from(number))
 }
 
+/// The event of a group; its id is the key of the group.
+fn event(number: u64) -> Result<NewEvent, Failure> {
+    let kind = KINDS[usize::try_from(number % 2)?];
+    Ok(NewEvent::new(key(number), EventType::parse(kind)?, &number)?)
+}
+
 /// Writes groups until it is killed.
 pub(crate) fn child(directories: &str, mode: &str) -> Result<(), Failure> {
     let (data, run) = directories.split_once('\n').ok_or("two directories are needed")?;
@@ -171,11 +184,18 @@ pub(crate) fn child(directories: &str, mode: &str) -> Result<(), Failure> {
             })
             .await?;
         let first = u64::try_from(last)? + 1;
+        let store = EventStore::open(&db, EventOptions::default()).await?;
+        let (scope, stream) = (Scope::Router(id.clone()), StreamName::parse(STREAM)?);
+        if last > 0 {
+            // The life before may have ended between a group and its event; if it did not, the id says so.
+            store.append(&scope, &stream, Expected::Any, vec![event(first - 1)?]).await?;
+        }
         for number in first..first + GROUPS_MAX {
             if mode == Mode::AckFirst.as_str() {
                 acknowledge(number)?;
             }
             router.write_keyed(CAUSE, key(number), move |conn| Box::pin(write_group(conn, number))).await?;
+            store.append(&scope, &stream, Expected::Any, vec![event(number)?]).await?;
             if mode == Mode::Honest.as_str() {
                 acknowledge(number)?;
             }
@@ -203,7 +223,7 @@ async fn write_group(conn: &mut SqliteConnection, number: u64) -> Result<(), Err
 }
 
 /// Looks at what a killed child left; returns the broken promises and the last group that is there.
-async fn check(place: &Place, acknowledged: u64) -> Result<(Vec<String>, u64), Failure> {
+async fn check(place: &Place, acknowledged: u64, appended: u64) -> Result<(Vec<String>, u64), Failure> {
     let (db, id) = open(&place.disk.path().join("data"), place.tmpfs.path()).await?;
     let router = db.router(&id).await?;
     let (rows, sound): (Vec<(i64, i64, Vec<u8>)>, String) = router
@@ -247,7 +267,37 @@ async fn check(place: &Place, acknowledged: u64) -> Result<(Vec<String>, u64), F
             broken.push(format!("group {number}: there is {there}, its key says {outcome:?}"));
         }
     }
+    broken.extend(check_events(&db, &id, appended).await?);
     drop(router);
     db.shutdown().await?;
     Ok((broken, last))
+}
+
+/// Every acknowledged event is read back once, in order, as it was written.
+async fn check_events(db: &DbManager, id: &RouterId, appended: u64) -> Result<Vec<String>, Failure> {
+    let store = EventStore::open(db, EventOptions::default()).await?;
+    let mut events = store.read(Query::scope(Scope::Router(id.clone())).stream(StreamName::parse(STREAM)?));
+    let (mut broken, mut found) = (Vec::new(), BTreeMap::<u64, u64>::new());
+    let mut version = 0;
+    while let Some(recorded) = events.try_next().await? {
+        let number: u64 = recorded.body_as()?;
+        if recorded.id != key(number) {
+            broken.push(format!("event {number} has the id of another"));
+        }
+        if recorded.version <= version {
+            broken.push(format!("event {number} has version {} after {version}", recorded.version));
+        }
+        version = recorded.version;
+        *found.entry(number).or_default() += 1;
+    }
+    for number in 1..=appended {
+        match found.get(&number) {
+            Some(1) => {}
+            Some(times) => broken.push(format!("event {number} is there {times} times")),
+            None => broken.push(format!("event {number} was acknowledged and is gone")),
+        }
+    }
+    drop(events);
+    store.shutdown().await?;
+    Ok(broken)
 }

@@ -1,0 +1,188 @@
+//! Prints what leases cost and how fairly they are handed on, beside the locks one would use instead.
+//!
+//! Every row is measured in the same run: leases alone and with 32 waiters, the hand-over between processes, a row per lock
+//! in SQLite on disk and on tmpfs, and, where `NASNET_TEST_POSTGRES` names a server and the feature `postgres` is on, an
+//! advisory lock of PostgreSQL.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the table is the output of this program")]
+
+#[path = "lock_latency/handover.rs"]
+mod handover;
+#[path = "lock_latency/peers.rs"]
+mod peers;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use nasnet_benches::measure::{BusyCore, ROUNDS, percentile};
+use nasnet_benches::place::Place;
+use nasnet_dbmanager::{Cause, DbManager, Options};
+use nasnet_locking::{AcquireRequest, LockInfo, LockKey, LockManager, LockOptions};
+use serde::Serialize;
+
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+
+const WAITERS: usize = 32;
+const LONG: Duration = Duration::from_secs(60);
+
+#[derive(Parser)]
+#[command(about = "Latency and fairness of leases, beside other locks")]
+struct Args {
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// A directory on disk to measure in; the system's temporary directory by default.
+    #[arg(long)]
+    disk: Option<PathBuf>,
+    /// Be the second process of the hand-over; started by the measurement itself.
+    #[arg(long, hide = true, num_args = 2, value_names = ["DATA", "RUN"])]
+    child: Option<Vec<PathBuf>>,
+}
+
+/// One measured thing.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    what: &'static str,
+    core: &'static str,
+    samples: usize,
+    p50_us: f64,
+    p99_us: f64,
+    max_us: f64,
+}
+
+impl Row {
+    pub(crate) fn new(what: &'static str, busy: bool, samples: Vec<Duration>) -> Self {
+        let us = |hundredths| percentile(samples.clone(), hundredths).as_secs_f64() * 1e6;
+        Self {
+            what,
+            core: if busy { "busy" } else { "idle" },
+            samples: samples.len(),
+            p50_us: us(50),
+            p99_us: us(99),
+            max_us: us(100),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    rows: Vec<Row>,
+    /// Waiters that were granted before one that had queued up earlier.
+    overtaken: usize,
+    /// Grants that this was counted over.
+    queued_grants: usize,
+    /// Whether PostgreSQL took part.
+    postgres: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let args = Args::parse();
+    if let Some([data, run]) = args.child.as_deref() {
+        return handover::child(data, run).await;
+    }
+    let place = Place::new(args.disk.as_deref())?;
+    let (data, run) = (place.disk.path().join("data"), place.tmpfs.path());
+    let db = open(&data, run).await?;
+    let locks = LockManager::open(&db, LockOptions::default()).await?;
+    let mut rows = Vec::new();
+    for busy in [false, true] {
+        let _core = busy.then(BusyCore::start);
+        uncontended(&db, &locks, busy, &mut rows).await?;
+        peers::sqlite(&place.disk.path().join("naive.db"), "sqlite row lock on disk, FULL", busy, &mut rows).await?;
+        peers::sqlite(&run.join("naive.db"), "sqlite row lock on tmpfs, OFF", busy, &mut rows).await?;
+        peers::postgres(busy, &mut rows).await?;
+    }
+    let (contended, overtaken, queued_grants) = contended(&db, &locks).await?;
+    rows.push(contended);
+    rows.extend(handover::measure(&db, &locks, &data, run).await?);
+    locks.shutdown().await?;
+    db.shutdown().await?;
+    let report = Report { rows, overtaken, queued_grants, postgres: peers::POSTGRES && peers::server().is_some() };
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(());
+    }
+    println!("{:<52} {:<5} {:>7} {:>10} {:>10} {:>10}", "what", "core", "samples", "p50 us", "p99 us", "max us");
+    for Row { what, core, samples, p50_us, p99_us, max_us } in &report.rows {
+        println!("{what:<52} {core:<5} {samples:>7} {p50_us:>10.1} {p99_us:>10.1} {max_us:>10.1}");
+    }
+    println!("waiters overtaken: {} of {}", report.overtaken, report.queued_grants);
+    Ok(())
+}
+
+pub(crate) async fn open(data: &Path, run: &Path) -> Result<DbManager, Failure> {
+    Ok(DbManager::open(Options::new(data).run_dir(run).schemas(nasnet_locking::schema_sets())).await?)
+}
+
+pub(crate) fn request(path: &str) -> Result<AcquireRequest, Failure> {
+    Ok(AcquireRequest::exclusive(LockKey::parse(path)?, LockInfo::new("bench", "measure")))
+}
+
+/// A lease alone, its two halves, and what the writer of the database costs by itself.
+async fn uncontended(db: &DbManager, locks: &LockManager, busy: bool, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    const CAUSE: Cause = Cause::new("bench");
+    let (mut acquires, mut releases, mut pairs, mut empty) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        for number in 0..200 {
+            let request = request(&format!("bench/{}", number % 50))?;
+            let began = Instant::now();
+            let guard = locks.acquire(request).await?;
+            acquires.push(began.elapsed());
+            let releasing = Instant::now();
+            guard.release().await?;
+            releases.push(releasing.elapsed());
+            pairs.push(began.elapsed());
+            let began = Instant::now();
+            db.locks().write(CAUSE, |_| Box::pin(async { Ok::<_, nasnet_dbmanager::Error>(()) })).await?;
+            empty.push(began.elapsed());
+        }
+    }
+    rows.push(Row::new("lease, acquire+release", busy, pairs));
+    rows.push(Row::new("lease, acquire", busy, acquires));
+    rows.push(Row::new("lease, release", busy, releases));
+    rows.push(Row::new("an empty write op on locks.db", busy, empty));
+    Ok(())
+}
+
+/// 32 waiters on one key, half of them of a second session, queued up one after another; each passes it on at once.
+async fn contended(db: &DbManager, locks: &LockManager) -> Result<(Row, usize, usize), Failure> {
+    let second = LockManager::open(db, LockOptions::default()).await?;
+    let key = LockKey::parse("bench/queue")?;
+    let (mut samples, mut overtaken, mut grants) = (Vec::new(), 0, 0);
+    for _ in 0..ROUNDS {
+        let holder = locks.acquire(request("bench/queue")?).await?;
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiters = Vec::new();
+        for number in 0..WAITERS {
+            let manager = if number % 2 == 0 { locks.clone() } else { second.clone() };
+            let order = Arc::clone(&order);
+            waiters.push(tokio::spawn(async move {
+                let guard = manager.acquire(request("bench/queue")?.wait(LONG)).await?;
+                order.lock().unwrap_or_else(PoisonError::into_inner).push((number, Instant::now()));
+                guard.release().await?;
+                Ok::<_, Failure>(())
+            }));
+            while locks.inspect(&key).await?.queue.len() <= number {
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut before = Instant::now();
+        holder.release().await?;
+        for waiter in waiters {
+            waiter.await??;
+        }
+        let order = order.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (at, (number, granted)) in order.iter().enumerate() {
+            overtaken += usize::from(order[..at].iter().any(|(earlier, _)| earlier > number));
+            samples.push(granted.duration_since(before));
+            before = *granted;
+        }
+        grants += order.len();
+    }
+    second.shutdown().await?;
+    Ok((Row::new("lease, from one of 32 waiters to the next", false, samples), overtaken, grants))
+}
