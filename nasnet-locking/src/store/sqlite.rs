@@ -3,6 +3,9 @@
 //! Every change is one write op, so it is all-or-nothing. Rows that overlap a request are loaded and the pure rules of
 //! [`crate::lease`] decide; a request that overlaps nothing is granted in one statement.
 
+#[cfg(test)]
+mod plans;
+
 use std::time::Duration;
 
 use nasnet_dbmanager::{BootId, Cause, Database, Now};
