@@ -146,8 +146,49 @@ fn console_lines_and_comments_are_counted_and_change_nothing() {
 fn scripts_end_with_the_line_that_closes_their_brackets() {
     let text = ":if (1 = 1) do={\n  :put \"}\"\n  # it's \"open\n} else={\n  :put 2\n}\n:global x [find]; :put $x\n/ip dns\nset servers=1.1.1.1";
     let export = parse(text.as_bytes());
-    assert_eq!((export.tally().scripts, export.tally().commands, export.errors.len()), (2, 1, 0));
+    assert_eq!((export.tally().scripts, export.tally().commands, export.errors.len()), (3, 1, 0));
     assert_eq!(export.statements[1].line, 7);
+}
+
+#[test]
+fn a_statement_behind_a_script_on_the_same_line_is_read() {
+    let text = ":do { /ip dns; set servers=\"\" } on-error={}; /ip pool add name=p ranges=192.0.2.1; :delay 2s;\n\
+                /certificate\nadd name=ca common-name=ca; sign ca; :delay 1s\n";
+    let export = parse(text.as_bytes());
+    assert_eq!(export.errors, []);
+    assert_eq!((export.tally().scripts, export.tally().commands), (4, 2));
+    let menus: Vec<&str> = commands(&export).iter().map(|command| command.menu.as_str()).collect();
+    assert_eq!(menus, ["/ip/pool", "/certificate"]);
+}
+
+#[test]
+fn paths_without_a_slash_go_on_from_the_menu_before() {
+    let text = "ip address add address=192.0.2.1/24 interface=ether1\ninterface bridge\nadd name=br\nport add bridge=br interface=ether2\n\
+                vlan\nadd bridge=br vlan-ids=5\n..\nadd name=br2\n.. vlan add name=v interface=br vlan-id=5\n../..\nsystem/identity/set name=x\n";
+    let export = parse(text.as_bytes());
+    assert_eq!(export.errors, []);
+    let menus: Vec<&str> = commands(&export).iter().map(|command| command.menu.as_str()).collect();
+    let expected = [
+        "/ip/address",
+        "/interface/bridge",
+        "/interface/bridge/port",
+        "/interface/bridge/vlan",
+        "/interface/bridge",
+        "/interface/vlan",
+        "/system/identity",
+    ];
+    assert_eq!(menus, expected);
+}
+
+#[test]
+fn what_only_looks_like_a_path_stays_an_error() {
+    for line in ["port", "bridge address", "ip nowhere add a=b", "port a=b", "hello world", ".", "...", "sign"] {
+        let text = format!("/ip address\n{line}\nadd kept=yes\n");
+        let found = if line == "sign" { parse(text.as_bytes()).tally().scripts } else { errors(&text).len() };
+        assert_eq!(found, 1, "{line}");
+        let export = parse(text.as_bytes());
+        assert_eq!(commands(&export)[0].menu.as_str(), "/ip/address", "{line}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use nasnet_reconcile::device::MenuPath;
-use nasnet_reconcile::routeros::export::{RowOrigin, Seed, parse};
+use nasnet_reconcile::routeros::export::{RowOrigin, Seed, Style, parse, print};
 
 fn seed(text: &str) -> Seed {
     let export = parse(text.as_bytes());
@@ -66,6 +66,21 @@ fn rows_of_the_device_are_named_by_number_id_name_or_default() {
     assert_eq!(shown(&seed, "/snmp/community"), ["found default=yes disabled=yes name=z"]);
     assert_eq!(shown(&seed, "/ip/dns"), ["single cache-size=1 servers=9.9.9.9"]);
     assert_eq!(reasons(&seed), []);
+}
+
+#[test]
+fn every_row_that_comes_with_the_device_is_meant_by_an_empty_find() {
+    let text = "/interface lte\nset [ find ] mtu=1430 name=modem\n/system console\nset [ find ] disabled=yes\n\
+                /interface ethernet\nset [ find default-name=ether1 ] name=wan\nset [ find ] mtu=9000\n\
+                /ip firewall filter\nset [ find ] disabled=yes\n";
+    let seed = seed(text);
+    assert_eq!(shown(&seed, "/interface/lte"), ["found mtu=1430 name=modem"]);
+    assert_eq!(shown(&seed, "/system/console"), ["found disabled=yes"]);
+    assert_eq!(shown(&seed, "/interface/ethernet"), ["found default-name=ether1 mtu=9000 name=wan"]);
+    assert_eq!(reasons(&seed), [(9, "it finds no row of this export")]);
+    for style in [Style::Compact, Style::Terse] {
+        assert_eq!(parse(&print(&seed, style)).rows().menus, seed.menus);
+    }
 }
 
 #[test]

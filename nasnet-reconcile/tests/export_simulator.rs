@@ -20,3 +20,39 @@ fn a_simulated_router_takes_every_row_of_the_home_office_and_of_a_made_up_export
         assert_eq!(report.rows, seed.row_count());
     }
 }
+
+/// The rows of a menu on a router seeded with an export, as the values of two fields.
+fn loaded(text: &str, menu: &str, fields: [&str; 2]) -> Vec<[String; 2]> {
+    let mut sim = Sim::new(SimProfile::hap_7_16());
+    sim.seed_from_export(&parse(text.as_bytes()).rows());
+    let rows = sim.edit(|admin| Ok(admin.rows(&menu.parse().unwrap()))).unwrap();
+    let value = |row: &nasnet_reconcile::device::Row, name: &str| row.fields.get(name).cloned().unwrap_or_default();
+    rows.iter().map(|row| fields.map(|field| value(row, field))).collect()
+}
+
+#[test]
+fn rows_named_by_number_are_never_mixed_up_with_each_other() {
+    let text = "/queue type\nset 7 pcq-rate=7M\nset 2 pcq-rate=2M\nset 0 pcq-rate=1M\n";
+    let rates: Vec<String> =
+        loaded(text, "/queue/type", ["pcq-rate", "name"]).into_iter().map(|[rate, _]| rate).collect();
+    assert_eq!(rates, ["7M", "2M", "1M"]);
+}
+
+#[test]
+fn an_empty_find_means_every_port_of_the_router() {
+    let rows = loaded("/interface ethernet\nset [ find ] comment=x\n", "/interface/ethernet", ["name", "comment"]);
+    assert!(rows.len() > 1 && rows.iter().all(|[name, comment]| !name.is_empty() && comment == "x"), "{rows:?}");
+    let lte = loaded("/interface lte\nset [ find ] name=modem\n", "/interface/lte", ["name", "comment"]);
+    assert_eq!(lte, [["modem".to_owned(), String::new()]]);
+}
+
+#[test]
+fn a_login_works_again_whatever_the_export_did_to_its_user() {
+    let text = "/user group\nset full policy=local,read,!rest-api\n/user\nadd name=panel group=read disabled=yes\n";
+    let mut sim = Sim::new(SimProfile::hap_7_16());
+    sim.seed_from_export(&parse(text.as_bytes()).rows());
+    sim.edit(|admin| admin.set_login("panel", "x", "write")).unwrap();
+    let rows = sim.edit(|admin| Ok(admin.rows(&"/user".parse().unwrap()))).unwrap();
+    let panel = rows.iter().find(|row| row.fields["name"] == "panel").unwrap();
+    assert_eq!((panel.fields["group"].as_str(), panel.fields["disabled"].as_str()), ("write", "false"));
+}

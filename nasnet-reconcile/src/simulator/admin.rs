@@ -94,13 +94,13 @@ impl Admin<'_> {
         self.rows(menu).into_iter().find(|row| row.fields.get(field).is_some_and(|own| own == value))?.id
     }
 
-    /// Sets a user's password and group, and adds the user if there is none of that name.
+    /// Sets a user's password and group and enables the user, and adds the user if there is none of that name.
     ///
     /// # Errors
     ///
     /// The router's refusal, such as for a group that does not exist.
     pub fn set_login(&mut self, name: &str, password: &str, group: &str) -> Result<(), Refusal> {
-        let fields = owned(&[("name", name), ("password", password), ("group", group)]);
+        let fields = owned(&[("name", name), ("password", password), ("group", group), ("disabled", "no")]);
         let existing = self.store.rows("/user").iter().find(|row| row.field("name") == Some(name)).map(|row| row.id);
         match existing {
             Some(id) => write::set(self.store, self.profile, "/user", id, &fields),

@@ -126,12 +126,16 @@ fn rank(menu: &str) -> u8 {
 fn load_menu(store: &mut Store, seed: &SeedMenu, report: &mut SeedReport) {
     let menu = seed.menu.as_str();
     let mut taken = Taken::of(store, menu);
+    // Numbers count what the router has by itself, not the rows that loading this menu makes.
+    let own: Vec<u64> = own_rows(store, menu);
     for (index, row) in seed.rows.iter().enumerate() {
         let mut refusals;
         if row.place == SeedPlace::Single {
             refusals = write::set_singleton(store, menu, &row.fields).err().into_iter().collect();
+        } else if is_every_row(row) && !own.is_empty() {
+            refusals = own.iter().flat_map(|id| load_row(store, menu, Some(*id), row).1).collect();
         } else {
-            let existing = existing(store, menu, row);
+            let existing = existing(store, menu, &own, row);
             let id;
             (id, refusals) = load_row(store, menu, existing, row);
             if existing.is_none()
@@ -147,6 +151,15 @@ fn load_menu(store: &mut Store, seed: &SeedMenu, report: &mut SeedReport) {
         }));
         report.rows += 1;
     }
+}
+
+fn own_rows(store: &Store, menu: &str) -> Vec<u64> {
+    store.rows(menu).iter().filter(|row| row.origin == Origin::Builtin).map(|row| row.id).collect()
+}
+
+/// Returns whether a row stands for all rows the router has by itself: `set [ find ]`.
+fn is_every_row(row: &SeedRow) -> bool {
+    matches!(&row.place, SeedPlace::Found(wanted) if wanted.is_empty())
 }
 
 fn load_row(store: &mut Store, menu: &str, existing: Option<u64>, row: &SeedRow) -> (u64, Vec<Refusal>) {
@@ -199,7 +212,7 @@ impl Taken {
 }
 
 /// Finds the row an export changes instead of adding.
-fn existing(store: &Store, menu: &str, row: &SeedRow) -> Option<u64> {
+fn existing(store: &Store, menu: &str, own_rows: &[u64], row: &SeedRow) -> Option<u64> {
     let rows = store.rows(menu);
     // The origin is looked at first: it is cheap, and nearly all rows of a long list are static.
     let own = |row: &&StoredRow| row.origin == Origin::Builtin || menu == "/user";
@@ -209,7 +222,7 @@ fn existing(store: &Store, menu: &str, row: &SeedRow) -> Option<u64> {
         SeedPlace::Found(wanted) => {
             rows.iter().filter(own).find(|row| wanted.iter().all(|(name, value)| row.field(name) == Some(value)))
         }
-        SeedPlace::Number(number) => rows.iter().filter(own).nth(*number),
+        SeedPlace::Number(number) => own_rows.get(*number).and_then(|id| store.row(menu, *id)),
         SeedPlace::Id(text) => id_of(text).and_then(|id| store.row(menu, id)),
         SeedPlace::Named(name) => by("name", name),
         SeedPlace::Added => match (row.fields.get("default-name"), row.fields.get("name")) {

@@ -16,7 +16,22 @@ use crate::device::MenuPath;
 const ROWS_VISITED_MAX: usize = 10_000_000;
 
 /// Fields that exports write without a value.
-const KNOWN_FLAGS: &[&str] = &["blackhole", "fib"];
+const KNOWN_FLAGS: &[&str] = &["blackhole", "fib", "passive"];
+
+/// Menus whose rows come with the device: `set [ find ]` speaks of rows there that the export does not list.
+const OWN_ROWS: &[&str] = &[
+    "/interface/ethernet",
+    "/interface/ethernet/switch",
+    "/interface/ethernet/switch/port",
+    "/interface/lte",
+    "/interface/wifi",
+    "/interface/wireless",
+    "/ip/firewall/service-port",
+    "/ip/service",
+    "/ipv6/nd",
+    "/port",
+    "/system/console",
+];
 
 /// Fields that identify a row the device has by itself.
 const IDENTIFYING: &[&str] = &["default-name", "name", "default", "port", "interface"];
@@ -275,6 +290,9 @@ impl Machine {
                 match identity {
                     _ if !found.is_empty() => Ok(found),
                     Some(fields) => Ok(vec![self.own_row(menu, RowOrigin::Found(fields), line)]),
+                    None if conditions.is_empty() && OWN_ROWS.contains(&menu.as_str()) => {
+                        Ok(vec![self.own_row(menu, RowOrigin::Found(BTreeMap::new()), line)])
+                    }
                     None => Err("it finds no row of this export".to_owned()),
                 }
             }

@@ -39,7 +39,8 @@
 //! # What is read
 //!
 //! Compact, `terse`, `verbose` and `show-sensitive` exports of RouterOS 6 and 7, with either header; menu lines with
-//! blanks or slashes; `add`, `set`, `remove`, `enable`, `disable` and `move`; `place-before=`, `numbers=`, `!field`, fields
+//! blanks or slashes, and those that go on from the menu before (`..`, `port`, `address add ..`); several statements on
+//! a line; `add`, `set`, `remove`, `enable`, `disable` and `move`; `place-before=`, `numbers=`, `!field`, fields
 //! without a value (`blackhole`), group names left out after the first (`security.ft=yes .wps=disable`); rows
 //! chosen by `[ find ]` with conditions joined by `and` (`=`, `!=`, `~` with plain text and anchors, flags), by number,
 //! id or name; values continued over lines anywhere, quoted texts over several lines; CRLF, byte order marks, UTF-16;
@@ -51,7 +52,7 @@
 //! - `or` and real regular expressions in `find`, `copy-from=`, `unset` and `comment` keep the command unapplied.
 //! - A verbose export lists defaults as fields. They are rows' fields like any other: nothing tells here which of them
 //!   differ from the factory's, and version 6 names of menus and fields are not translated to version 7.
-//! - Relative menus (`address add ..` or `..` on a line of their own) are errors.
+//! - A path that goes on from the menu before is an error unless it leads to a menu that is known.
 
 mod apply;
 mod argument;

@@ -8,7 +8,7 @@ use super::lex::{Cursor, LexError, Lines};
 use super::position::Positions;
 use super::statement::{Command, Export, ParseError, Statement, StatementKind};
 use crate::device::MenuPath;
-use crate::routeros::text;
+use crate::routeros::{menus, text};
 
 /// Names that are commands wherever they stand; no menu of RouterOS 7 is called like one of them.
 pub(super) const VERBS: &[&str] = &[
@@ -34,6 +34,27 @@ pub(super) const VERBS: &[&str] = &[
     "renew",
     "release",
     "make-static",
+];
+
+/// Commands that do something once and describe no configuration; they are kept aside like scripts.
+const ACTIONS: &[&str] = &[
+    "check-for-updates",
+    "clear",
+    "download",
+    "fetch",
+    "import-host-key",
+    "install",
+    "load",
+    "ping",
+    "reboot",
+    "run",
+    "save",
+    "scan",
+    "send",
+    "shutdown",
+    "sign",
+    "start",
+    "stop",
 ];
 
 /// Reads what `/export` prints, in its compact, terse, verbose and sensitive forms.
@@ -174,7 +195,7 @@ impl<'a> Parser<'a> {
         line[..close].contains(&b'@') && line[close + 1..].iter().find(|b| !in_menu(b)).is_some_and(|b| *b == b'>')
     }
 
-    /// Reads code up to the end of the line on which all its brackets are closed.
+    /// Reads code up to the end of the statement: a semicolon or the end of the line on which all its brackets are closed.
     fn script(&mut self) -> Result<(), LexError> {
         let start = self.cursor.pos;
         // The code without blanks and continuations at its end: they would swallow the line printed behind it.
@@ -182,7 +203,8 @@ impl<'a> Parser<'a> {
         loop {
             let at = self.cursor.pos;
             match self.cursor.peek() {
-                None | Some(b'\n') => break,
+                // What stands behind a semicolon is a statement of its own.
+                None | Some(b'\n' | b';') => break,
                 Some(b'{' | b'[' | b'(') => self.cursor.skip_balanced(Lines::Many)?,
                 Some(b'"') => {
                     let limit = self.cursor.search_limit(at);
@@ -220,25 +242,7 @@ impl<'a> Parser<'a> {
     /// Reads a line that begins with a slash: a menu to go to, or a command with its menu.
     fn path_statement(&mut self) -> Result<(), LexError> {
         let start = self.cursor.pos;
-        let mut words: Vec<(usize, &str)> = Vec::new();
-        let mut verb = None;
-        loop {
-            while self.cursor.peek() == Some(b'/') {
-                self.cursor.pos += 1;
-            }
-            self.cursor.skip_blanks();
-            if self.cursor.peek() == Some(b'/') {
-                continue;
-            }
-            let Some((word, end)) = self.path_word() else { break };
-            let at = self.cursor.pos;
-            self.cursor.pos = end;
-            if VERBS.contains(&word) {
-                verb = Some((at, word));
-                break;
-            }
-            words.push((at, word));
-        }
+        let (mut words, verb) = self.path();
         let menu_only = verb.is_none() && (self.cursor.at_statement_end() || self.cursor.peek() == Some(b'#'));
         if menu_only {
             self.menu = menu_path(&words, start)?;
@@ -247,7 +251,7 @@ impl<'a> Parser<'a> {
             return Ok(());
         }
         let known = verb.is_some();
-        let Some((_, verb)) = verb.or_else(|| words.pop()) else {
+        let Some(verb) = verb.or_else(|| words.pop()) else {
             return Err(LexError::new(self.cursor.pos, "a menu name is expected after `/`"));
         };
         if !known && self.cursor.peek().is_some_and(|b| b.is_ascii_uppercase()) {
@@ -261,6 +265,66 @@ impl<'a> Parser<'a> {
                 self.script()
             }
         }
+    }
+
+    /// Reads the words of a path up to a command or to what belongs to no path.
+    fn path(&mut self) -> (Vec<&'a str>, Option<&'a str>) {
+        let mut words = Vec::new();
+        loop {
+            while self.cursor.peek() == Some(b'/') {
+                self.cursor.pos += 1;
+            }
+            self.cursor.skip_blanks();
+            if self.cursor.peek() == Some(b'/') {
+                continue;
+            }
+            let Some((word, end)) = self.path_word() else { return (words, None) };
+            self.cursor.pos = end;
+            if VERBS.contains(&word) {
+                return (words, Some(word));
+            }
+            words.push(word);
+        }
+    }
+
+    /// Reads a path that goes on from the menu of the line before: `..`, `port`, `address add ..`.
+    ///
+    /// Only menus that are known are taken for one; a broken line looks just like it. Returns whether there was one.
+    fn relative_statement(&mut self) -> Result<bool, LexError> {
+        let start = self.cursor.pos;
+        let menu = self.menu.clone();
+        let mut words: Vec<&str> = menu.as_ref().map_or_else(Vec::new, |menu| menu.as_str()[1..].split('/').collect());
+        let mut ups = 0;
+        while self.cursor.slice(self.cursor.pos, self.cursor.pos + 2) == b".."
+            && (self.cursor.delimits(self.cursor.pos + 2) || self.cursor.byte(self.cursor.pos + 2) == Some(b'/'))
+        {
+            ups += 1;
+            words.pop();
+            self.cursor.pos += 2;
+            while matches!(self.cursor.peek(), Some(b' ' | b'\t' | b'\r' | b'/')) {
+                self.cursor.pos += 1;
+            }
+        }
+        let (path, verb) = self.path();
+        let ends = self.cursor.at_statement_end() || self.cursor.peek() == Some(b'#');
+        words.extend(&path);
+        let goes_on = ups > 0 || !path.is_empty();
+        if !goes_on || !(path.is_empty() || is_known_menu(&words)) || !(ends || verb.is_some()) {
+            self.cursor.pos = start;
+            return Ok(false);
+        }
+        match (menu_path(&words, start)?, verb) {
+            (Some(menu), Some(verb)) => self.command(start, menu, verb)?,
+            (None, Some(_)) => {
+                self.cursor.pos = start;
+                return Ok(false);
+            }
+            (menu, None) => {
+                self.menu.clone_from(&menu);
+                self.push(start, StatementKind::Menu(menu));
+            }
+        }
+        Ok(true)
     }
 
     /// Returns the path word that starts here and the offset behind it.
@@ -283,6 +347,12 @@ impl<'a> Parser<'a> {
         }
         let word = String::from_utf8_lossy(self.cursor.slice(start, end)).into_owned();
         if !VERBS.contains(&word.as_str()) || !self.cursor.delimits(end) && self.cursor.byte(end) != Some(b'[') {
+            if ACTIONS.contains(&word.as_str()) && self.menu.is_some() && self.cursor.delimits(end) {
+                return self.script();
+            }
+            if self.relative_statement()? {
+                return Ok(());
+            }
             return Err(LexError::new(start, not_a_command(&word, self.cursor.byte(end))));
         }
         let Some(menu) = self.menu.clone() else {
@@ -324,11 +394,18 @@ fn is_joint(b: u8) -> bool {
     matches!(b, b'-' | b'_')
 }
 
-fn menu_path(words: &[(usize, &str)], start: usize) -> Result<Option<MenuPath>, LexError> {
+/// Returns whether there is a menu of this path, or one below it.
+fn is_known_menu(words: &[&str]) -> bool {
+    let path: String = words.iter().flat_map(|word| ["/", word]).collect();
+    let below = |known: &str| known.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    menus::KNOWN.iter().any(|(known, _)| below(known))
+}
+
+fn menu_path(words: &[&str], start: usize) -> Result<Option<MenuPath>, LexError> {
     if words.is_empty() {
         return Ok(None);
     }
-    let path: String = words.iter().flat_map(|(_, word)| ["/", word]).collect();
+    let path: String = words.iter().flat_map(|word| ["/", word]).collect();
     path.parse().map(Some).map_err(|_| LexError::new(start, "this path is too long to be a menu"))
 }
 

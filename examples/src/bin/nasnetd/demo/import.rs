@@ -20,6 +20,7 @@ pub(crate) async fn started(demo: &mut Demo, checks: &mut Checks) -> Result<(), 
     if let Some(seeded) = &demo.router.seeded {
         import.insert("rows in the export", seeded.rows_in_export as u64);
         import.insert("statements kept aside", seeded.unapplied as u64);
+        import.insert("values kept that a router would refuse", seeded.unusual as u64);
         checks.equal("every row of the export is on the router", &seeded.rows_loaded, &seeded.rows_in_export);
     } else {
         checks.that("the router is as the last run left it", true, "rows taken up from the data directory");

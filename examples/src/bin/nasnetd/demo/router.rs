@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nasnet_reconcile::device::MenuPath;
 use nasnet_reconcile::routeros::export::{self, Seed};
 use nasnet_reconcile::routeros::rest::{Password, RestDevice, RestOptions};
-use nasnet_reconcile::simulator::{Sim, SimProfile, SimServer};
+use nasnet_reconcile::simulator::{Admin, Refusal, Sim, SimProfile, SimServer};
 use serde::{Deserialize, Serialize};
 
 use super::{Args, BadInput};
@@ -14,6 +14,10 @@ use super::{Args, BadInput};
 const BUNDLED: &str = include_str!("../../../../data/home-office.rsc");
 const USER: &str = "nasnet";
 const PASSWORD: &str = "demo-only";
+/// A group of our own: an export may take rights away from the groups every router has, and those of version 6 do not
+/// know the REST API at all.
+const GROUP: &str = "nasnet";
+const POLICIES: &str = "read,write,policy,sensitive,rest-api";
 
 /// What is remembered beside the simulator's rows, so that a second run knows what it goes on from.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,6 +50,8 @@ pub(crate) struct Seeded {
     pub(crate) rows_in_export: usize,
     pub(crate) rows_loaded: usize,
     pub(crate) unapplied: usize,
+    /// Values and rows that a router would refuse, kept as the export has them.
+    pub(crate) unusual: usize,
 }
 
 impl Router {
@@ -126,8 +132,14 @@ fn seed(name: String, text: &[u8]) -> Result<(Sim, Origin, Option<Seeded>), BadI
     let errors = parsed.errors.iter().map(ToString::to_string).collect();
     let mut sim = Sim::new(profile(&seed));
     let report = sim.seed_from_export(&seed);
-    sim.edit(|admin| admin.set_login(USER, PASSWORD, "full")).map_err(|error| BadInput(error.to_string()))?;
-    let seeded = Seeded { rows_in_export: seed.row_count(), rows_loaded: report.rows, unapplied: seed.unapplied.len() };
+    let groups: MenuPath = "/user/group".parse().map_err(|error| BadInput(format!("{error}")))?;
+    sim.edit(|admin| give_access(admin, &groups)).map_err(|error| BadInput(error.to_string()))?;
+    let seeded = Seeded {
+        rows_in_export: seed.row_count(),
+        rows_loaded: report.rows,
+        unapplied: seed.unapplied.len(),
+        unusual: report.problems.len(),
+    };
     let origin = Origin {
         export: name,
         digest: digest(text),
@@ -136,6 +148,16 @@ fn seed(name: String, text: &[u8]) -> Result<(Sim, Origin, Option<Seeded>), BadI
         lines: text.split(|byte| *byte == b'\n').count() as u64,
     };
     Ok((sim, origin, Some(seeded)))
+}
+
+/// Makes the login that this program uses, whatever users and groups the export has.
+fn give_access(admin: &mut Admin<'_>, groups: &MenuPath) -> Result<(), Refusal> {
+    let group = [("name", GROUP), ("policy", POLICIES)];
+    match admin.find(groups, "name", GROUP) {
+        Some(id) => admin.set(groups, &id, &group)?,
+        None => drop(admin.add(groups, &group)?),
+    }
+    admin.set_login(USER, PASSWORD, GROUP)
 }
 
 /// The header of an export says which router printed it.
