@@ -74,3 +74,7 @@ deny:
 model SCHEDULES="100000":
     NASNET_MODEL_SCHEDULES={{SCHEDULES}} RUST_BACKTRACE=0 RUSTFLAGS="--cfg nasnet_model" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/model" \
         cargo test --locked -p nasnet-locking --test model_check -- --nocapture
+
+# The lease stores with a PostgreSQL server of their own (installed where that can be done).
+test-postgres:
+    .ci/postgres cargo test -p nasnet-locking --all-features --locked

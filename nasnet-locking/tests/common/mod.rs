@@ -1,6 +1,10 @@
 //! A data directory, a run directory and a clock that tests set.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod backend;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
