@@ -46,13 +46,18 @@ bench:
 ratios *ARGS:
     cargo run --release --locked -p nasnet-benches --bin ratios -- {{ARGS}}
 
+# What a lease costs beside other locks; with NASNET_TEST_POSTGRES set, beside an advisory lock of PostgreSQL too.
+lock-latency *ARGS:
+    cargo run --release --locked -p nasnet-benches --features postgres --bin lock_latency -- {{ARGS}}
+
 # Bytes that reach flash per event.
 flash-bytes *ARGS:
     cargo run --release --locked -p nasnet-benches --bin flash_bytes -- {{ARGS}}
 
-# A bounded slice of each soak campaign.
+# A bounded slice of each soak campaign; below its floor of attempts a slice proves nothing and fails.
 soak-slice:
-    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign kill --budget 10s --seed 1 --json
+    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign kill --budget 10s --seed 1 --floor 100 --json
+    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign locks --budget 15s --seed 1 --floor 1000 --json
 
 # A campaign without a bound of its own: `just soak kill 1h 7`.
 soak CAMPAIGN BUDGET="1h" SEED="1":
