@@ -27,7 +27,7 @@ const SET: &str = "INSERT INTO event_cursors (name, pos) VALUES (?1, ?2) \
 /// What an archive run did.
 #[derive(Debug)]
 pub struct ArchiveReport {
-    /// Events up to here are in the cold tier, as far as the policy wants them and `failed` is empty.
+    /// Events up to here are in the cold tier, as far as the policy wants them and `failed` does not name their scope.
     pub through: Position,
     /// Frames written and read back.
     pub frames: u64,
@@ -69,15 +69,19 @@ impl EventStore {
         let _one_at_a_time = shared.archiving.lock().await;
         let flushed = self.flush(FlushReason::Archive).await?;
         let mut report = ArchiveReport { through: flushed.through, frames: 0, events: 0, bytes: 0, failed: Vec::new() };
-        let failed = flushed.failed.into_iter().map(|(scope, error)| (scope.unwrap_or(Scope::System), error));
-        report.failed.extend(failed);
         for scope in epoch::scopes(&shared.manager).await? {
-            match self.archive_scope(&scope, cold, options.policy, &mut report).await {
+            // What a scope could not flush would be passed over for ever.
+            if flushed.has_failed(&scope) {
+                continue;
+            }
+            match self.archive_scope(&scope, cold, options.policy, flushed.until, &mut report).await {
                 Ok(()) => {}
                 Err(error @ Error::ColdAbsent { .. }) => return Err(error),
                 Err(error) => report.failed.push((scope, error)),
             }
         }
+        let unflushed = flushed.failed.into_iter().filter_map(|(scope, error)| Some((scope?, error)));
+        report.failed.extend(unflushed);
         Ok(report)
     }
 
@@ -86,13 +90,14 @@ impl EventStore {
         scope: &Scope,
         cold: &Arc<std::sync::Mutex<ColdDir>>,
         policy: ColdPolicy,
+        until: Position,
         report: &mut ArchiveReport,
     ) -> Result<(), Error> {
         let database = self.shared().manager.scope(scope).await?;
         let confirmed = database.read(ARCHIVE, |conn| Box::pin(confirmed(conn))).await?.unwrap_or(Position::START);
         let last = with_cold(cold, scope, move |cold, scope| cold.mount(scope, confirmed)).await?;
 
-        let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(report.through);
+        let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(until);
         if policy == ColdPolicy::WarmOnly {
             query = query.class(Class::Normal).class(Class::Critical);
         }

@@ -40,15 +40,18 @@ pub enum FlushReason {
 pub struct FlushReport {
     /// Why it ran.
     pub reason: FlushReason,
-    /// Every Normal event up to here is on flash.
+    /// Every Normal event up to here is on flash, blocks told in `failed` aside.
     pub through: Position,
+    /// Everything up to here was looked at: further than `through` when a scope failed.
+    pub until: Position,
     /// Segments written.
     pub segments: u64,
     /// Events in them.
     pub events: u64,
     /// Bytes of their bodies; what the databases wrote in all is counted by their meters.
     pub body_bytes: u64,
-    /// Scopes whose database did not take its events, and blocks that cannot be read. `through` stays before them.
+    /// Scopes whose database did not take its events: they are tried again with the next flush, and `through` stays
+    /// before them. Without a scope, damaged blocks of the hot log: what was in them is lost.
     pub failed: Vec<(Option<Scope>, Error)>,
 }
 
@@ -56,6 +59,16 @@ impl fmt::Display for FlushReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { through, segments, events, body_bytes, .. } = self;
         write!(f, "{events} events in {segments} segments of {body_bytes} bytes, all through {through}")
+    }
+}
+
+impl FlushReport {
+    pub(crate) fn has_failed(&self, scope: &Scope) -> bool {
+        self.failed.iter().any(|(failed, _)| failed.as_ref() == Some(scope))
+    }
+
+    fn all_scopes_took_theirs(&self) -> bool {
+        self.failed.iter().all(|(scope, _)| scope.is_none())
     }
 }
 
@@ -74,23 +87,29 @@ impl EventStore {
         let view = self.view().await?;
         let epoch = view.epoch;
         let stable = view.stable().seq;
+        let start = Position::new(epoch, view.flushed_through);
         let mut report = FlushReport {
             reason,
-            through: Position::new(epoch, view.flushed_through),
+            through: start,
+            until: start,
             segments: 0,
             events: 0,
             body_bytes: 0,
             failed: Vec::new(),
         };
-        while report.failed.is_empty() && report.through.seq < stable {
-            let step = self.gather(epoch, report.through.seq + 1, stable, &mut report).await?;
-            let through = Position::new(epoch, step.through);
-            self.write_step(step.by_scope, through, &mut report).await;
-            if report.failed.is_empty() {
-                report.through = through;
-                let seq = through.seq;
-                shared.manager.hot().write(FLUSH, move |conn| Box::pin(log::set_flushed(conn, seq))).await?;
+        while report.until.seq < stable {
+            let mut step = self.gather(epoch, report.until.seq + 1, stable, &mut report).await?;
+            // A scope that failed keeps its events until the next flush: a later segment would bar the way for them.
+            step.by_scope.retain(|scope, _| !report.has_failed(scope));
+            report.until = Position::new(epoch, step.through);
+            self.write_step(step.by_scope, &mut report).await;
+            if report.all_scopes_took_theirs() {
+                report.through = report.until;
             }
+        }
+        if report.through > start {
+            let seq = report.through.seq;
+            shared.manager.hot().write(FLUSH, move |conn| Box::pin(log::set_flushed(conn, seq))).await?;
         }
         Ok(report)
     }
@@ -127,11 +146,12 @@ impl EventStore {
 
     /// Writes the segments of a step, one transaction a scope. The last one, when all before it are on flash, carries
     /// the claim that every scope is flushed through this position.
-    async fn write_step(&self, by_scope: BTreeMap<Scope, Vec<Recorded>>, through: Position, report: &mut FlushReport) {
+    async fn write_step(&self, by_scope: BTreeMap<Scope, Vec<Recorded>>, report: &mut FlushReport) {
+        let through = report.until;
         let mut left = by_scope.len();
         for (scope, events) in by_scope {
             left -= 1;
-            let complete = (left == 0 && report.failed.is_empty()).then_some(through);
+            let complete = (left == 0 && report.all_scopes_took_theirs()).then_some(through);
             match self.write_segment(&scope, events, through, complete).await {
                 Ok(Some((events, bytes))) => {
                     report.segments += 1;

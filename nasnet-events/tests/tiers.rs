@@ -76,6 +76,45 @@ async fn a_flush_writes_one_segment_of_each_scope_and_nothing_twice() {
 }
 
 #[tokio::test]
+async fn a_flush_that_was_cut_short_or_runs_twice_writes_no_event_twice() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    append_some(&manager, &store).await;
+    store.flush(FlushReason::Requested).await.unwrap();
+    // Killed after the segments and before the note that saves looking at them again.
+    on_hot(&manager, "UPDATE hot_meta SET flushed_through = 0").await;
+    let other = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+    append_some(&manager, &store).await;
+    let (one, two) = tokio::join!(store.flush(FlushReason::Requested), other.flush(FlushReason::Interval));
+    assert_eq!(one.unwrap().events + two.unwrap().events, 3);
+    for status in store.status().await.unwrap().warm {
+        assert_eq!(status.unwrap().segments.events, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_takes_nothing_holds_up_no_other() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    let mut ids = append_some(&manager, &store).await;
+    const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON event_segments BEGIN SELECT RAISE(ABORT, 'no'); END";
+    on_scope(&manager, &router("r1"), REFUSE).await;
+    for round in 1..=2 {
+        let report = store.flush(FlushReason::Requested).await.unwrap();
+        assert_eq!((report.events, report.through.seq), (2, 0), "round {round}");
+        assert!(matches!(&report.failed[..], [(Some(scope), _)] if *scope == router("r1")));
+        let report = store.archive().await.unwrap();
+        assert_eq!((report.events, report.failed.len()), (8, 1), "round {round}");
+        ids.extend(append_some(&manager, &store).await);
+    }
+    on_scope(&manager, &router("r1"), "DROP TRIGGER refuse").await;
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (12 + 8, 0));
+    empty_hot(&manager).await;
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+}
+
+#[tokio::test]
 async fn only_what_is_unflushed_is_flushed_whatever_the_clock_does() {
     let site = Site::new();
     let (manager, store) = site.open().await;

@@ -1,0 +1,117 @@
+//! One place that fails for a while holds up nobody else, and nothing of its own is skipped.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod support;
+
+use futures_util::StreamExt;
+use nasnet_dbmanager::{DbManager, Scope};
+use nasnet_events::{ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Query, prepare_cold_dir};
+use support::{Site, empty_hot, normal, on_scope, read_ids, router, stream};
+use ulid::Ulid;
+
+const BREAK_SEGMENTS: &str = "ALTER TABLE event_segments RENAME TO elsewhere";
+const MEND_SEGMENTS: &str = "ALTER TABLE elsewhere RENAME TO event_segments";
+
+async fn append(manager: &DbManager, store: &EventStore, scope: &Scope, count: usize) -> Vec<Ulid> {
+    let events: Vec<_> = (0..count).map(|_| normal(manager)).collect();
+    let ids = events.iter().map(|event| event.id).collect();
+    store.append(scope, &stream("s"), Expected::Any, events).await.unwrap();
+    ids
+}
+
+async fn flushed_events(store: &EventStore, scope: &Scope) -> u64 {
+    let warm = store.status().await.unwrap().warm;
+    warm.into_iter().flatten().find(|status| status.scope == *scope).unwrap().segments.events
+}
+
+async fn open_with_cold(site: &Site) -> (DbManager, EventStore) {
+    let cold = ColdOptions::new(site.cold()).allow_same_device();
+    let (manager, store) = site.open_with(EventOptions::default().cold(cold)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    (manager, store)
+}
+
+#[tokio::test]
+async fn a_router_that_takes_no_segment_keeps_no_other_from_flash() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let mut ids = append(&manager, &store, &router("r2"), 1).await;
+    // More than one step of a flush.
+    for _ in 0..3 {
+        ids.extend(append(&manager, &store, &router("r1"), 3_000).await);
+        ids.extend(append(&manager, &store, &router("r2"), 1).await);
+    }
+    on_scope(&manager, &router("r2"), BREAK_SEGMENTS).await;
+    for _ in 0..2 {
+        let report = store.flush(FlushReason::Requested).await.unwrap();
+        assert!(matches!(&report.failed[..], [(Some(scope), _)] if *scope == router("r2")), "{report:?}");
+        assert_eq!(report.through.seq, 0, "nothing is claimed for the router that failed");
+        assert_eq!(flushed_events(&store, &router("r1")).await, 9_000);
+    }
+
+    on_scope(&manager, &router("r2"), MEND_SEGMENTS).await;
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert_eq!((report.events, report.through), (4, store.status().await.unwrap().end));
+    empty_hot(&manager).await;
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+}
+
+#[tokio::test]
+async fn a_router_that_takes_no_segment_keeps_no_other_from_the_archive() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    let failing = append(&manager, &store, &router("r2"), 2).await;
+    let others = append(&manager, &store, &router("r1"), 2).await;
+    on_scope(&manager, &router("r2"), BREAK_SEGMENTS).await;
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.events, report.failed.is_empty()), (2, false), "{report:?}");
+    on_scope(&manager, &router("r2"), MEND_SEGMENTS).await;
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (2, 0), "{report:?}");
+    empty_hot(&manager).await;
+    for scope in [router("r1"), router("r2")] {
+        on_scope(&manager, &scope, "DELETE FROM event_segments").await;
+    }
+    assert_eq!(read_ids(&store, Query::all()).await, [failing, others].concat());
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_for_the_archive_is_archived_later_and_not_skipped() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    let scope = router("r1");
+    let mut ids = Vec::new();
+    let durable = support::event(&manager, "config.applied");
+    ids.push(durable.id);
+    store.append(&scope, &stream("s"), Expected::Any, vec![durable]).await.unwrap();
+    empty_hot(&manager).await;
+    ids.extend(append(&manager, &store, &scope, 1).await);
+
+    on_scope(&manager, &scope, "ALTER TABLE event_rows RENAME TO elsewhere").await;
+    let report = store.archive().await.unwrap();
+    assert!(!report.failed.is_empty(), "{report:?}");
+    on_scope(&manager, &scope, "ALTER TABLE elsewhere RENAME TO event_rows").await;
+    let report = store.archive().await.unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
+    empty_hot(&manager).await;
+    on_scope(&manager, &scope, "DELETE FROM event_rows; DELETE FROM event_segments").await;
+    assert_eq!(read_ids(&store, Query::scope(scope)).await, ids);
+}
+
+#[tokio::test]
+async fn a_cold_file_that_cannot_be_opened_hides_no_other() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    let ids = append(&manager, &store, &router("r1"), 3).await;
+    store.archive().await.unwrap();
+    empty_hot(&manager).await;
+    on_scope(&manager, &router("r1"), "DELETE FROM event_segments").await;
+    let dangling = site.cold().join("r1/events-2020-01.jsonl.zst");
+    std::os::unix::fs::symlink(site.dir.path().join("nowhere"), &dangling).unwrap();
+    let items: Vec<_> = store.read(Query::all()).collect().await;
+    let found: Vec<_> = items.iter().filter_map(|item| item.as_ref().ok()).map(|event| event.id).collect();
+    assert_eq!(found, ids);
+    assert!(matches!(items.iter().find_map(|item| item.as_ref().err()), Some(Error::Io { .. })), "{items:?}");
+    assert_eq!(store.status().await.unwrap().cold.events, 3);
+}
