@@ -17,34 +17,45 @@ const MS_MAX: u64 = (1 << 48) - 1;
 ///
 /// When the clock stands still or has gone back, the next id is the last one plus one: the timestamp stays at the
 /// highest millisecond seen, and moves on by itself should the random part overflow. Seeded with the persisted
-/// high-water, the order holds across restarts too.
+/// high-water, the order holds across restarts too: the first id then lies in a later millisecond, with a random part of
+/// its own, so that two processes that start from one high-water do not give out the same ids.
 #[derive(Debug)]
 pub struct UlidGen {
-    last: Mutex<Ulid>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    last: Ulid,
+    /// Whether the random part of `last` was drawn by this generator; counting up from somebody else's would meet them.
+    own: bool,
 }
 
 impl UlidGen {
     /// Makes a generator whose ids are all greater than `high_water`.
     pub fn new(high_water: Option<Ulid>) -> Self {
-        Self { last: Mutex::new(high_water.unwrap_or(Ulid::nil())) }
+        Self { state: Mutex::new(State { last: high_water.unwrap_or(Ulid::nil()), own: false }) }
     }
 
     /// Returns the next id.
     pub fn next(&self, now: &Now) -> Ulid {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let ms = u64::try_from(now.wall_ms).unwrap_or(0).min(MS_MAX);
-        *last = if ms > last.timestamp_ms() {
-            Ulid((u128::from(ms) << RANDOM_BITS) | random_part(now, *last))
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let clock_ms = u64::try_from(now.wall_ms).unwrap_or(0).min(MS_MAX);
+        let last_ms = state.last.timestamp_ms();
+        let ms = if state.own { clock_ms } else { clock_ms.max((last_ms + 1).min(MS_MAX)) };
+        state.last = if ms > last_ms {
+            state.own = true;
+            Ulid((u128::from(ms) << RANDOM_BITS) | random_part(now, state.last))
         } else {
             // The carry out of the random part lands in the timestamp.
-            Ulid(last.0.saturating_add(1))
+            Ulid(state.last.0.saturating_add(1))
         };
-        *last
+        state.last
     }
 
     /// Returns the last id given out, or the high-water the generator started with.
     pub fn high_water(&self) -> Ulid {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 }
 
@@ -74,6 +85,16 @@ mod tests {
 
     use super::*;
     use crate::clock::{Clock, ManualClock};
+
+    #[test]
+    fn two_processes_that_start_behind_one_high_water_share_no_id() {
+        let now = ManualClock::new(0).now();
+        let high_water = Some(Ulid::from_parts(1_800_000_000_000, u128::MAX));
+        let (one, other) = (UlidGen::new(high_water), UlidGen::new(high_water));
+        let ids: HashSet<Ulid> = (0..1_000).flat_map(|_| [one.next(&now), other.next(&now)]).collect();
+        assert_eq!(ids.len(), 2_000);
+        assert!(ids.iter().all(|id| Some(*id) > high_water));
+    }
 
     const YEARS_56_MS: i64 = 56 * 365 * 86_400_000;
 
