@@ -211,7 +211,8 @@ async fn every_connection_may_break_while_nobody_uses_it() {
     .fetch_all(&mut conn)
     .await
     .unwrap();
-    assert!(ended.len() >= 3 && ended.iter().all(|ended| *ended), "the session, the changes and the looks: {ended:?}");
+    let ended = ended.into_iter().filter(|ended| *ended).count();
+    assert!(ended >= 3, "the session, the changes and the looks: {ended}");
     let guard = locks.acquire(exclusive("a", "ann")).await.unwrap();
     assert_eq!(locks.list(&LockFilter::all()).await.unwrap()[0].holder.lease, guard.id());
 }
@@ -329,8 +330,10 @@ async fn migrations_run_once_go_back_and_refuse_a_newer_version() {
     ] {
         sqlx::raw_sql(down).execute(&mut conn).await.unwrap();
     }
-    let (one, two) = tokio::join!(store.open(), store.open());
-    assert!(one.acquire(exclusive("a", "ann")).await.is_ok() && two.acquire(exclusive("b", "bob")).await.is_ok());
+    let (one, two, three) = tokio::join!(store.open(), store.open(), store.open());
+    for (locks, path) in [(one, "a"), (two, "b"), (three, "c")] {
+        assert!(locks.acquire(exclusive(path, "ann")).await.is_ok());
+    }
     let newer = "INSERT INTO nasnet_lock_migration (version, name) VALUES (1000, 'from the future')";
     sqlx::query(newer).execute(&mut conn).await.unwrap();
     let answer = nasnet_locking::LockManager::open_postgres(&store.connect, Default::default()).await;

@@ -18,7 +18,10 @@ const STEPS: [Step; 2] = [
 
 /// Several nodes may start at once; the first migrates and the others wait for it.
 const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(hashtextextended('nasnet-locking migrations', 0))::text";
-const KNOWN: &str = "SELECT to_regclass('nasnet_lock_migration') IS NOT NULL";
+/// Reads the catalogue: looking the name up would be answered from a cache that another node's migration does not reach
+/// while this one waits for it.
+const KNOWN: &str = "
+SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'nasnet_lock_migration' AND pg_table_is_visible(oid))";
 const BOOKS: &str = "
 CREATE TABLE nasnet_lock_migration (
     version    int         PRIMARY KEY,
