@@ -214,7 +214,7 @@ impl Driver<'_> {
         let planned = &plan.steps[step];
         let view = match self.view(&planned.key, &planned.kind).await {
             Ok(view) => view,
-            Err(cause) => return Sight::Unreadable { cause },
+            Err(cause) => return Sight::Unreadable { cause: self.vault.redact(cause) },
         };
         let sight = view.sight(&planned.key);
         if let Ok(at) = view.find(&planned.key) {
@@ -249,15 +249,19 @@ impl Driver<'_> {
                 Ok(Some(id)) => _ = fields.insert("place-before".to_owned(), id.0),
                 // The neighbour went away meanwhile: the end of the list is the best place left.
                 Ok(None) => {}
-                Err(cause) => return Input::Written { step, outcome: Outcome::NotSent { cause } },
+                Err(cause) => {
+                    let outcome = Outcome::NotSent { cause: self.vault.redact(cause) };
+                    return Input::Written { step, outcome };
+                }
             }
         }
         let outcome = match self.device.write(&op).await {
             WriteOutcome::Done { row: None } => Outcome::Done { echo: None },
             WriteOutcome::Done { row: Some(row) } => Outcome::Done { echo: Some(self.echo(plan, step, row)) },
-            WriteOutcome::Rejected { class, detail } => Outcome::Rejected { class, detail },
-            WriteOutcome::NotSent(error) => Outcome::NotSent { cause: error.to_string() },
-            WriteOutcome::Unknown { hint } => Outcome::Unknown { hint },
+            // These words go to the journal, the events and the report, which hold no secret.
+            WriteOutcome::Rejected { class, detail } => Outcome::Rejected { class, detail: self.vault.redact(detail) },
+            WriteOutcome::NotSent(error) => Outcome::NotSent { cause: self.vault.redact(error.to_string()) },
+            WriteOutcome::Unknown { hint } => Outcome::Unknown { hint: self.vault.redact(hint) },
         };
         Input::Written { step, outcome }
     }
@@ -280,7 +284,7 @@ impl Driver<'_> {
         let intake = nasnet_state::SecretIntake::compare(self.engine.seal());
         match ObservedRow::read(schema, &planned.key.menu, row, &intake) {
             Ok(row) => Sight::Row { id: row.seen.id, image: row.seen.image },
-            Err(error) => unreadable(error.to_string()),
+            Err(error) => unreadable(self.vault.redact(error.to_string())),
         }
     }
 }

@@ -146,15 +146,17 @@ impl Merge {
         let Some((row, image)) = row.and_then(|row| Some((row, row.image.as_ref()?))) else { return Ok(events) };
         // Back to the device's spelling: fingerprints give way to the secrets themselves, so that they can be sealed.
         let mut raw = image.clone();
-        raw.retain(|name, value| match value.strip_prefix("hmac:") {
-            None => true,
-            Some(_) => match self.vault.seen(step.index, name) {
-                Some(secret) => {
-                    secret.clone_into(value);
-                    true
-                }
-                None => false,
-            },
+        raw.retain(|name, value| {
+            let spec = schema.device_field(name);
+            let sensitive = spec.map_or_else(|| nasnet_state::is_sensitive_name(name), |spec| spec.sensitive);
+            if !(sensitive && value.starts_with("hmac:")) {
+                return true;
+            }
+            let secret = self.vault.seen(step.index, name);
+            if let Some(secret) = secret {
+                secret.clone_into(value);
+            }
+            secret.is_some()
         });
         if schema.is_opaque() {
             raw.insert(MENU_FIELD.to_owned(), step.key.menu.to_string());

@@ -21,6 +21,14 @@ use crate::resolve::{self, Deed, Known, Parsed};
 
 const FIND: Cause = Cause::new("journal-find");
 
+/// The code of a finding about a text that is too long.
+const TOO_LARGE: &str = "schema.too-large";
+/// The longest reason and the longest actor; both are in every event of an operation.
+const REASON_BYTES_MAX: usize = 4 << 10;
+const ACTOR_BYTES_MAX: usize = 256;
+/// The longest change, names and values together: an event holds a few copies of them.
+const CHANGE_BYTES_MAX: usize = 32 << 10;
+
 impl Reconciler {
     /// Returns the plan of a change set as it would be applied now. Writes nothing, locks nothing.
     ///
@@ -62,7 +70,13 @@ impl Reconciler {
         if let Some(stored) = find(&db, key).await? {
             return self.answer_again(router, key, request, stored);
         }
-        self.refuse_invalid(&db, set).await?;
+        if let Err(refused) = self.refuse_invalid(&db, set).await {
+            // Another call may have ended the operation of this key since it was looked for: then it is no refusal.
+            return match find(&db, key).await? {
+                Some(stored) => self.answer_again(router, key, request, stored),
+                None => Err(refused),
+            };
+        }
         let lease = self.lease(router, &set.actor, &set.reason).await?;
         let result = self.apply_under(router, &db, device, set, key, request, &lease).await;
         release(lease).await;
@@ -79,6 +93,10 @@ impl Reconciler {
         request: [u8; 16],
         lease: &LeaseGuard,
     ) -> Result<OpReport, Error> {
+        // Asked again under the lease: only now nobody else can begin the operation of this key.
+        if let Some(stored) = find(db, key).await? {
+            return self.answer_again(router, key, request, stored);
+        }
         refuse_open(router, db).await?;
         let facts = self.check_device(router, db, device).await?;
         let (plan, vault) = self.draft(router, db, device, set, facts.serial).await?;
@@ -205,6 +223,7 @@ impl Reconciler {
 
     /// The stages that need no device, before anything is locked.
     async fn refuse_invalid(&self, db: &Database, set: &ChangeSet) -> Result<(), Error> {
+        refuse_oversized(set)?;
         let resources = self.load(db).await?;
         self.parse(&resources, set)?;
         // A uid whose resource was deleted is taken for ever; the merge would find out only after the device was changed.
@@ -273,6 +292,30 @@ impl Reconciler {
         let parts: Vec<(&str, &RawFields)> = parts.iter().map(|(head, fields)| (head.as_str(), *fields)).collect();
         request_digest(self, &parts)
     }
+}
+
+/// Refuses texts that no event could hold: the merge would find out only after the device was changed.
+fn refuse_oversized(set: &ChangeSet) -> Result<(), Error> {
+    let mut findings = Vec::new();
+    let mut check = |what: &str, path: &str, bytes: usize, max: usize| {
+        if bytes > max {
+            let message = format!("{what} of {bytes} bytes, at most {max} are allowed");
+            findings.push(Finding::new(TOO_LARGE, Severity::Error, path.to_owned(), message));
+        }
+    };
+    check("a reason", "reason", set.reason.len(), REASON_BYTES_MAX);
+    check("an actor", "actor", set.actor.len(), ACTOR_BYTES_MAX);
+    for change in &set.changes {
+        let (name, fields) = match change {
+            Change::Create { name, fields, .. } => (name.clone(), fields),
+            Change::Update { uid, set, .. } => (uid.to_string(), set),
+            Change::Delete { .. } => continue,
+        };
+        let bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() + name.len();
+        let path: String = name.chars().take(64).collect();
+        check("a change", &path, bytes, CHANGE_BYTES_MAX);
+    }
+    if findings.is_empty() { Ok(()) } else { Err(Error::Refused { findings }) }
 }
 
 /// Gives the lease back; one that was lost meanwhile is nobody's loss any more.

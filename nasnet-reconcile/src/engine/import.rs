@@ -13,7 +13,7 @@ use nasnet_state::{
 };
 use ulid::Ulid;
 
-use super::apply::release;
+use super::apply::{refuse_open, release};
 use super::matching::{content, match_rows, without_volatile};
 use super::{Reconciler, op};
 use crate::device::{Device, DeviceError, ErrorClass, MenuPath, Row};
@@ -86,8 +86,9 @@ impl Reconciler {
     /// creates nothing twice. The first import also remembers the device's serial number.
     ///
     /// # Errors
-    /// [`Error::WrongDevice`]; [`Error::Device`] when the device cannot be reached; [`Error::Lock`]; [`Error::State`],
-    /// [`Error::Events`], [`Error::Database`]: batches before the failing one stay imported.
+    /// [`Error::WrongDevice`]; [`Error::Device`] when the device cannot be reached; [`Error::Lock`];
+    /// [`Error::OperationOpen`] (call [`Reconciler::recover`]); [`Error::State`], [`Error::Events`],
+    /// [`Error::Database`]: batches before the failing one stay imported.
     ///
     /// # Cancel safety
     /// Safe: what was imported stays, the rest is imported next time.
@@ -112,6 +113,8 @@ impl Reconciler {
         menus: &[MenuPath],
         lease: &LeaseGuard,
     ) -> Result<ImportReport, Error> {
+        // Its rows would be adopted as resources of their own, which its merge could not become any more.
+        refuse_open(router, db).await?;
         let facts = self.check_device(router, db, device).await?;
         let resources = self.load(db).await?;
         let mut report = ImportReport::default();
