@@ -69,6 +69,12 @@ const WORDS: [&str; 16] = [
     "voip", "lease", "trunk", "edge",
 ];
 
+/// Returns the name of one of the [`STREAMS`].
+#[must_use]
+pub fn stream_name(number: u64) -> String {
+    format!("resource/{number:026}")
+}
+
 /// Makes events one after another.
 #[derive(Debug, Clone)]
 pub struct Generator {
@@ -87,7 +93,7 @@ impl Generator {
     pub fn sample(&mut self) -> Sample {
         self.made += 1;
         let random = &mut self.random;
-        let stream = format!("resource/{:026}", random.below(STREAMS));
+        let stream = stream_name(random.below(STREAMS));
         let kind = KINDS[usize::try_from(random.below(KINDS.len() as u64)).unwrap_or(0)];
         let span = (PAYLOAD_BYTES.end() - PAYLOAD_BYTES.start() + 1) as u64;
         let bytes = PAYLOAD_BYTES.start() + usize::try_from(random.below(span)).unwrap_or(0);

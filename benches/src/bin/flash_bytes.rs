@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use nasnet_benches::events::{Generator, Sample};
+use nasnet_benches::events::{Generator, STREAMS, Sample, stream_name};
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::{
     Cause, Database, DbManager, FileKind, Migration, NewRouter, Options, RouterId, SchemaSet, Scope,
@@ -16,10 +16,6 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 const STATE: Cause = Cause::new("bench-state");
-/// Normal events written before the counting starts.
-const WARM_UP: usize = 4_000;
-/// Critical events written before the counting starts: the names of nearly all of the 2,000 streams are known then.
-const CRITICAL_WARM_UP: usize = 6_000;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -144,7 +140,8 @@ impl Bench {
 async fn flushed(disk: Option<&Path>, commit: usize, flushes: usize) -> Result<Cost, Failure> {
     let bench = Bench::open(disk).await?;
     let mut events = Generator::new(1);
-    bench.flush_some(&mut events, commit, WARM_UP / commit).await?;
+    bench.name_streams().await?;
+    bench.flush_some(&mut events, commit, 3).await?;
     let cost = bench
         .cost("normal, flushed zstd segment", commit, commit * flushes, async || {
             bench.flush_some(&mut events, commit, flushes).await
@@ -162,7 +159,8 @@ async fn flushed(disk: Option<&Path>, commit: usize, flushes: usize) -> Result<C
 async fn critical(disk: Option<&Path>, count: usize) -> Result<Cost, Failure> {
     let bench = Bench::open(disk).await?;
     let mut events = Generator::new(2);
-    bench.append_critical(&mut events, CRITICAL_WARM_UP).await?;
+    bench.name_streams().await?;
+    bench.append_critical(&mut events, 10).await?;
     let cost =
         bench.cost("critical, alone", 1, count, async || bench.append_critical(&mut events, count).await).await?;
     Ok(Cost { goal: Some(("P10", 14_500.0)), ..cost })
@@ -172,8 +170,8 @@ async fn critical(disk: Option<&Path>, count: usize) -> Result<Cost, Failure> {
 async fn state_writes(disk: Option<&Path>, count: usize) -> Result<[Cost; 3], Failure> {
     let bench = Bench::open(disk).await?;
     let mut events = Generator::new(3);
-    bench.write_state(None, CRITICAL_WARM_UP).await?;
-    bench.write_state(Some(&mut events), CRITICAL_WARM_UP).await?;
+    bench.name_streams().await?;
+    bench.write_state(Some(&mut events), 4_000).await?;
     let alone = bench.cost("a state write", 1, count, async || bench.write_state(None, count).await).await?;
     let with = bench
         .cost("a state write with a critical event", 1, count, async || {
@@ -192,6 +190,19 @@ async fn state_writes(disk: Option<&Path>, count: usize) -> Result<[Cost; 3], Fa
 }
 
 impl Bench {
+    /// Writes one event of each stream, so that no name is new to the database any more.
+    async fn name_streams(&self) -> Result<(), Failure> {
+        let mut events = Generator::new(9);
+        for number in 0..STREAMS {
+            let sample = Sample { stream: stream_name(number), ..events.sample() };
+            let kind = sample.kind;
+            self.append(sample, kind).await?;
+        }
+        self.append_critical(&mut events, 1).await?;
+        self.store.flush(FlushReason::Requested).await?;
+        Ok(())
+    }
+
     async fn flush_some(&self, events: &mut Generator, commit: usize, flushes: usize) -> Result<(), Failure> {
         for _ in 0..flushes {
             for sample in events.samples(commit) {

@@ -200,7 +200,12 @@ fn live(
 async fn outlive(locks: &LockManager, session: &str) -> Result<bool, Failure> {
     let mut held = false;
     loop {
-        let standing = locks.list(&LockFilter::all()).await?;
+        let standing = match locks.list(&LockFilter::all()).await {
+            Ok(standing) => standing,
+            // It was stopped where nobody else can read; then it has to go on before anybody knows more.
+            Err(error) if error.is_retryable() => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
         let longest = standing
             .iter()
             .filter(|view| view.holder.session.to_string() == session && view.ended.is_none())
