@@ -71,7 +71,8 @@ impl LockManager {
     /// Opens a session in a PostgreSQL database, which several nodes may do; creates or migrates its tables first.
     ///
     /// Tables, sequence and fence are named `nasnet_*` and live in the first schema of the connection's `search_path`.
-    /// Three connections are held. No router is looked up for keys below `router/`: the registry of routers is another
+    /// Three connections are held, each for itself: a pooler that shares them between transactions would end the session.
+    /// They are encrypted only if the program enables a TLS feature of `sqlx`. No router is looked up for keys below `router/`: the registry of routers is another
     /// database.
     ///
     /// Time is the database server's, as `clock_timestamp()` tells it, and no node's: leases of all nodes end by one clock,
@@ -79,6 +80,26 @@ impl LockManager {
     /// connection that holds its advisory lock. When the server notices that the connection is gone, at once for a process
     /// that died and within some ten seconds for a machine that did, its leases are open to others; a manager that lost its
     /// connection has lost its leases and begins another session with the next [`LockManager::acquire`].
+    ///
+    /// ```no_run
+    /// use nasnet_locking::{AcquireRequest, LockInfo, LockKey, LockManager, LockOptions};
+    /// use sqlx::{Connection, PgConnection};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let url = "postgres://nasnet@db.internal/fleet";
+    /// let locks = LockManager::open_postgres(&url.parse()?, LockOptions::default()).await?;
+    /// let key = LockKey::parse("router/r1")?;
+    /// let guard = locks.acquire(AcquireRequest::exclusive(key, LockInfo::new("ann", "upgrade"))).await?;
+    ///
+    /// let mut conn = PgConnection::connect(url).await?;
+    /// let mut write = conn.begin().await?;
+    /// guard.fence_postgres(&mut write).await?;
+    /// // ... the guarded rows ...
+    /// write.commit().await?;
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Postgres`] when the database cannot be reached or refuses, [`Error::NewerSchema`] when a newer version of

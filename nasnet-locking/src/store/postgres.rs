@@ -98,10 +98,10 @@ impl PostgresStore {
                     let ticket = if let Queue::Keep(number) = queue { Some(number) } else { None };
                     match rows::judge(conn, &request, ticket, delay, now_ms).await? {
                         Verdict::Grant { leases, tickets } => {
-                            let granted = rows::grant(conn, &request, session, now_ms).await?;
-                            let Some(lease) = granted else { return Ok(Attempt::SessionEnded) };
+                            // The grant comes last: after a token is drawn nothing but the commit can fail.
                             remove(conn, leases, tickets.into_iter().chain(ticket).collect()).await?;
-                            Ok(Attempt::Granted(Box::new(lease)))
+                            let granted = rows::grant(conn, &request, session, now_ms).await?;
+                            Ok(granted.map_or(Attempt::SessionEnded, |lease| Attempt::Granted(Box::new(lease))))
                         }
                         Verdict::Blocked(obstacle) => {
                             let ticket = match queue {
