@@ -110,7 +110,9 @@ impl EventStore {
             let ended = next.is_none();
             match next {
                 // What is damaged is told and left behind; it must not keep the rest from being archived.
-                Some(Err(error)) => report.failed.push((scope.clone(), error)),
+                Some(Err(error @ Error::Corrupt { .. })) => report.failed.push((scope.clone(), error)),
+                // What cannot be read now is there later, and a later frame would bar the way for it.
+                Some(Err(error)) => return Err(error),
                 Some(Ok(event)) => {
                     bytes += event.body.get().len();
                     frame.push(event);

@@ -240,6 +240,7 @@ impl EventStore {
         }
         shared.end_session();
         let report = flushed?;
+        crate::maintain::tell(&report);
         if report.failed.is_empty() { self.record_clean_end(report.through).await } else { Ok(()) }
     }
 

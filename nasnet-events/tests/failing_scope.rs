@@ -115,3 +115,31 @@ async fn a_cold_file_that_cannot_be_opened_hides_no_other() {
     assert!(matches!(items.iter().find_map(|item| item.as_ref().err()), Some(Error::Io { .. })), "{items:?}");
     assert_eq!(store.status().await.unwrap().cold.events, 3);
 }
+
+#[tokio::test]
+async fn the_loop_writes_no_segment_for_every_append_while_a_router_takes_none() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    append(&manager, &store, &router("r2"), 2_000).await;
+    on_scope(&manager, &router("r2"), BREAK_SEGMENTS).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let own = store.clone();
+    let worker = tokio::spawn(async move {
+        own.maintain(async {
+            drop(stopped.await);
+        })
+        .await
+    });
+    for _ in 0..100 {
+        append(&manager, &store, &router("r1"), 1).await;
+        // Takes longer than a flush, so that the loop has its turn.
+        store.status().await.unwrap();
+    }
+    stop.send(()).unwrap();
+    worker.await.unwrap().unwrap();
+    on_scope(&manager, &router("r2"), MEND_SEGMENTS).await;
+    let warm = store.status().await.unwrap().warm;
+    let status = warm.into_iter().flatten().find(|status| status.scope == router("r1")).unwrap();
+    assert_eq!(status.segments.events, 100);
+    assert!(status.segment_count < 10, "{} segments", status.segment_count);
+}

@@ -161,13 +161,13 @@ impl ColdDir {
         Ok((index, file))
     }
 
-    /// Sums over all files.
+    /// Sums over all files that can be read; reading events tells of the others.
     pub(crate) fn totals(&mut self) -> Result<ColdTotals, Error> {
         self.check()?;
         let mut totals = ColdTotals::default();
         for scope in self.scopes()? {
             for (_, path) in self.files(&scope)? {
-                let (index, _) = self.index(&path)?;
+                let Ok((index, _)) = self.index(&path) else { continue };
                 totals.bytes += index.whole_bytes;
                 for place in &index.frames {
                     let Place { header, .. } = place;
@@ -192,7 +192,14 @@ impl ColdDir {
         let mut wanted: Vec<(PathBuf, Place)> = Vec::new();
         for scope in scopes {
             for (_, path) in self.files(&scope)? {
-                let (index, _) = self.index(&path)?;
+                let index = match self.index(&path) {
+                    Ok((index, _)) => index,
+                    // One file that cannot be read hides no other.
+                    Err(error) => {
+                        slice.errors.push(error);
+                        continue;
+                    }
+                };
                 for (from, to) in &index.damaged {
                     let what = format!("{} at byte {from}", path.display());
                     slice.errors.push(Error::corrupt(what, format!("{} bytes are no frame", to - from)));
@@ -213,8 +220,8 @@ impl ColdDir {
         }
         let mut wanted = wanted.into_iter().peekable();
         while let Some((path, place)) = wanted.next() {
-            let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
-            match place.open(&path, &file) {
+            let file = File::open(&path).map_err(|error| Error::io("open", &path, error));
+            match file.and_then(|file| place.open(&path, &file)) {
                 Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
                 Err(error) => slice.errors.push(error),
             }
