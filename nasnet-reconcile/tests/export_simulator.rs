@@ -56,3 +56,19 @@ fn a_login_works_again_whatever_the_export_did_to_its_user() {
     let panel = rows.iter().find(|row| row.fields["name"] == "panel").unwrap();
     assert_eq!((panel.fields["group"].as_str(), panel.fields["disabled"].as_str()), ("write", "false"));
 }
+
+#[test]
+fn policies_of_an_older_version_stay_in_a_group() {
+    let text = "/user group\nset full policy=local,read,dude,tikapp,!ftp\n";
+    let rows = loaded(text, "/user/group", ["name", "policy"]);
+    let full = &rows.iter().find(|[name, _]| name == "full").unwrap()[1];
+    assert!(full.starts_with("local,read,dude,tikapp,!") && full.matches("!ftp").count() == 1, "{full}");
+}
+
+#[test]
+fn settings_without_a_row_and_added_rows_of_one_menu_do_not_hide_each_other() {
+    let text = "/interface ovpn-server server\nset port=1195\nadd name=two port=1196\n/ip firewall filter\nset comment=x\nadd chain=input\n";
+    let servers = loaded(text, "/interface/ovpn-server/server", ["name", "port"]);
+    assert_eq!(servers, [["", "1195"], ["two", "1196"]]);
+    assert_eq!(loaded(text, "/ip/firewall/filter", ["chain", "comment"]), [["", "x"], ["input", ""]]);
+}

@@ -148,6 +148,9 @@ fn full_policy(given: &str) -> String {
             no.push(format!("!{policy}"));
         }
     }
+    // Policies of older versions, such as `dude`, stay as they were given.
+    let unknown = granted.iter().filter(|policy| !POLICIES.contains(&policy.trim_start_matches('!')));
+    yes.extend(unknown.filter(|policy| !policy.is_empty()).map(|policy| (*policy).to_owned()));
     yes.append(&mut no);
     yes.join(",")
 }

@@ -11,9 +11,21 @@ impl Sim {
             .order
             .iter()
             .filter_map(|menu| Some((menu, export.menus.get(menu)?)))
-            .map(|(menu, rows)| SeedMenu { menu: menu.clone(), rows: rows.iter().map(row).collect() })
+            .map(|(menu, rows)| {
+                let mut rows: Vec<SeedRow> = rows.iter().map(row).collect();
+                make_one_shape(&mut rows);
+                SeedMenu { menu: menu.clone(), rows }
+            })
             .collect();
         self.seed(&menus)
+    }
+}
+
+/// A menu is a list or holds one row. Where an export adds rows and also has settings without a row, as two exports of
+/// different versions in one file do, the settings become a row of the list, so that neither hides the other.
+fn make_one_shape(rows: &mut [SeedRow]) {
+    if rows.iter().any(|row| row.place == SeedPlace::Added) {
+        rows.iter_mut().filter(|row| row.place == SeedPlace::Single).for_each(|row| row.place = SeedPlace::Added);
     }
 }
 
