@@ -40,7 +40,8 @@ pub(crate) enum Tiers {
 impl EventStore {
     /// Reads events in the order of the store, each once, from wherever they are.
     ///
-    /// The stream reads pages in short transactions and ends at the last position that was resolved when it started.
+    /// The stream reads pages in short transactions and ends at the last position that was resolved when it started; a
+    /// query of some scopes waits for the transactions of these only.
     /// A damaged block, segment or frame is one item with its error; the events around it follow. To go on later, ask
     /// again with [`Query::after`] the last position seen: cursors survive the move of events between tiers.
     ///
@@ -209,10 +210,16 @@ struct Hot {
 async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, started: bool) -> Result<Hot, Error> {
     let order = query.order;
     let view = log::view(conn).await?;
+    let mut unresolved = view.unresolved.is_some();
     if !started {
-        range.high = range.high.min(view.stable());
+        let mut seen = view;
+        if let (Some(scopes), true) = (&query.scopes, unresolved) {
+            // The transactions of other scopes add nothing to these.
+            seen.unresolved = log::unresolved_of(conn, scopes).await?;
+            unresolved = seen.unresolved.is_some();
+        }
+        range.high = range.high.min(seen.stable());
     }
-    let unresolved = view.unresolved.is_some();
     let below = view.floor.map_or(Position::END, |floor| Position::new(view.epoch, floor).before());
     let (is_hot, part) = match order {
         Order::Forwards if range.low < below => (false, Range { low: range.low, high: range.high.min(below) }),

@@ -5,7 +5,9 @@ mod support;
 
 use futures_util::StreamExt;
 use nasnet_dbmanager::{DbManager, Scope};
-use nasnet_events::{ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Query, prepare_cold_dir};
+use nasnet_events::{
+    ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Query, StreamAppend, prepare_cold_dir,
+};
 use support::{Site, empty_hot, normal, on_scope, read_ids, router, stream};
 use ulid::Ulid;
 
@@ -142,4 +144,18 @@ async fn the_loop_writes_no_segment_for_every_append_while_a_router_takes_none()
     let status = warm.into_iter().flatten().find(|status| status.scope == router("r1")).unwrap();
     assert_eq!(status.segments.events, 100);
     assert!(status.segment_count < 10, "{} segments", status.segment_count);
+}
+
+#[tokio::test]
+async fn an_open_transaction_of_one_router_hides_no_event_of_another() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let append_to_r2 = StreamAppend::new(stream("s"), Expected::Any, vec![normal(&manager)]);
+    let pending = support::transaction(&manager, &store, &router("r2"), vec![append_to_r2], true).await.unwrap();
+    let ids = append(&manager, &store, &router("r1"), 2).await;
+    assert_eq!(read_ids(&store, Query::scope(router("r1"))).await, ids);
+    assert_eq!(read_ids(&store, Query::scopes([router("r1"), router("r2")])).await, []);
+    assert_eq!(read_ids(&store, Query::all()).await, []);
+    store.published(pending).await;
+    assert_eq!(read_ids(&store, Query::all()).await.len(), 3);
 }

@@ -43,6 +43,9 @@ const VIEW: &str = "SELECT (SELECT epoch FROM hot_meta WHERE one = 1), \
      (SELECT first_seq + count - 1 FROM hot_log ORDER BY first_seq DESC LIMIT 1), \
      (SELECT MIN(first_seq) FROM hot_log WHERE state = 'reserved')";
 
+const UNRESOLVED_OF: &str = "SELECT MIN(first_seq) FROM hot_log \
+     WHERE state = 'reserved' AND scope IN (SELECT value FROM json_each(?1))";
+
 const PAGE_FORWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body FROM hot_log \
      WHERE first_seq >= COALESCE((SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= ?1), 0) AND first_seq <= ?2 \
      ORDER BY first_seq LIMIT ?3";
@@ -185,6 +188,14 @@ pub(crate) async fn view(conn: &mut SqliteConnection) -> Result<View, Error> {
         end: end.map_or(0, i64::cast_unsigned),
         unresolved: unresolved.map(i64::cast_unsigned),
     })
+}
+
+/// First number of the first unresolved reservation of one of the scopes.
+pub(crate) async fn unresolved_of(conn: &mut SqliteConnection, scopes: &[Scope]) -> Result<Option<u64>, Error> {
+    let wanted: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
+    let wanted = serde_json::to_string(&wanted).map_err(|error| Error::corrupt("scopes of a query", error))?;
+    let found: Option<i64> = sqlx::query_scalar(UNRESOLVED_OF).bind(wanted).fetch_one(conn).await?;
+    Ok(found.map(i64::cast_unsigned))
 }
 
 /// Sums over the whole log: numbers given, bytes, void numbers, reserved numbers.
