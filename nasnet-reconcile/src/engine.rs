@@ -102,8 +102,25 @@ impl Reconciler {
         self.load(&db).await
     }
 
+    /// Reads page by page, each in a read of its own: a router may have more resources than one read has time for.
     async fn load(&self, db: &Database) -> Result<BTreeMap<Ulid, Resource>, Error> {
-        db.read(LOAD, |conn| Box::pin(load_all(conn))).await
+        let mut resources = BTreeMap::new();
+        let mut after: Option<store::Cursor> = None;
+        loop {
+            let from = after.take();
+            let list = op(move |conn| {
+                Box::pin(async move { Ok(store::list(conn, &store::Filter::default(), from.as_ref(), PAGE).await?) })
+            });
+            let page: store::Page = db.read(LOAD, list).await?;
+            for error in page.malformed {
+                tracing::warn!(%error, "a stored resource cannot be read and is left out");
+            }
+            resources.extend(page.resources.into_iter().map(|resource| (resource.uid, resource)));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(resources),
+            }
+        }
     }
 
     /// Takes the lease of a whole router. One operation at a time: nobody waits.
@@ -198,22 +215,6 @@ where
     F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
 {
     operation
-}
-
-async fn load_all(conn: &mut SqliteConnection) -> Result<BTreeMap<Ulid, Resource>, Error> {
-    let mut resources = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let page = store::list(conn, &store::Filter::default(), after.as_ref(), PAGE).await?;
-        for error in page.malformed {
-            tracing::warn!(%error, "a stored resource cannot be read and is left out");
-        }
-        resources.extend(page.resources.into_iter().map(|resource| (resource.uid, resource)));
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok(resources),
-        }
-    }
 }
 
 /// Returns the menus of resources that have a confirmed row.
