@@ -30,7 +30,7 @@ const ACTOR_BYTES_MAX: usize = 256;
 const CHANGE_BYTES_MAX: usize = 32 << 10;
 
 impl Reconciler {
-    /// Returns the plan of a change set as it would be applied now. Writes nothing, locks nothing.
+    /// Returns the plan of a change set as it would be applied now. Writes nothing to the router, locks nothing.
     ///
     /// # Errors
     /// [`Error::Refused`] with the findings of validation; [`Error::Plan`]; [`Error::WrongDevice`]; [`Error::Device`] when

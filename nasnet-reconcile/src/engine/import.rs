@@ -78,6 +78,19 @@ struct Batch {
     refreshes: Vec<Refresh>,
 }
 
+impl Batch {
+    fn len(&self) -> usize {
+        self.adoptions.len() + self.refreshes.len()
+    }
+
+    /// Takes out as much as one transaction may hold.
+    fn take(&mut self, max: usize) -> Self {
+        let adoptions: Vec<Adoption> = self.adoptions.drain(..self.adoptions.len().min(max)).collect();
+        let left = (max - adoptions.len()).min(self.refreshes.len());
+        Self { adoptions, refreshes: self.refreshes.drain(..left).collect() }
+    }
+}
+
 impl Reconciler {
     /// Reads menus of a router and adopts every row as a resource: managed kinds with typed fields, everything else as
     /// opaque rows. Nothing is written to the router.
@@ -147,10 +160,8 @@ impl Reconciler {
             let owned = by_menu.remove(menu).unwrap_or_default();
             let reading = Reading { menu, rows, owned, version: &facts.version };
             self.adopt_menu(reading, &mut names, &mut report, &mut batch)?;
-            while batch.adoptions.len() + batch.refreshes.len() >= BATCH {
-                let rest = batch.adoptions.split_off(batch.adoptions.len().min(BATCH));
-                let full = std::mem::replace(&mut batch, Batch { adoptions: rest, refreshes: Vec::new() });
-                self.write_batch(router, db, lease, full).await?;
+            while batch.len() >= BATCH {
+                self.write_batch(router, db, lease, batch.take(BATCH)).await?;
             }
         }
         self.write_batch(router, db, lease, batch).await?;
@@ -370,4 +381,30 @@ fn proposed_name(schema: &KindSchema, menu: &MenuPath, fields: &Fields) -> Strin
         _ => menu.to_string(),
     };
     text("name").or_else(|| text("comment")).map_or_else(described, str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use nasnet_state::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn no_transaction_holds_more_than_a_batch_whatever_it_is_made_of() {
+        let at = Timestamp::synced(0);
+        let refresh = |uid: u128| Refresh {
+            uid: Ulid::from(uid),
+            spec: None,
+            record: DeploymentRecord::confirmed(1, Ulid::from(uid), Fields::new(), at),
+            runtime: Runtime::of_reading(&Fields::new(), &BTreeSet::new(), at),
+        };
+        let mut batch = Batch { adoptions: Vec::new(), refreshes: (0..25).map(refresh).collect() };
+        let mut taken = Vec::new();
+        for expected in [10, 10, 5, 0] {
+            let full = batch.take(10);
+            assert_eq!(full.len(), expected);
+            taken.extend(full.refreshes.iter().map(|refresh| refresh.uid));
+        }
+        assert_eq!(taken, (0..25).map(Ulid::from).collect::<Vec<_>>());
+    }
 }
