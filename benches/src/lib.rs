@@ -1,1 +1,6 @@
-//! Test data for the benches.
+//! What the measurements share: deterministic events, medians, and rows of the tables they print.
+#![forbid(unsafe_code)]
+
+pub mod events;
+pub mod measure;
+pub mod place;

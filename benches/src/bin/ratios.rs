@@ -1,0 +1,152 @@
+//! Prints the ratios that are really measured here, each from one run with its peer beside it.
+//!
+//! A row is the median of interleaved rounds, taken once with an idle and once with a busy second core; the worse of the
+//! two is printed.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the table is the output of this program")]
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use nasnet_benches::measure::{BusyCore, ROUNDS, Ratio, median, percentile};
+use nasnet_benches::place::Place;
+use nasnet_dbmanager::{DbManager, Options};
+use nasnet_locking::{AcquireRequest, LockInfo, LockKey, LockManager, LockOptions, TOKEN_COUNTER};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, SqliteConnection};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+#[derive(Parser)]
+#[command(about = "Ratios against peers and floors, measured side by side")]
+struct Args {
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// A directory on disk to measure in; the system's temporary directory by default.
+    #[arg(long)]
+    disk: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let args = Args::parse();
+    let rows = lease_rows(args.disk.as_deref()).await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&rows)?);
+    } else {
+        println!("{:<5} {:>10} {:>8}  {:<5} what", "id", "value", "target", "holds");
+        for Ratio { id, what, value, target, holds } in &rows {
+            println!("{id:<5} {value:>10.2} {target:>8.2}  {:<5} {what}", if *holds { "yes" } else { "NO" });
+        }
+    }
+    Ok(())
+}
+
+/// P18: what a lease costs against the plainest lock that survives the process, one synced UPSERT for each acquire. The
+/// peer's release is not even counted.
+async fn lease_rows(disk: Option<&Path>) -> Result<Vec<Ratio>, Failure> {
+    const LEASES: u32 = 200;
+    const UPSERTS: u32 = 50;
+    let place = Place::new(disk)?;
+    let mut options = Options::new(place.disk.path().join("data")).schemas(nasnet_locking::schema_sets());
+    options.run_dir = Some(place.tmpfs.path().to_path_buf());
+    let db = DbManager::open(options).await?;
+    let locks = LockManager::open(&db, LockOptions::default()).await?;
+    let mut naive = NaiveLock::open(&place.disk.path().join("naive.db")).await?;
+    let mut samples = Vec::new();
+
+    lease(&locks, LEASES, &mut Vec::new()).await?;
+    naive.acquire(UPSERTS).await?;
+    let mut speed = f64::INFINITY;
+    for busy in [false, true] {
+        let _core = busy.then(BusyCore::start);
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            ours.push(lease(&locks, LEASES, &mut samples).await? / LEASES);
+            theirs.push(naive.acquire(UPSERTS).await? / UPSERTS);
+        }
+        speed = speed.min(median(theirs).as_secs_f64() / median(ours).as_secs_f64());
+    }
+
+    // A fresh block first: the thousand that is measured fits into it.
+    let reserved = db.system().counters().get(TOKEN_COUNTER).await?;
+    while db.system().counters().get(TOKEN_COUNTER).await? == reserved {
+        lease(&locks, 1, &mut Vec::new()).await?;
+    }
+    let before = db.system().written().bytes;
+    lease(&locks, 1_000, &mut Vec::new()).await?;
+    let flash = db.system().written().bytes - before;
+    let p99 = percentile(samples, 99);
+    locks.shutdown().await?;
+    db.shutdown().await?;
+    Ok(vec![
+        Ratio::at_least(
+            "P18",
+            "lease acquire+release, uncontended, vs one UPSERT on disk (FULL) per acquire",
+            speed,
+            5.0,
+        ),
+        Ratio::at_most("P18", "flash bytes of 1,000 leases beyond the block of tokens", exact(flash), 0.0),
+        Ratio::at_most("P18", "lease acquire+release, uncontended, p99 in ms", p99.as_secs_f64() * 1_000.0, 1.0),
+    ])
+}
+
+/// Counts of bytes are far below the 2^53 a float holds exactly.
+fn exact(count: u64) -> f64 {
+    u32::try_from(count).map_or(f64::INFINITY, f64::from)
+}
+
+async fn lease(locks: &LockManager, count: u32, samples: &mut Vec<Duration>) -> Result<Duration, Failure> {
+    let start = Instant::now();
+    for number in 0..count {
+        let key = LockKey::parse(format!("bench/{}", number % 50))?;
+        let began = Instant::now();
+        locks.acquire(AcquireRequest::exclusive(key, LockInfo::new("bench", "measure"))).await?.release().await?;
+        samples.push(began.elapsed());
+    }
+    Ok(start.elapsed())
+}
+
+/// A row per key, taken by an UPSERT.
+struct NaiveLock {
+    conn: SqliteConnection,
+    /// Each row gets a value it did not have: SQLite writes nothing for one that does not change.
+    taken: i64,
+}
+
+impl NaiveLock {
+    async fn open(path: &Path) -> Result<Self, Failure> {
+        let mut conn = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .connect()
+            .await?;
+        sqlx::query(
+            "CREATE TABLE lock (key TEXT PRIMARY KEY, holder TEXT NOT NULL, expires_ms INTEGER NOT NULL) STRICT",
+        )
+        .execute(&mut conn)
+        .await?;
+        Ok(Self { conn, taken: 0 })
+    }
+
+    async fn acquire(&mut self, count: u32) -> Result<Duration, Failure> {
+        let start = Instant::now();
+        for number in 0..count {
+            self.taken += 1;
+            sqlx::query(
+                "INSERT INTO lock (key, holder, expires_ms) VALUES (?1, 'bench', ?2)
+                 ON CONFLICT (key) DO UPDATE SET holder = excluded.holder, expires_ms = excluded.expires_ms",
+            )
+            .bind(format!("bench/{}", number % 50))
+            .bind(self.taken)
+            .execute(&mut self.conn)
+            .await?;
+        }
+        Ok(start.elapsed())
+    }
+}
