@@ -1,11 +1,10 @@
 //! The names of directories and files on disk, and the few steps that make a file appear whole or not at all.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-
+use crate::durable::{self, Access};
 use crate::error::Error;
 use crate::id::RouterId;
 use crate::schema::FileKind;
@@ -70,15 +69,15 @@ pub(crate) fn size_of(path: &Path) -> Result<u64, Error> {
     }
 }
 
-/// Creates a directory and its parents.
+/// Creates a directory and its parents, durably.
 pub(crate) fn create_dir(path: &Path) -> Result<(), Error> {
-    fs::create_dir_all(path)
+    durable::create_dir_all(path, Access::Umask)
         .map_err(|source| Error::NotWritable { path: path.to_owned(), source: std::sync::Arc::new(source) })
 }
 
 /// Removes a directory tree that may not exist.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
+    match durable::remove_tree(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
         _ => Ok(()),
     }
@@ -86,14 +85,17 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
 
 /// Brings the content and length of a file, or the entries of a directory, to the medium.
 pub(crate) fn sync(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|error| Error::io("sync", path, error))
+    let synced = if path.is_dir() { durable::sync_dir(path) } else { durable::sync_file(path) };
+    synced.map_err(|error| Error::io("sync", path, error))
 }
 
 /// Renames without ever replacing; `false` when the target exists.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<bool, Error> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+    match durable::rename_new(from, to) {
         Ok(()) => Ok(true),
-        Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => Ok(false),
-        Err(errno) => Err(Error::io("rename", from, errno.into())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {
+            Ok(false)
+        }
+        Err(error) => Err(Error::io("rename", from, error)),
     }
 }

@@ -31,6 +31,7 @@ mod manager;
 
 mod connection;
 mod driver;
+mod durable;
 mod evict;
 mod file_lock;
 mod fleet_files;

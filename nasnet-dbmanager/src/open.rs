@@ -242,7 +242,7 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
     let from = if unit == spec.path() { built } else { workshop };
     // A file of no bytes is what a power cut leaves of one that was never written; it holds nothing to replace.
     if spec.target.profile == Profile::Tmpfs && unit.exists() && spec.is_missing()? {
-        std::fs::remove_file(unit).map_err(|error| Error::io("remove", unit, error))?;
+        crate::durable::remove_file(unit).map_err(|error| Error::io("remove", unit, error))?;
     }
     if !layout::rename_new(from, unit)? {
         return Err(Error::WrongDatabase { path: unit.to_owned(), detail: "something else has its place".to_owned() });
