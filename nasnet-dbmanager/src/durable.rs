@@ -31,6 +31,10 @@ mod watch {
         done()
     }
 
+    pub(super) fn exchange(_: &Path, _: &Path, done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        done()
+    }
+
     macro_rules! just_done {
         ($($name:ident),*) => {
             $(pub(super) fn $name(_: &Path, done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
@@ -100,6 +104,11 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// Renames without ever replacing.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     watch::rename(from, to, || Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?))
+}
+
+/// Lets two names change places in one step.
+pub(crate) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    watch::exchange(one, other, || Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?))
 }
 
 /// Gives a file a second name, which must not exist yet.

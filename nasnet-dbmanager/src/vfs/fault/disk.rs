@@ -36,22 +36,20 @@ struct NameChange {
     index: usize,
     /// The name that goes, and the directory it goes from.
     gone: Option<(Node, OsString)>,
-    /// The name that comes, and what it names.
-    come: Option<(Node, OsString, Node)>,
-    /// The directory that must still be synced to make it durable. A rename is one step on the disk, durable once the
+    /// The names that come, and what they name: none, one, or two that are exchanged.
+    come: Vec<(Node, OsString, Node)>,
+    /// The directories that must still be synced to make it durable. A rename is one step on the disk, durable once the
     /// directory of the new name is.
-    waits_for: Option<Node>,
+    waits_for: Vec<Node>,
 }
 
 impl NameChange {
     fn touches(&self, other: &Self) -> bool {
-        let names = |change: &Self| {
-            let gone = change.gone.clone();
-            let come = change.come.clone().map(|(dir, name, _)| (dir, name));
-            [gone, come]
-        };
-        let theirs = names(other);
-        names(self).iter().flatten().any(|name| theirs.iter().flatten().any(|their| their == name))
+        fn names(change: &NameChange) -> impl Iterator<Item = (Node, &OsString)> {
+            let gone = change.gone.iter().map(|(dir, name)| (*dir, name));
+            gone.chain(change.come.iter().map(|(dir, name, _)| (*dir, name)))
+        }
+        names(self).any(|name| names(other).any(|their| their == name))
     }
 }
 
@@ -115,7 +113,7 @@ impl Disk {
                     Some(node) => node,
                     None if *created => {
                         let node = self.add(Content::File { durable: Vec::new(), pending: Vec::new() });
-                        self.name(index, None, Some((path, node)));
+                        self.name(index, None, &[(path, node)]);
                         node
                     }
                     None => return,
@@ -135,18 +133,23 @@ impl Disk {
             Entry::CreateDirectory { path } => {
                 if self.find(path).is_none() {
                     let node = self.add(directory());
-                    self.name(index, None, Some((path, node)));
+                    self.name(index, None, &[(path, node)]);
                 }
             }
-            Entry::Unlink { path } => self.name(index, Some(path), None),
+            Entry::Unlink { path } => self.name(index, Some(path), &[]),
             Entry::Rename { from, to } => {
                 if let Some(node) = self.find(from) {
-                    self.name(index, Some(from), Some((to, node)));
+                    self.name(index, Some(from), &[(to, node)]);
                 }
             }
             Entry::Link { from, to } => {
                 if let Some(node) = self.find(from) {
-                    self.name(index, None, Some((to, node)));
+                    self.name(index, None, &[(to, node)]);
+                }
+            }
+            Entry::Exchange { one, other } => {
+                if let (Some(first), Some(second)) = (self.find(one), self.find(other)) {
+                    self.name(index, None, &[(one, second), (other, first)]);
                 }
             }
         }
@@ -223,20 +226,27 @@ impl Disk {
     }
 
     /// Changes names now, and notes that the change is not durable.
-    fn name(&mut self, index: usize, gone: Option<&PathBuf>, come: Option<(&PathBuf, Node)>) {
+    fn name(&mut self, index: usize, gone: Option<&PathBuf>, come: &[(&PathBuf, Node)]) {
         let gone = gone.and_then(|path| self.place(path)).map(|(dir, name)| (dir, name.to_owned()));
-        let come = come.and_then(|(path, node)| self.place(path).map(|(dir, name)| (dir, name.to_owned(), node)));
+        let place = |(path, node): &(&PathBuf, Node)| {
+            let (dir, name) = self.place(path)?;
+            Some((dir, name.to_owned(), *node))
+        };
+        let come: Vec<_> = come.iter().filter_map(place).collect();
         if let Some((dir, name)) = &gone
             && let Content::Directory { now, .. } = &mut self.nodes[*dir]
         {
             now.remove(name);
         }
-        if let Some((dir, name, node)) = &come
-            && let Content::Directory { now, .. } = &mut self.nodes[*dir]
-        {
-            now.insert(name.clone(), *node);
+        for (dir, name, node) in &come {
+            if let Content::Directory { now, .. } = &mut self.nodes[*dir] {
+                now.insert(name.clone(), *node);
+            }
         }
-        let waits_for = come.as_ref().map(|(dir, ..)| *dir).or(gone.as_ref().map(|(dir, _)| *dir));
+        let waits_for = match (&gone, come.is_empty()) {
+            (Some((dir, _)), true) => vec![*dir],
+            _ => come.iter().map(|(dir, ..)| *dir).collect(),
+        };
         self.names.push(NameChange { index, gone, come, waits_for });
     }
 
@@ -272,19 +282,19 @@ impl Disk {
         }
         let Some(dir) = self.find(dir) else { return };
         for change in self.names.iter_mut().filter(|change| change.index < covers) {
-            change.waits_for = change.waits_for.filter(|other| *other != dir);
+            change.waits_for.retain(|other| *other != dir);
         }
         // A change cannot be durable before an earlier one of the same name.
-        let last = self.names.iter().rposition(|change| change.waits_for.is_none());
+        let last = self.names.iter().rposition(|change| change.waits_for.is_empty());
         for at in (0..last.map_or(0, |last| last + 1)).rev() {
             let (earlier, later) = self.names.split_at_mut(at + 1);
             let Some(this) = earlier.last_mut() else { break };
-            if later.iter().any(|change| change.waits_for.is_none() && change.touches(this)) {
-                this.waits_for = None;
+            if later.iter().any(|change| change.waits_for.is_empty() && change.touches(this)) {
+                this.waits_for.clear();
             }
         }
         let mut dirs: HashMap<Node, BTreeMap<OsString, Node>> = HashMap::new();
-        for change in self.names.iter().filter(|change| change.waits_for.is_none()) {
+        for change in self.names.iter().filter(|change| change.waits_for.is_empty()) {
             for dir in change.gone.iter().map(|(dir, _)| dir).chain(change.come.iter().map(|(dir, ..)| dir)) {
                 if let Content::Directory { durable, .. } = &mut self.nodes[*dir] {
                     dirs.entry(*dir).or_insert_with(|| std::mem::take(durable));
@@ -292,7 +302,7 @@ impl Disk {
             }
             rename(&mut dirs, change);
         }
-        self.names.retain(|change| change.waits_for.is_some());
+        self.names.retain(|change| !change.waits_for.is_empty());
         for (node, entries) in dirs {
             if let Content::Directory { durable, .. } = &mut self.nodes[node] {
                 *durable = entries;
@@ -309,14 +319,14 @@ fn directory() -> Content {
 fn rename(dirs: &mut HashMap<Node, BTreeMap<OsString, Node>>, change: &NameChange) {
     if let Some((dir, name)) = &change.gone {
         let removed = dirs.get_mut(dir).and_then(|entries| entries.remove(name));
-        if change.come.is_some() && removed.is_none() {
+        if !change.come.is_empty() && removed.is_none() {
             return;
         }
     }
-    if let Some((dir, name, node)) = &change.come
-        && let Some(entries) = dirs.get_mut(dir)
-    {
-        entries.insert(name.clone(), *node);
+    for (dir, name, node) in &change.come {
+        if let Some(entries) = dirs.get_mut(dir) {
+            entries.insert(name.clone(), *node);
+        }
     }
 }
 

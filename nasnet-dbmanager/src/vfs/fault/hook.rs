@@ -262,6 +262,14 @@ pub(crate) mod plain {
         Ok(done)
     }
 
+    pub(crate) fn exchange(one: &Path, other: &Path, done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let (one, other) = (full(one), full(other));
+        checked(Operation::Rename, &one)?;
+        done()?;
+        note(&one, || Entry::Exchange { one: one.clone(), other: other.clone() });
+        Ok(())
+    }
+
     pub(crate) fn link(from: &Path, to: &Path, done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let (from, to) = (full(from), full(to));
         checked(Operation::Rename, &to)?;

@@ -26,6 +26,7 @@ pub(super) enum Entry {
     Unlink { path: PathBuf },
     Rename { from: PathBuf, to: PathBuf },
     Link { from: PathBuf, to: PathBuf },
+    Exchange { one: PathBuf, other: PathBuf },
     Ack { value: u64 },
 }
 
