@@ -24,7 +24,7 @@ use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
 use crate::system::routers::{NewRouter, RouterRecord};
-use crate::system::{SystemDb, schema_set};
+use crate::system::{SystemDb, schema_sets};
 use crate::ulid_gen::UlidGen;
 
 /// The counter that keeps ids growing when the clock went back while the program was down.
@@ -52,7 +52,7 @@ struct Inner {
     locks: Database,
     routers: Arc<OpenSet>,
     sealer: Sealer,
-    ulids: UlidGen,
+    ulids: Arc<UlidGen>,
 }
 
 impl DbManager {
@@ -68,7 +68,7 @@ impl DbManager {
     /// # Cancel safety
     /// Dropping the future leaves a fleet that opens again; what was half built is removed then.
     pub async fn open(options: Options) -> Result<Self, Error> {
-        let mut sets = vec![schema_set()];
+        let mut sets = schema_sets();
         sets.extend(options.schemas.iter().cloned());
         check_sets(&sets)?;
         connection::check_version().await?;
@@ -98,8 +98,11 @@ impl DbManager {
         let runtime = open_single(&files, FileKind::Runtime, now).await?;
         let locks = open_single(&files, FileKind::Locks, now).await?;
         registry::sweep(&system, &files, now).await?;
-        let system = SystemDb::new(system, Arc::clone(&options.clock), sealer.clone());
         let high_water_ms = registry::counter(&system, ULID_HIGH_WATER).await?;
+        let ulids = Arc::new(UlidGen::new((high_water_ms > 0).then(|| Ulid::from_parts(high_water_ms, u128::MAX))));
+        let look_ups = files.single(FileKind::System, None).target;
+        let clock = Arc::clone(&options.clock);
+        let system = SystemDb::new(system, runtime.clone(), look_ups, clock, sealer.clone(), Arc::clone(&ulids));
         let wall_ms = u64::try_from(now.wall_ms).unwrap_or(0);
         if wall_ms > high_water_ms + ULID_LAG_MS && now.quality == ClockQuality::Synced && !system.is_read_only() {
             registry::raise_counter(&system, ULID_HIGH_WATER, wall_ms).await?;
@@ -113,7 +116,7 @@ impl DbManager {
             locks,
             routers: Arc::new(routers),
             sealer,
-            ulids: UlidGen::new((high_water_ms > 0).then(|| Ulid::from_parts(high_water_ms, u128::MAX))),
+            ulids,
             files,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -294,6 +297,9 @@ impl DbManager {
                 Ok(()) | Err(Error::Closed { .. }) => {}
                 Err(error) => tracing::warn!(%error, "saving the newest id failed"),
             }
+        }
+        if !system.is_read_only() {
+            system.settle().await;
         }
         let closed = [
             self.inner.hot.close().await,
