@@ -1,12 +1,22 @@
 //! Runs a campaign of faults until its budget is used up and counts broken promises.
 //!
-//! Every campaign has a control: the same check on a program that breaks the promise on purpose. A campaign whose control
-//! is not caught proves nothing, and says so.
+//! Every campaign has a control: the same check on a program, or a disk, that breaks the promise on purpose. A campaign whose
+//! control is not caught proves nothing, and says so.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "results go to stdout, failing cases to stderr")]
 
+#[path = "soak/cancel.rs"]
+mod cancel;
+#[path = "soak/enospc.rs"]
+mod enospc;
+#[path = "soak/fleet.rs"]
+mod fleet;
+#[path = "soak/io_faults.rs"]
+mod io_faults;
 #[path = "soak/kill.rs"]
 mod kill;
+#[path = "soak/power_loss.rs"]
+mod power_loss;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -43,8 +53,44 @@ struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Campaign {
-    /// A process that writes durably is killed by SIGKILL at random points.
+    /// Futures are dropped at every step and after random times.
+    Cancel,
+    /// Real file systems of 2 and 8 MB run full.
+    Enospc,
+    /// Every operation on a file fails once, in every public call that writes.
+    IoFaults,
+    /// A process that writes durably is killed at random points, and at its Nth write.
     Kill,
+    /// The power is cut at every point of founding, writing, migrating and recovering.
+    PowerLoss,
+}
+
+/// What one case found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// States, kills, faults or drops tried.
+    pub(crate) cases: u64,
+    /// Broken promises.
+    pub(crate) broken: Vec<String>,
+}
+
+/// A campaign: its name, whether its control is caught, and one of its cases.
+struct Plan {
+    name: &'static str,
+    control: fn(u64) -> Result<bool, Failure>,
+    case: fn(&mut Random) -> Result<Found, Failure>,
+}
+
+impl Campaign {
+    const fn plan(self) -> Plan {
+        match self {
+            Self::Cancel => Plan { name: "cancel", control: cancel::control, case: cancel::case },
+            Self::Enospc => Plan { name: "enospc", control: enospc::control, case: enospc::case },
+            Self::IoFaults => Plan { name: "io-faults", control: io_faults::control, case: io_faults::case },
+            Self::Kill => Plan { name: "kill", control: kill::control, case: kill::honest_case },
+            Self::PowerLoss => Plan { name: "power-loss", control: power_loss::control, case: power_loss::case },
+        }
+    }
 }
 
 /// What a campaign found.
@@ -64,8 +110,11 @@ fn main() -> Result<ExitCode, Failure> {
         kill::child(dir.as_ref(), mode)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(Campaign::Kill) = args.campaign else { return Ok(ExitCode::from(2)) };
-    let report = run("kill", &args)?;
+    let Some(campaign) = args.campaign else { return Ok(ExitCode::from(2)) };
+    if matches!(campaign, Campaign::Enospc) && !enospc::enter()? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = run(&campaign.plan(), &args)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -81,29 +130,31 @@ fn main() -> Result<ExitCode, Failure> {
     Ok(if report.violations == 0 && report.controls_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run(campaign: &'static str, args: &Args) -> Result<Report, Failure> {
+fn run(plan: &Plan, args: &Args) -> Result<Report, Failure> {
     let start = Instant::now();
-    let controls_caught = kill::control(args.seed)?;
+    let controls_caught = (plan.control)(args.seed)?;
     let (mut cases, mut violations) = (0, 0);
     let first = args.case.unwrap_or(0);
     for number in first.. {
-        if cases > 0 && (args.case.is_some() || start.elapsed() >= args.budget) {
+        if number > first && (args.case.is_some() || start.elapsed() >= args.budget) {
             break;
         }
-        cases += 1;
         // Each case has a seed of its own, so that it can be replayed without those before it.
         let mut random = Random::new(args.seed.wrapping_mul(1_000_003).wrapping_add(number));
-        for broken in kill::case(&mut random, kill::Mode::Honest)? {
+        let found = (plan.case)(&mut random)?;
+        cases += found.cases;
+        for broken in found.broken {
             violations += 1;
-            eprintln!("{campaign}, case {number}: {broken}");
+            eprintln!("{}, case {number}: {broken}", plan.name);
             eprintln!(
-                "replay: cargo run --release -p nasnet-benches --features soak --bin soak -- --campaign {campaign} \
+                "replay: cargo run --release -p nasnet-benches --features soak --bin soak -- --campaign {} \
                  --seed {} --case {number}",
-                args.seed
+                plan.name, args.seed
             );
         }
     }
-    Ok(Report { campaign, seed: args.seed, cases, violations, controls_caught, seconds: start.elapsed().as_secs_f64() })
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Report { campaign: plan.name, seed: args.seed, cases, violations, controls_caught, seconds })
 }
 
 fn budget(text: &str) -> Result<Duration, String> {
