@@ -34,6 +34,21 @@ impl Layout {
         self.routers().join(id.as_str())
     }
 
+    /// Names the directory a retired router is kept in.
+    pub(crate) fn retired(&self, id: &RouterId) -> PathBuf {
+        self.data_dir.join("retired").join(id.as_str())
+    }
+
+    /// Names a directory of what a restore replaced.
+    pub(crate) fn safety(&self, name: &str) -> PathBuf {
+        self.data_dir.join("safety").join(name)
+    }
+
+    /// Names a directory of a damaged database.
+    pub(crate) fn quarantine(&self, name: &str) -> PathBuf {
+        self.data_dir.join("quarantine").join(name)
+    }
+
     pub(crate) fn router_file_name(id: &RouterId) -> String {
         format!("router-{id}.db")
     }
@@ -87,6 +102,33 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
 pub(crate) fn sync(path: &Path) -> Result<(), Error> {
     let synced = if path.is_dir() { durable::sync_dir(path) } else { durable::sync_file(path) };
     synced.map_err(|error| Error::io("sync", path, error))
+}
+
+/// Moves a directory into one that may have to be made, and brings both ends to the medium; `false` when the target
+/// exists.
+pub(crate) fn move_dir(from: &Path, to: &Path) -> Result<bool, Error> {
+    let (Some(source), Some(parent)) = (from.parent(), to.parent()) else { return Ok(false) };
+    create_dir(parent)?;
+    let moved = rename_new(from, to)?;
+    sync(parent)?;
+    sync(source)?;
+    Ok(moved)
+}
+
+/// Makes two files or directories change places, in one step.
+pub(crate) fn exchange(one: &Path, other: &Path) -> Result<(), Error> {
+    durable::exchange(one, other).map_err(|error| Error::io("exchange", one, error))
+}
+
+/// Adds up the sizes of the files below a directory.
+pub(crate) fn tree_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    let of = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => tree_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(of).sum()
 }
 
 /// Renames without ever replacing; `false` when the target exists.

@@ -45,18 +45,36 @@ mod reader;
 mod registry;
 mod writer;
 
+mod backup;
+mod custody;
+mod dump;
+mod health;
+mod high_water;
+mod manifest;
+mod quarantine;
+mod restore;
+mod retire;
+mod sweep;
+
 pub mod system;
 pub mod vfs;
 
 pub use futures_util::future::BoxFuture;
 
 pub use clock::{BootId, Clock, ClockQuality, ManualClock, Now, SystemClock};
+pub use custody::{AsideReason, KnownBackup, RetiredRouter, SetAside};
 pub use database::Database;
 pub use error::{ConstraintKind, Error, KeyFault};
+pub use health::{DatabaseHealth, DbHealth};
+pub use high_water::HighWater;
 pub use id::{Cause, RouterId, Scope};
 pub use keys::KeyOutcome;
 pub use manager::{DbManager, RouterDb, ScopeDb};
+pub use manifest::{BackupFile, FailedBackup, Manifest, Which};
 pub use options::{MasterKeySource, OnOpen, Options, Preset};
+pub use quarantine::{LostRange, Moment, Recovery, RestoredFrom, TableLoss, Verdict, verdict};
+pub use restore::system::SystemRestored;
+pub use restore::{RestoreMode, RestoreReport, RestoredRouter};
 pub use schema::{FileKind, Migration, Profile, SchemaSet};
 pub use seal::{MasterKey, Sealer};
 pub use stats::{DatabaseStats, Stats};

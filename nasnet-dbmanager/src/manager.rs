@@ -12,6 +12,7 @@ use crate::connection;
 use crate::database::Database;
 use crate::error::Error;
 use crate::fleet_files::FleetFiles;
+use crate::health::Failures;
 use crate::home::Home;
 use crate::id::{RouterId, Scope};
 use crate::layout;
@@ -23,6 +24,7 @@ use crate::registry;
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
+use crate::sweep;
 use crate::system::routers::{NewRouter, RouterRecord};
 use crate::system::{SystemDb, schema_sets};
 use crate::ulid_gen::UlidGen;
@@ -40,19 +42,20 @@ const ULID_LAG_MS: u64 = 3_600_000;
 /// the others at most `Options::lock_timeout`.
 #[derive(Clone)]
 pub struct DbManager {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    home: Home,
-    files: FleetFiles,
-    system: SystemDb,
-    hot: Database,
-    runtime: Database,
-    locks: Database,
-    routers: Arc<OpenSet>,
-    sealer: Sealer,
-    ulids: Arc<UlidGen>,
+pub(crate) struct Inner {
+    pub(crate) home: Home,
+    pub(crate) files: FleetFiles,
+    pub(crate) system: SystemDb,
+    pub(crate) hot: Database,
+    pub(crate) runtime: Database,
+    pub(crate) locks: Database,
+    pub(crate) routers: Arc<OpenSet>,
+    pub(crate) sealer: Sealer,
+    pub(crate) ulids: Arc<UlidGen>,
+    pub(crate) failures: Failures,
 }
 
 impl DbManager {
@@ -97,6 +100,7 @@ impl DbManager {
         let hot = open_single(&files, FileKind::Hot, now).await?;
         let runtime = open_single(&files, FileKind::Runtime, now).await?;
         let locks = open_single(&files, FileKind::Locks, now).await?;
+        sweep::sweep(&system, &files, now).await?;
         registry::sweep(&system, &files, now).await?;
         let high_water_ms = registry::counter(&system, ULID_HIGH_WATER).await?;
         let ulids = Arc::new(UlidGen::new((high_water_ms > 0).then(|| Ulid::from_parts(high_water_ms, u128::MAX))));
@@ -118,6 +122,7 @@ impl DbManager {
             sealer,
             ulids,
             files,
+            failures: Failures::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -182,8 +187,9 @@ impl DbManager {
             let spec = inner.files.router(&open_id, record.file_uid);
             start(&inner.files, &spec, inner.files.options().clock.now()).await
         };
-        let database = self.inner.routers.lease(id, open).await?;
-        Ok(RouterDb { id: id.clone(), database })
+        let leased = self.inner.routers.lease(id, open).await;
+        self.inner.failures.note(id, &leased);
+        Ok(RouterDb { id: id.clone(), database: leased? })
     }
 
     /// Returns the database of a scope: the system's, or a leased router's.

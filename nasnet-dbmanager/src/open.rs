@@ -180,7 +180,8 @@ pub(crate) async fn try_create(spec: &Spec, policy: &Policy) -> Result<Option<[u
     create_alone(spec, policy).await.map(Some)
 }
 
-async fn create_alone(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
+/// As [`create`], for a caller who holds the exclusive lock.
+pub(crate) async fn create_alone(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
     if spec.is_missing()? {
         return build(spec, policy).await;
     }
@@ -233,7 +234,9 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
     let parent = unit.parent().unwrap_or(unit);
     let flash = spec.target.profile == Profile::Flash;
     if layout::size_of(&layout::wal_of(built))? != 0 {
-        return Err(Error::Corrupt { detail: format!("a log is left beside the new {}", built.display()) });
+        // Closing does not say that its checkpoint failed.
+        let detail = format!("a log is left beside the new {}", built.display());
+        return Err(Error::Medium { code: crate::driver::code::IOERR, detail });
     }
     if flash {
         layout::sync(built)?;

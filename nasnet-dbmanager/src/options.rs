@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, KeyFault};
+use crate::high_water::HighWater;
 use crate::schema::SchemaSet;
 use crate::seal::MasterKey;
 
@@ -121,6 +122,10 @@ pub struct Options {
     pub read_deadline: Duration,
     /// How long one operation may hold the writer.
     pub write_deadline: Duration,
+    /// How many backups of one kind are kept in a directory, at least 1.
+    pub backups_kept: usize,
+    /// How to find numbers in use that a restore must not give out again.
+    pub high_waters: Vec<HighWater>,
     /// How many operations wait for one writer before the next is refused with [`Error::Overloaded`].
     pub write_queue: usize,
 }
@@ -142,6 +147,8 @@ impl Options {
             lease_timeout: Duration::from_secs(5),
             read_deadline: Duration::from_secs(2),
             write_deadline: Duration::from_secs(10),
+            backups_kept: 2,
+            high_waters: Vec::new(),
             write_queue: 512,
         }
     }

@@ -27,8 +27,8 @@ pub(crate) struct ReaderPool {
     size: u32,
     idle: Mutex<Vec<Guarded>>,
     limit: Duration,
-    /// Held as long as a reader may touch the file.
-    _lock: Arc<FileLock>,
+    /// Held as long as a reader may touch the file, and let go by closing even when handles live on.
+    lock: Mutex<Option<Arc<FileLock>>>,
 }
 
 impl ReaderPool {
@@ -40,7 +40,7 @@ impl ReaderPool {
             size,
             idle: Mutex::new(Vec::new()),
             limit,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         }
     }
 
@@ -96,6 +96,7 @@ impl ReaderPool {
                 tracing::warn!(path = %self.target.path.display(), %error, "closing a reader failed");
             }
         }
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

@@ -20,6 +20,7 @@ const LOOK_UP: Cause = Cause::new("router-look-up");
 pub(crate) async fn active(system: &Database, id: &RouterId) -> Result<RouterRecord, Error> {
     match get(system, id).await? {
         Some(record) if record.lifecycle == Lifecycle::Active => Ok(record),
+        Some(record) if record.lifecycle == Lifecycle::Quarantined => Err(Error::Quarantined { id: id.clone() }),
         _ => Err(Error::RouterNotFound { id: id.clone() }),
     }
 }
