@@ -212,7 +212,7 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    async fn new(mut conn: SqliteConnection) -> Result<Self, Error> {
+    pub(crate) async fn new(mut conn: SqliteConnection) -> Result<Self, Error> {
         let deadline = Arc::new(Deadline::new());
         let may_commit = Arc::new(AtomicBool::new(true));
         let rolled_back = Arc::new(AtomicBool::new(false));

@@ -36,6 +36,10 @@ impl FleetFiles {
 
     pub(crate) fn single(&self, kind: FileKind, file_uid: Option<[u8; 16]>) -> Spec {
         let identity = Identity { kind, fleet_id: self.fleet_id, router_id: None, file_uid };
+    pub(crate) fn sets(&self) -> &[SchemaSet] {
+        &self.sets
+    }
+
         self.spec(self.layout.single(kind), self.layout.lock_of(kind.as_str()), identity)
     }
 

@@ -29,6 +29,10 @@ mod database;
 mod keys;
 mod manager;
 
+mod attach;
+mod fleet;
+mod loader;
+
 mod connection;
 mod driver;
 mod durable;
@@ -57,20 +61,27 @@ mod retire;
 mod sweep;
 
 pub mod system;
+mod template;
 pub mod vfs;
 
 pub use futures_util::future::BoxFuture;
 
 pub use clock::{BootId, Clock, ClockQuality, ManualClock, Now, SystemClock};
 pub use custody::{AsideReason, KnownBackup, RetiredRouter, SetAside};
+pub use attach::AttachedRows;
 pub use database::Database;
 pub use error::{ConstraintKind, Error, KeyFault};
 pub use health::{DatabaseHealth, DbHealth};
 pub use high_water::HighWater;
-pub use id::{Cause, RouterId, Scope};
+pub use fleet::migrate::{MigratedSet, MigrationOutcome};
+pub use fleet::references::{DanglingReport, KeyValue, Reference, ReferenceTarget};
+pub use fleet::{Fleet, FleetMap, FleetReport};
+pub use housekeeping::{BackupSchedule, Housekeeper, Housekeeping, HousekeepingOptions, HousekeepingReport};
+pub use id::{Cause, Class, RouterId, Scope};
 pub use keys::KeyOutcome;
 pub use manager::{DbManager, RouterDb, ScopeDb};
 pub use manifest::{BackupFile, FailedBackup, Manifest, Which};
+pub use loader::Loader;
 pub use options::{MasterKeySource, OnOpen, Options, Preset};
 pub use quarantine::{LostRange, Moment, Recovery, RestoredFrom, TableLoss, Verdict, verdict};
 pub use restore::system::SystemRestored;

@@ -30,6 +30,11 @@ async fn get(system: &Database, id: &RouterId) -> Result<Option<RouterRecord>, E
     system.read(LOOK_UP, move |conn| Box::pin(async move { routers::get(conn, &id).await })).await
 }
 
+/// Lists all routers, in whatever state.
+pub(crate) async fn list(system: &Database) -> Result<Vec<RouterRecord>, Error> {
+    system.read(LOOK_UP, |conn| Box::pin(async move { routers::list(conn).await })).await
+}
+
 /// Lists the active routers.
 pub(crate) async fn list_active(system: &Database) -> Result<Vec<RouterRecord>, Error> {
     let all: Vec<RouterRecord> =
