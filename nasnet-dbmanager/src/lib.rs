@@ -47,6 +47,7 @@ mod migrate;
 mod open;
 mod reader;
 mod registry;
+mod space;
 mod writer;
 
 mod backup;
@@ -54,34 +55,35 @@ mod custody;
 mod dump;
 mod health;
 mod high_water;
+mod housekeeping;
 mod manifest;
 mod quarantine;
 mod restore;
 mod retire;
 mod sweep;
+mod template;
 
 pub mod system;
-mod template;
 pub mod vfs;
 
 pub use futures_util::future::BoxFuture;
 
+pub use attach::AttachedRows;
 pub use clock::{BootId, Clock, ClockQuality, ManualClock, Now, SystemClock};
 pub use custody::{AsideReason, KnownBackup, RetiredRouter, SetAside};
-pub use attach::AttachedRows;
 pub use database::Database;
 pub use error::{ConstraintKind, Error, KeyFault};
-pub use health::{DatabaseHealth, DbHealth};
-pub use high_water::HighWater;
 pub use fleet::migrate::{MigratedSet, MigrationOutcome};
 pub use fleet::references::{DanglingReport, KeyValue, Reference, ReferenceTarget};
 pub use fleet::{Fleet, FleetMap, FleetReport};
+pub use health::{DatabaseHealth, DbHealth};
+pub use high_water::HighWater;
 pub use housekeeping::{BackupSchedule, Housekeeper, Housekeeping, HousekeepingOptions, HousekeepingReport};
 pub use id::{Cause, Class, RouterId, Scope};
 pub use keys::KeyOutcome;
+pub use loader::Loader;
 pub use manager::{DbManager, RouterDb, ScopeDb};
 pub use manifest::{BackupFile, FailedBackup, Manifest, Which};
-pub use loader::Loader;
 pub use options::{MasterKeySource, OnOpen, Options, Preset};
 pub use quarantine::{LostRange, Moment, Recovery, RestoredFrom, TableLoss, Verdict, verdict};
 pub use restore::system::SystemRestored;
