@@ -19,7 +19,7 @@ use crate::lease::Lease;
 use crate::open::Opened;
 use crate::reader::ReaderPool;
 use crate::vfs::{self, Written};
-use crate::writer::{Checkpoint, Job, Operation, Writer};
+use crate::writer::{Checkpoint, CheckpointMode, Job, Operation, Writer};
 
 /// An open database.
 ///
@@ -175,8 +175,17 @@ impl Database {
     /// # Errors
     /// As [`Database::write`]. A log that readers keep in use is not an error but [`Checkpoint::busy`].
     pub async fn checkpoint(&self) -> Result<Checkpoint, Error> {
+        self.checkpoint_by(CheckpointMode::Truncate).await
+    }
+
+    /// Moves what it can of the write-ahead log into the database file without waiting for readers.
+    pub(crate) async fn checkpoint_passive(&self) -> Result<Checkpoint, Error> {
+        self.checkpoint_by(CheckpointMode::Passive).await
+    }
+
+    async fn checkpoint_by(&self, mode: CheckpointMode) -> Result<Checkpoint, Error> {
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Job::Checkpoint(reply))?;
+        self.enqueue(Job::Checkpoint(mode, reply))?;
         answer.await.map_err(|_| Error::Closed { path: self.shared.path.clone() })?
     }
 

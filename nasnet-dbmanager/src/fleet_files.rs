@@ -1,5 +1,7 @@
 //! What each file of a fleet must be: its place, its identity, its schemas and its settings.
 
+use std::sync::Arc;
+
 use ulid::Ulid;
 
 use crate::clock::Now;
@@ -10,7 +12,8 @@ use crate::layout::Layout;
 use crate::meta::Identity;
 use crate::open::{Policy, Spec};
 use crate::options::{OnOpen, Options};
-use crate::schema::{FileKind, SchemaSet};
+use crate::schema::{FileKind, Profile, SchemaSet};
+use crate::space::Space;
 
 /// Describes the files of one fleet.
 #[derive(Debug, Clone)]
@@ -19,15 +22,22 @@ pub(crate) struct FleetFiles {
     fleet_id: Ulid,
     sets: Vec<SchemaSet>,
     options: Options,
+    space: Arc<Space>,
 }
 
 impl FleetFiles {
     pub(crate) fn new(layout: Layout, fleet_id: Ulid, sets: Vec<SchemaSet>, options: Options) -> Self {
-        Self { layout, fleet_id, sets, options }
+        let log_bytes = u64::from(options.preset.tuning().journal_bytes_max);
+        let space = Arc::new(Space::new(&layout.data_dir, log_bytes, options.reserve_bytes));
+        Self { layout, fleet_id, sets, options, space }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    pub(crate) fn sets(&self) -> &[SchemaSet] {
+        &self.sets
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -36,10 +46,6 @@ impl FleetFiles {
 
     pub(crate) fn single(&self, kind: FileKind, file_uid: Option<[u8; 16]>) -> Spec {
         let identity = Identity { kind, fleet_id: self.fleet_id, router_id: None, file_uid };
-    pub(crate) fn sets(&self) -> &[SchemaSet] {
-        &self.sets
-    }
-
         self.spec(self.layout.single(kind), self.layout.lock_of(kind.as_str()), identity)
     }
 
@@ -52,7 +58,13 @@ impl FleetFiles {
     fn spec(&self, path: std::path::PathBuf, lock: std::path::PathBuf, identity: Identity) -> Spec {
         let kind = identity.kind;
         Spec {
-            target: Target { path, profile: kind.profile(), tuning: self.options.preset.tuning() },
+            target: Target {
+                path,
+                profile: kind.profile(),
+                tuning: self.options.preset.tuning(),
+                bytes_max: self.options.database_bytes_max,
+                space: (kind.profile() == Profile::Flash).then(|| Arc::clone(&self.space)),
+            },
             lock,
             identity,
             sets: self.sets.iter().filter(|set| set.file == kind).cloned().collect(),

@@ -52,6 +52,23 @@ impl Preset {
     }
 }
 
+/// What a preset says about room.
+impl Preset {
+    const fn database_bytes_max(self) -> u64 {
+        match self {
+            Self::RouterFlash => 64 * 1024 * 1024,
+            Self::Server => 8 * 1024 * 1024 * 1024,
+        }
+    }
+
+    const fn reserve_bytes(self) -> u64 {
+        match self {
+            Self::RouterFlash => 512 * 1024,
+            Self::Server => 4 * 1024 * 1024,
+        }
+    }
+}
+
 /// The numbers a preset stands for, per database.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuning {
@@ -126,6 +143,11 @@ pub struct Options {
     pub backups_kept: usize,
     /// How to find numbers in use that a restore must not give out again.
     pub high_waters: Vec<HighWater>,
+    /// Bytes one database file may have. Operations that are not [critical](crate::Cause::critical) get 85 % of it.
+    pub database_bytes_max: u64,
+    /// Bytes of the file `.reserve` in the data directory, which is removed when the medium is full and written again
+    /// afterwards; it exists only where space is scarce. 0 keeps none.
+    pub reserve_bytes: u64,
     /// How many operations wait for one writer before the next is refused with [`Error::Overloaded`].
     pub write_queue: usize,
 }
@@ -149,6 +171,8 @@ impl Options {
             write_deadline: Duration::from_secs(10),
             backups_kept: 2,
             high_waters: Vec::new(),
+            database_bytes_max: preset.database_bytes_max(),
+            reserve_bytes: preset.reserve_bytes(),
             write_queue: 512,
         }
     }
@@ -158,6 +182,8 @@ impl Options {
     pub fn preset(mut self, preset: Preset) -> Self {
         self.preset = preset;
         self.max_open = preset.open_max();
+        self.database_bytes_max = preset.database_bytes_max();
+        self.reserve_bytes = preset.reserve_bytes();
         self
     }
 

@@ -7,6 +7,8 @@
 
 #[path = "soak/cancel.rs"]
 mod cancel;
+#[path = "soak/corruption.rs"]
+mod corruption;
 #[path = "soak/enospc.rs"]
 mod enospc;
 #[path = "soak/fleet.rs"]
@@ -55,6 +57,8 @@ struct Args {
 enum Campaign {
     /// Futures are dropped at every step and after random times.
     Cancel,
+    /// Closed databases and logs get flipped bits and lose their ends.
+    Corruption,
     /// Real file systems of 2 and 8 MB run full.
     Enospc,
     /// Every operation on a file fails once, in every public call that writes.
@@ -85,6 +89,7 @@ impl Campaign {
     const fn plan(self) -> Plan {
         match self {
             Self::Cancel => Plan { name: "cancel", control: cancel::control, case: cancel::case },
+            Self::Corruption => Plan { name: "corruption", control: corruption::control, case: corruption::case },
             Self::Enospc => Plan { name: "enospc", control: enospc::control, case: enospc::case },
             Self::IoFaults => Plan { name: "io-faults", control: io_faults::control, case: io_faults::case },
             Self::Kill => Plan { name: "kill", control: kill::control, case: kill::honest_case },
@@ -102,6 +107,9 @@ struct Report {
     violations: u64,
     controls_caught: bool,
     seconds: f64,
+    /// Damages that nothing answered to, because they changed nothing that is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undetectable: Option<u64>,
 }
 
 fn main() -> Result<ExitCode, Failure> {
@@ -126,6 +134,9 @@ fn main() -> Result<ExitCode, Failure> {
             report.violations,
             if report.controls_caught { "caught" } else { "NOT CAUGHT" }
         );
+        if let Some(undetectable) = report.undetectable {
+            println!("undetectable: {undetectable}");
+        }
     }
     Ok(if report.violations == 0 && report.controls_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -154,7 +165,8 @@ fn run(plan: &Plan, args: &Args) -> Result<Report, Failure> {
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Report { campaign: plan.name, seed: args.seed, cases, violations, controls_caught, seconds })
+    let undetectable = matches!(args.campaign, Some(Campaign::Corruption)).then(corruption::undetectable);
+    Ok(Report { campaign: plan.name, seed: args.seed, cases, violations, controls_caught, seconds, undetectable })
 }
 
 fn budget(text: &str) -> Result<Duration, String> {

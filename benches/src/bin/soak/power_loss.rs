@@ -108,11 +108,7 @@ fn record(
 }
 
 /// Cuts the power once at a random point and records what opening does then.
-fn record_recovery(
-    runtime: &Runtime,
-    first: &Recording,
-    random: &mut Random,
-) -> Result<(Recording, Schema), Failure> {
+fn record_recovery(runtime: &Runtime, first: &Recording, random: &mut Random) -> Result<(Recording, Schema), Failure> {
     let place = Place::new(Some(Path::new("/dev/shm")))?;
     let replay = Replay {
         first: usize::try_from(random.below(first.crash_points() as u64))?,
