@@ -33,6 +33,7 @@ mod attach;
 mod fleet;
 mod loader;
 
+mod budget;
 mod connection;
 mod driver;
 mod durable;
@@ -69,6 +70,7 @@ pub mod vfs;
 pub use futures_util::future::BoxFuture;
 
 pub use attach::AttachedRows;
+pub use budget::{BudgetLevel, Charge, FlashBudget, FlashReport};
 pub use clock::{BootId, Clock, ClockQuality, ManualClock, Now, SystemClock};
 pub use custody::{AsideReason, KnownBackup, RetiredRouter, SetAside};
 pub use database::Database;
@@ -84,7 +86,7 @@ pub use keys::KeyOutcome;
 pub use loader::Loader;
 pub use manager::{DbManager, RouterDb, ScopeDb};
 pub use manifest::{BackupFile, FailedBackup, Manifest, Which};
-pub use options::{MasterKeySource, OnOpen, Options, Preset};
+pub use options::{MasterKeySource, OnDamage, OnOpen, Options, Preset};
 pub use quarantine::{LostRange, Moment, Recovery, RestoredFrom, TableLoss, Verdict, verdict};
 pub use restore::system::SystemRestored;
 pub use restore::{RestoreMode, RestoreReport, RestoredRouter};

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use ulid::Ulid;
 
+use crate::budget::{BudgetLevel, FlashReport};
 use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
 use crate::database::Database;
@@ -19,7 +21,7 @@ use crate::layout;
 use crate::lease::OpenSet;
 use crate::meta;
 use crate::open::{self, Spec};
-use crate::options::{OnOpen, Options};
+use crate::options::{OnDamage, OnOpen, Options};
 use crate::registry;
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
@@ -124,7 +126,10 @@ impl DbManager {
             files,
             failures: Failures::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
+        tokio::spawn(keep_ledger(Arc::downgrade(&inner)));
+        Ok(Self { inner })
     }
 
     /// Takes the database of a scope back to an earlier version of one schema set, running the down texts stored in it,
@@ -175,11 +180,27 @@ impl DbManager {
     /// # Errors
     /// [`Error::RouterNotFound`]; [`Error::AllLeased`] when no place came free within `Options::lease_timeout`;
     /// [`Error::MissingDatabase`], [`Error::WrongDatabase`], [`Error::Corrupt`], [`Error::SchemaTooNew`] and the other
-    /// errors of opening a file. None of them affects another router.
+    /// errors of opening a file; [`Error::Quarantined`]. None of them affects another router. With
+    /// [`OnDamage::Recover`] a damaged, missing or quarantined database is replaced first ([`DbManager::recover`]);
+    /// [`DbManager::health`] tells what was lost.
     ///
     /// # Cancel safety
     /// Safe: an opening that has begun goes on, for whoever asks next.
     pub async fn router(&self, id: &RouterId) -> Result<RouterDb, Error> {
+        let opened = self.lease(id).await;
+        let recovers = self.inner.files.options().on_damage == OnDamage::Recover && !self.system().is_read_only();
+        let database = match opened {
+            Err(error) if recovers && (error.is_damage() || matches!(error, Error::Quarantined { .. })) => {
+                self.recover(id).await?;
+                self.lease(id).await?
+            }
+            opened => opened?,
+        };
+        Ok(RouterDb { id: id.clone(), database })
+    }
+
+    /// Leases a router as it is, whatever is to be done about damage.
+    pub(crate) async fn lease(&self, id: &RouterId) -> Result<Database, Error> {
         let inner = Arc::clone(&self.inner);
         let open_id = id.clone();
         let open = move || async move {
@@ -189,7 +210,7 @@ impl DbManager {
         };
         let leased = self.inner.routers.lease(id, open).await;
         self.inner.failures.note(id, &leased);
-        Ok(RouterDb { id: id.clone(), database: leased? })
+        leased
     }
 
     /// Returns the database of a scope: the system's, or a leased router's.
@@ -307,6 +328,9 @@ impl DbManager {
         if !system.is_read_only() {
             system.settle().await;
         }
+        if let Err(error) = self.inner.settle_ledger(true).await {
+            tracing::warn!(%error, "saving the flash ledger failed");
+        }
         let closed = [
             self.inner.hot.close().await,
             self.inner.runtime.close().await,
@@ -314,6 +338,63 @@ impl DbManager {
             system.close().await,
         ];
         closed.into_iter().collect()
+    }
+}
+
+impl DbManager {
+    /// Returns what all processes of the fleet wrote to databases on flash today, by cause.
+    ///
+    /// # Errors
+    /// Those of a read and a write of `runtime.db`.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn flash_report(&self) -> Result<FlashReport, Error> {
+        self.inner.files.ledger().report(&self.inner.runtime, &self.now()).await
+    }
+
+    /// Tells how far the flash budget is used up, for whoever decides what to write. Writes of a low cause are refused by
+    /// themselves once it is scarce ([`Error::OverBudget`]); others are only reported.
+    pub fn flash_level(&self) -> BudgetLevel {
+        self.inner.files.ledger().level()
+    }
+}
+
+impl Inner {
+    /// Adds what was written to the ledger; `save` also where it outlives the boot, if that is worth a write.
+    async fn settle_ledger(&self, save: bool) -> Result<(), Error> {
+        let now = self.files.options().clock.now();
+        let ledger = self.files.ledger();
+        let settled = match ledger.settle(&self.runtime, &now).await {
+            Err(Error::Closed { .. }) => return Ok(()),
+            settled => settled,
+        };
+        if save && !self.system.is_read_only() {
+            ledger.save(&self.system, &now).await?;
+        }
+        settled
+    }
+}
+
+/// How often each process adds what it wrote to the ledger.
+const LEDGER_EVERY: Duration = Duration::from_secs(1);
+/// After how many of these the sum is saved on flash.
+const LEDGER_SAVED_EVERY: u32 = 3600;
+
+/// Keeps the ledger of a fleet as long as it is open.
+async fn keep_ledger(inner: Weak<Inner>) {
+    let mut rounds = 0_u32;
+    loop {
+        tokio::time::sleep(LEDGER_EVERY).await;
+        let Some(inner) = inner.upgrade() else { return };
+        rounds = rounds.wrapping_add(1);
+        match inner.settle_ledger(rounds.is_multiple_of(LEDGER_SAVED_EVERY)).await {
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, "adding to the flash ledger failed"),
+        }
+        if inner.system.is_closed() {
+            return;
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::budget::FlashBudget;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, KeyFault};
 use crate::high_water::HighWater;
@@ -93,6 +94,17 @@ pub enum OnOpen {
     ReadOnly,
 }
 
+/// What asking for a router does when its database turns out to be damaged or missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnDamage {
+    /// Fails, and leaves everything as it is for a person to look at.
+    #[default]
+    Refuse,
+    /// Sets it aside and replaces it by the best there is: a backup, what can be read of it, an empty database.
+    Recover,
+}
+
 /// Where the master key that seals secrets comes from.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -139,10 +151,14 @@ pub struct Options {
     pub read_deadline: Duration,
     /// How long one operation may hold the writer.
     pub write_deadline: Duration,
+    /// What to do about a damaged router database.
+    pub on_damage: OnDamage,
     /// How many backups of one kind are kept in a directory, at least 1.
     pub backups_kept: usize,
     /// How to find numbers in use that a restore must not give out again.
     pub high_waters: Vec<HighWater>,
+    /// How many bytes a day may reach flash.
+    pub budget: FlashBudget,
     /// Bytes one database file may have. Operations that are not [critical](crate::Cause::critical) get 85 % of it.
     pub database_bytes_max: u64,
     /// Bytes of the file `.reserve` in the data directory, which is removed when the medium is full and written again
@@ -169,8 +185,10 @@ impl Options {
             lease_timeout: Duration::from_secs(5),
             read_deadline: Duration::from_secs(2),
             write_deadline: Duration::from_secs(10),
+            on_damage: OnDamage::default(),
             backups_kept: 2,
             high_waters: Vec::new(),
+            budget: FlashBudget::of(preset),
             database_bytes_max: preset.database_bytes_max(),
             reserve_bytes: preset.reserve_bytes(),
             write_queue: 512,
@@ -182,6 +200,7 @@ impl Options {
     pub fn preset(mut self, preset: Preset) -> Self {
         self.preset = preset;
         self.max_open = preset.open_max();
+        self.budget = FlashBudget::of(preset);
         self.database_bytes_max = preset.database_bytes_max();
         self.reserve_bytes = preset.reserve_bytes();
         self

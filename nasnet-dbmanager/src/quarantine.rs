@@ -82,7 +82,7 @@ pub struct TableLoss {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Recovery {
-    /// The database was whole; nothing was changed.
+    /// The database is whole: it was, or somebody else has replaced it. Nothing was changed.
     Sound,
     /// It was damaged, set aside and replaced.
     Replaced {
@@ -115,8 +115,10 @@ impl DbManager {
             match self.check(&Scope::Router(id.clone())).await {
                 Ok(()) => return Ok(Recovery::Sound),
                 Err(error) if error.is_damage() => {
-                    self.quarantine(id, &error.to_string()).await?;
+                    self.set_damaged_aside(id, &error.to_string(), record.file_uid).await?
                 }
+                // Somebody else found it first.
+                Err(Error::Quarantined { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -131,7 +133,10 @@ impl DbManager {
     /// # Cancel safety
     /// Safe.
     pub async fn check(&self, scope: &Scope) -> Result<(), Error> {
-        let database = self.scope(scope).await?;
+        let database = match scope {
+            Scope::System => Database::clone(self.system()),
+            Scope::Router(id) => self.lease(id).await?,
+        };
         // A connection of its own: a whole file takes longer than a read may.
         let mut guarded = self.spec_of(scope).target.connect(Role::Writer).await?;
         let checked = copy::integrity_check(&mut guarded.conn).await;
@@ -151,13 +156,31 @@ impl DbManager {
         self.record_in(id, &[Lifecycle::Active]).await?;
         let _alone = self.alone(id, HoldWhen::Now).await?;
         self.record_in(id, &[Lifecycle::Active]).await?;
+        self.begin_quarantine(id, cause).await
+    }
+
+    /// As [`DbManager::quarantine`], for the file in which damage was found: when somebody else has replaced it in the
+    /// meantime, what is there now is left alone.
+    async fn set_damaged_aside(&self, id: &RouterId, cause: &str, file_uid: Option<[u8; 16]>) -> Result<(), Error> {
+        if self.is_replaced(id, file_uid).await? {
+            return Ok(());
+        }
+        let _alone = self.alone(id, HoldWhen::Now).await?;
+        if self.is_replaced(id, file_uid).await? {
+            return Ok(());
+        }
+        self.begin_quarantine(id, cause).await
+    }
+
+    async fn is_replaced(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<bool, Error> {
+        let record = self.record_in(id, &[Lifecycle::Active, Lifecycle::Quarantined]).await?;
+        Ok(record.lifecycle == Lifecycle::Quarantined || record.file_uid != file_uid)
+    }
+
+    async fn begin_quarantine(&self, id: &RouterId, cause: &str) -> Result<(), Error> {
         tracing::error!(router = %id, cause, "setting a damaged database aside");
-        let intent = Intent {
-            id: id.clone(),
-            action: Action::Quarantine,
-            directory: self.aside_name(id),
-            cause: cause.to_owned(),
-        };
+        let (id, directory, cause) = (id.clone(), self.aside_name(id), cause.to_owned());
+        let intent = Intent { id, action: Action::Quarantine, directory, cause };
         self.begin(&intent).await?;
         finish(self.system(), &self.inner.files, &intent, self.now()).await
     }
@@ -175,9 +198,12 @@ impl DbManager {
 
     /// Puts something in the place of a quarantined router.
     async fn replace(&self, id: &RouterId) -> Result<Recovery, Error> {
+        let states = [Lifecycle::Quarantined, Lifecycle::Active];
+        if self.record_in(id, &states).await?.lifecycle == Lifecycle::Active {
+            return Ok(Recovery::Sound);
+        }
         let _alone = self.alone(id, HoldWhen::Returned).await?;
-        let record = self.record_in(id, &[Lifecycle::Quarantined, Lifecycle::Active]).await?;
-        if record.lifecycle == Lifecycle::Active {
+        if self.record_in(id, &states).await?.lifecycle == Lifecycle::Active {
             return Ok(Recovery::Sound);
         }
         let layout = self.inner.files.layout();

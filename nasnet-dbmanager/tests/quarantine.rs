@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use common::{CAUSE, Dirs, all, id, put, with_router};
-use nasnet_dbmanager::{AsideReason, Database, DbHealth, DbManager, Error, Recovery, RestoredFrom, Scope, Which};
+use nasnet_dbmanager::{
+    AsideReason, Database, DbHealth, DbManager, Error, OnDamage, Recovery, RestoredFrom, Scope, Which,
+};
 
 async fn fill(db: &Database, rows: i64) {
     db.write(CAUSE, move |conn| {
@@ -99,14 +101,14 @@ async fn a_damaged_router_comes_back_from_its_backup_and_the_others_never_notice
 async fn a_backup_that_no_longer_verifies_is_passed_over() {
     let (dirs, manager) = fleet(5).await;
     let older = manager.backup(Which::Fleet, dirs.root().join("older")).await.unwrap();
-    put(&*manager.router(&id("home")).await.unwrap(), 77, 1).await.unwrap();
+    put(&manager.router(&id("home")).await.unwrap(), 77, 1).await.unwrap();
     let newer = manager.backup(Which::Router(id("home")), dirs.root().join("newer")).await.unwrap();
     damage_backup(&newer.dir.join("router-home.db.zst"));
     manager.quarantine(&id("home"), "told by a test").await.unwrap();
     assert!(matches!(manager.router(&id("home")).await, Err(Error::Quarantined { .. })));
     let (_, from, _) = replaced(&manager).await;
     assert_eq!(from, RestoredFrom::Backup { id: older.id, created_ms: older.created_ms });
-    assert_eq!(all(&*manager.router(&id("home")).await.unwrap()).await.len(), 5);
+    assert_eq!(all(&manager.router(&id("home")).await.unwrap()).await.len(), 5);
     manager.shutdown().await.unwrap();
 }
 
@@ -171,7 +173,7 @@ async fn a_file_that_is_gone_empty_or_junk_ends_in_a_fresh_database_and_is_told(
         let router = manager.router(&id("home")).await.unwrap();
         assert!(all(&router).await.is_empty());
         put(&router, 1, 10).await.unwrap();
-        assert_eq!(all(&*manager.router(&id("other")).await.unwrap()).await.len(), 3);
+        assert_eq!(all(&manager.router(&id("other")).await.unwrap()).await.len(), 3);
         manager.shutdown().await.unwrap();
     }
 }
@@ -190,6 +192,35 @@ async fn damage_found_while_in_use_closes_the_handles_and_nothing_else() {
     let (_, from, lost) = replaced(&manager).await;
     assert_eq!(from, RestoredFrom::Salvage);
     assert!(lost.tables.iter().all(|table| table.complete), "{lost:?}");
-    assert_eq!(all(&*manager.router(&id("home")).await.unwrap()).await.len(), 5);
+    assert_eq!(all(&manager.router(&id("home")).await.unwrap()).await.len(), 5);
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_ask_for_a_damaged_router_at_once_replace_it_once() {
+    let (dirs, manager) = fleet(5).await;
+    manager.backup(Which::Fleet, dirs.root().join("backup")).await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop(manager);
+    fs::write(dirs.router_file(&id("home")), b"").unwrap();
+    let mut options = dirs.options();
+    options.on_damage = OnDamage::Recover;
+    let manager = DbManager::open(options).await.unwrap();
+    let asking: Vec<_> = (0..20)
+        .map(|k| {
+            let manager = manager.clone();
+            tokio::spawn(async move {
+                let router = manager.router(&id("home")).await?;
+                put(&router, 100 + k, 1).await
+            })
+        })
+        .collect();
+    for asked in asking {
+        asked.await.unwrap().unwrap();
+    }
+    let router = manager.router(&id("home")).await.unwrap();
+    assert_eq!(all(&router).await.len(), 25, "what was written to the replacement stays");
+    assert_eq!(manager.set_aside().await.unwrap().len(), 1);
+    assert!(matches!(health(&manager, "home").await, DbHealth::Quarantined { restored_from: Some(_), .. }));
     manager.shutdown().await.unwrap();
 }
