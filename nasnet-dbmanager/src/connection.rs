@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row, SqliteConnection};
 
+use crate::budget::Ledger;
 use crate::driver::during;
 use crate::error::Error;
 use crate::id::Class;
@@ -45,6 +46,8 @@ pub(crate) struct Target {
     pub(crate) tuning: Tuning,
     /// Bytes the file may have, critical operations included.
     pub(crate) bytes_max: u64,
+    /// Where its writes are charged; none for files in memory.
+    pub(crate) ledger: Option<Arc<Ledger>>,
     /// The room it shares with others; none for files in memory.
     pub(crate) space: Option<Arc<Space>>,
 }

@@ -11,9 +11,10 @@ use sqlx::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 
+use crate::budget::Ledger;
 use crate::error::Error;
 use crate::file_lock::FileLock;
-use crate::id::Cause;
+use crate::id::{Cause, Class};
 use crate::keys::{self, KeyOutcome};
 use crate::lease::Lease;
 use crate::open::Opened;
@@ -49,6 +50,8 @@ struct Shared {
     /// `None` when opened for reading only.
     queue: Option<mpsc::Sender<Job>>,
     readers: ReaderPool,
+    /// What bounds its writes; none for files in memory.
+    ledger: Option<Arc<Ledger>>,
     closed: AtomicBool,
     /// Held while closing; true once closed.
     closing: tokio::sync::Mutex<bool>,
@@ -69,6 +72,7 @@ impl Database {
         let lock: Arc<FileLock> = Arc::new(lock);
         let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock));
         let path = target.path.clone();
+        let ledger = target.ledger.clone();
         let queue = match writer {
             None => None,
             Some(guarded) => {
@@ -83,6 +87,7 @@ impl Database {
             file_uid,
             queue,
             readers,
+            ledger,
             closed: AtomicBool::new(false),
             closing: tokio::sync::Mutex::new(false),
         };
@@ -214,12 +219,22 @@ impl Database {
         self.shared.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 
+    /// Refuses what is low once the budget is scarce.
+    fn check_budget(&self, cause: Cause) -> Result<(), Error> {
+        let Some(ledger) = self.shared.ledger.as_ref().filter(|_| cause.class() == Class::Low) else {
+            return Ok(());
+        };
+        let level = ledger.level();
+        if level.admits(Class::Low) { Ok(()) } else { Err(Error::OverBudget { cause: cause.as_str(), level }) }
+    }
+
     async fn submit<T, E, F>(&self, cause: Cause, key: Option<Ulid>, op: F) -> Result<T, E>
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
+        self.check_budget(cause)?;
         let (reply, answer) = oneshot::channel();
         self.enqueue(Job::Write(Box::new(Typed { cause, key, op: Some(op), result: None, reply })))?;
         answer.await.unwrap_or_else(|_| Err(Error::Unknown { detail: "the writer stopped".to_owned() }.into()))
@@ -234,6 +249,11 @@ impl Database {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded { queue: "writer" },
             mpsc::error::TrySendError::Closed(_) => Error::Closed { path: self.shared.path.clone() },
         })
+    }
+
+    /// Tells whether it was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Acquire)
     }
 
     fn check_open(&self) -> Result<(), Error> {

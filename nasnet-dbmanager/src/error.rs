@@ -343,6 +343,14 @@ pub enum Error {
         key: Ulid,
     },
 
+    /// The flash budget is used up for writes of this class; nothing was done.
+    #[error("flash budget: {cause} is not admitted while the budget is {level:?}")]
+    OverBudget {
+        /// The cause of the write.
+        cause: &'static str,
+        /// How far the budget is used up.
+        level: crate::budget::BudgetLevel,
+    },
     /// The medium or the size limit of the database is full.
     #[error("no space left for the database: {detail}")]
     NoSpace {
@@ -409,6 +417,7 @@ impl Error {
                 | Self::WriteDeadline { .. }
                 | Self::ReadDeadline { .. }
                 | Self::NoSpace { .. }
+                | Self::OverBudget { .. }
                 | Self::Busy { .. }
                 | Self::Interrupted
         )

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ulid::Ulid;
 
+use crate::budget::Ledger;
 use crate::clock::Now;
 use crate::connection::Target;
 use crate::database::Limits;
@@ -23,13 +24,15 @@ pub(crate) struct FleetFiles {
     sets: Vec<SchemaSet>,
     options: Options,
     space: Arc<Space>,
+    ledger: Arc<Ledger>,
 }
 
 impl FleetFiles {
     pub(crate) fn new(layout: Layout, fleet_id: Ulid, sets: Vec<SchemaSet>, options: Options) -> Self {
         let log_bytes = u64::from(options.preset.tuning().journal_bytes_max);
         let space = Arc::new(Space::new(&layout.data_dir, log_bytes, options.reserve_bytes));
-        Self { layout, fleet_id, sets, options, space }
+        let ledger = Arc::new(Ledger::new(options.budget, Arc::clone(&options.clock)));
+        Self { layout, fleet_id, sets, options, space, ledger }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -38,6 +41,10 @@ impl FleetFiles {
 
     pub(crate) fn sets(&self) -> &[SchemaSet] {
         &self.sets
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -63,6 +70,7 @@ impl FleetFiles {
                 profile: kind.profile(),
                 tuning: self.options.preset.tuning(),
                 bytes_max: self.options.database_bytes_max,
+                ledger: (kind.profile() == Profile::Flash).then(|| Arc::clone(&self.ledger)),
                 space: (kind.profile() == Profile::Flash).then(|| Arc::clone(&self.space)),
             },
             lock,

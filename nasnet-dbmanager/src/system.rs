@@ -36,7 +36,7 @@ use crate::schema::{FileKind, Migration, SchemaSet};
 
 /// Returns the tables that belong to this crate: those of `system.db`, and those of `runtime.db`.
 pub(crate) fn schema_sets() -> Vec<SchemaSet> {
-    vec![schema_set(), runtime_schema_set(), crate::custody::schema_set()]
+    vec![schema_set(), runtime_schema_set(), crate::custody::schema_set(), crate::budget::schema_set()]
 }
 
 /// Returns the tables of `system.db`.

@@ -26,6 +26,7 @@ use crate::file_lock::FileLock;
 use crate::id::Cause;
 use crate::keys::KeyRing;
 use crate::space::Space;
+use crate::vfs::Meter;
 
 /// The largest number of operations in one transaction: enough to share a sync, few enough to bound the wait.
 const GROUP_MAX: usize = 64;
@@ -110,6 +111,7 @@ pub(crate) struct Writer {
     target: Target,
     link: Link,
     deadline: Duration,
+    meter: Meter,
     /// Held as long as this task may touch the file.
     _lock: Arc<FileLock>,
 }
@@ -121,7 +123,24 @@ impl Writer {
         deadline: Duration,
         lock: Arc<FileLock>,
     ) -> Result<Self, Error> {
-        Ok(Self { target, link: Link::Up(Live::new(guarded).await?), deadline, _lock: lock })
+        let meter = Meter::of(&target.path);
+        let writer = Self { target, link: Link::Up(Live::new(guarded).await?), deadline, meter, _lock: lock };
+        // What opening it wrote.
+        writer.charge(&[]);
+        Ok(writer)
+    }
+
+    /// Charges what was written to the file since the last time.
+    fn charge(&self, causes: &[Cause]) {
+        if let Some(ledger) = &self.target.ledger {
+            ledger.charge(&self.target.path, self.meter.written(), causes);
+        }
+    }
+
+    fn charge_checkpoint(&self) {
+        if let Some(ledger) = &self.target.ledger {
+            ledger.charge_checkpoint(&self.target.path, self.meter.written());
+        }
     }
 
     /// Serves the queue until it is told to close or every handle is gone.
@@ -148,6 +167,7 @@ impl Writer {
                 }
                 Some(Job::Checkpoint(mode, reply)) => {
                     let done = self.checkpoint(mode).await;
+                    self.charge_checkpoint();
                     reply.send(done).ok();
                 }
                 Some(Job::Write(first)) => {
@@ -181,6 +201,8 @@ impl Writer {
                 Err(error) => return refuse(waiting, &error),
             };
             let end = transact(live, &mut waiting, limit, &target).await;
+            let causes: Vec<_> = end.done.iter().map(|operation| operation.cause()).collect();
+            self.charge(&causes);
             match (end.link, &target.space) {
                 (After::Keep, space) => space.iter().for_each(|space| space.restock()),
                 (After::Replace { check }, space) => {
@@ -188,6 +210,7 @@ impl Writer {
                     if let Some(space) = space {
                         self.make_room(space).await;
                     }
+                    self.charge_checkpoint();
                 }
             }
             end.done.into_iter().for_each(Operation::answer);
@@ -270,10 +293,12 @@ impl Writer {
     }
 
     async fn close(&mut self) -> Result<(), Error> {
-        match std::mem::replace(&mut self.link, Link::Down { check: false }) {
+        let closed = match std::mem::replace(&mut self.link, Link::Down { check: false }) {
             Link::Up(live) => live.guarded.close().await,
             _ => Ok(()),
-        }
+        };
+        self.charge_checkpoint();
+        closed
     }
 }
 
