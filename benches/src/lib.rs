@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod events;
+pub mod footprint;
 pub mod measure;
 pub mod place;

@@ -5,6 +5,13 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the table is the output of this program")]
 
+#[path = "ratios/p13.rs"]
+mod p13;
+#[path = "ratios/p14.rs"]
+mod p14;
+#[path = "ratios/p17.rs"]
+mod p17;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,7 +24,7 @@ use nasnet_locking::{AcquireRequest, LockInfo, LockKey, LockManager, LockOptions
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqliteConnection};
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 #[derive(Parser)]
 #[command(about = "Ratios against peers and floors, measured side by side")]
@@ -33,7 +40,11 @@ struct Args {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let args = Args::parse();
-    let rows = lease_rows(args.disk.as_deref()).await?;
+    let disk = args.disk.as_deref();
+    let mut rows = p14::rows(disk).await?;
+    rows.extend(p13::rows(disk).await?);
+    rows.extend(p17::rows(disk).await?);
+    rows.extend(lease_rows(disk).await?);
     if args.json {
         println!("{}", serde_json::to_string(&rows)?);
     } else {
