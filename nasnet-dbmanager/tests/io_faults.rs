@@ -207,7 +207,7 @@ async fn a_router_that_could_not_be_created_can_be_created_then() {
                 let again = manager.create_router(NewRouter::new(name.clone())).await;
                 assert!(matches!(again, Ok(_) | Err(Error::RouterExists { .. })), "{again:?}");
             }
-            put(&*manager.router(&name).await.unwrap(), 1, 1).await.unwrap();
+            put(&manager.router(&name).await.unwrap(), 1, 1).await.unwrap();
             if fired == 0 {
                 break;
             }

@@ -9,7 +9,7 @@ use std::path::Path;
 use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::vfs::fault::{Medium, Recorder, Recording, Replay, ReplayReport, Variant};
-use nasnet_dbmanager::{Cause, Error, vfs};
+use nasnet_dbmanager::{Cause, Error, RestoreMode, Which, vfs};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tempfile::TempDir;
@@ -22,6 +22,9 @@ use crate::{Failure, Found};
 const STRIDE: u64 = 4;
 /// Acknowledgement of the router itself; groups are numbered from 1.
 const ROUTER: u64 = 0;
+/// From here on the router may be out of use, until it is back.
+const RETIRING: u64 = u64::MAX;
+const BACK: u64 = u64::MAX - 1;
 const MANY: Cause = Cause::new("soak-many");
 
 /// What is going on when the power is cut.
@@ -33,16 +36,19 @@ enum Workload {
     Write,
     /// A router is migrated, then written to.
     Migrate,
+    /// A router is backed up, restored, retired and reinstated.
+    Custody,
     /// The power is cut again while the databases are opened after a first cut.
     Recover,
 }
 
 /// Runs one workload and cuts the power at some of its crash points.
 pub(crate) fn case(random: &mut Random) -> Result<Found, Failure> {
-    let workload = match random.below(4) {
+    let workload = match random.below(5) {
         0 => Workload::Found,
         1 => Workload::Write,
         2 => Workload::Migrate,
+        3 => Workload::Custody,
         _ => Workload::Recover,
     };
     let runtime = fleet::runtime()?;
@@ -98,13 +104,37 @@ fn record(
         }
     }
     let count = 3 + random.below(8);
-    runtime.block_on(work(&data, &run, schema, before + 1..=before + count, &ack, early, random))?;
+    if workload == Workload::Custody {
+        runtime.block_on(custody(place.disk.path(), &run, before, &ack))?;
+    } else {
+        runtime.block_on(work(&data, &run, schema, before + 1..=before + count, &ack, early, random))?;
+    }
     let recording = recorder.stop();
     drop(place);
     if workload != Workload::Recover {
         return Ok((recording, schema));
     }
     record_recovery(runtime, &recording, random)
+}
+
+/// Backs a router up, restores it, retires it and takes it back; what it holds stays the same all the time.
+async fn custody(disk: &Path, run: &Path, last: u64, ack: &(dyn Fn(u64) + Sync)) -> Result<(), Error> {
+    let (db, id) = fleet::open(fleet::options(&disk.join("data"), run, Schema::Old)).await?;
+    let backup = db.backup(Which::Router(id.clone()), disk.join("backups")).await?;
+    db.restore(&backup, RestoreMode::Router(id.clone())).await?;
+    let router = db.router(&id).await?;
+    fleet::write_group(&router, last + 1).await?;
+    ack(last + 1);
+    drop(router);
+    ack(RETIRING);
+    db.retire(&id).await?;
+    db.reinstate(&id).await?;
+    ack(BACK);
+    let router = db.router(&id).await?;
+    fleet::write_group(&router, last + 2).await?;
+    ack(last + 2);
+    drop(router);
+    db.shutdown().await
 }
 
 /// Cuts the power once at a random point and records what opening does then.
@@ -196,10 +226,12 @@ fn cut(runtime: &Runtime, recording: &Recording, replay: &Replay, schema: Schema
     let judge = |state: &vfs::fault::CrashState, seen: &Result<Option<Seen>, String>| match seen {
         Err(error) => Some(format!("it does not open: {error}")),
         Ok(None) if state.acked().is_empty() => None,
+        Ok(None) if state.acked().contains(&RETIRING) && !state.acked().contains(&BACK) => None,
         Ok(None) => Some("the router was acknowledged and is gone".to_owned()),
         Ok(Some(seen)) if !seen.faults.is_empty() => Some(seen.faults.join("; ")),
         Ok(Some(seen)) => {
-            let lost = state.acked().iter().find(|number| **number != ROUTER && !seen.has(**number))?;
+            let group = |number: &&u64| ![ROUTER, RETIRING, BACK].contains(*number);
+            let lost = state.acked().iter().filter(group).find(|number| !seen.has(**number))?;
             Some(format!("group {lost} was acknowledged and is gone"))
         }
     };

@@ -50,7 +50,7 @@ fn strike(operation: Operation, path: &Path) -> Option<Effect> {
     }
     let taps = TAPS.read().unwrap_or_else(PoisonError::into_inner);
     // Each counts the operation, whichever of them strikes.
-    taps.faults.iter().filter_map(|fault| fault.strike(operation, path)).last()
+    taps.faults.iter().fold(None, |effect, fault| fault.strike(operation, path).or(effect))
 }
 
 /// Does what is set up for an operation; the result code it fails with, if it does.
