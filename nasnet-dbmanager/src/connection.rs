@@ -72,9 +72,7 @@ impl Target {
         let mut conn = self.connect_options().connect().await.map_err(during("open the database"))?;
         let settings = settings(self, role);
         apply(&mut conn, &settings).await?;
-        for setting in &settings {
-            verify(&mut conn, &self.path, setting).await?;
-        }
+        verify(&mut conn, &self.path, &settings).await?;
         if role == Role::Writer {
             self.limit_pages(&mut conn, self.pages_max()).await?;
         }
@@ -132,9 +130,7 @@ impl Target {
         run(&mut conn, sql).await?;
         let settings = settings(self, Role::Writer);
         apply(&mut conn, &settings).await?;
-        for setting in &settings {
-            verify(&mut conn, &self.path, setting).await?;
-        }
+        verify(&mut conn, &self.path, &settings).await?;
         Guarded::new(conn).await
     }
 }
@@ -190,22 +186,33 @@ pub(crate) async fn run(conn: &mut SqliteConnection, sql: String) -> Result<(), 
     Ok(())
 }
 
-async fn verify(conn: &mut SqliteConnection, path: &Path, setting: &Setting) -> Result<(), Error> {
-    let got = pragma(conn, setting.name).await?;
-    // A VFS that cannot map memory answers mmap_size with no row at all.
-    let same = match &got {
-        Some(got) => *got == setting.want,
-        None => setting.name == "mmap_size",
-    };
-    if same {
-        return Ok(());
+/// Reads every setting back, in one go: each statement sent alone would cost a change of threads.
+async fn verify(conn: &mut SqliteConnection, path: &Path, settings: &[Setting]) -> Result<(), Error> {
+    // A VFS that cannot map memory answers mmap_size with no row at all, so it comes last.
+    let (last, first): (Vec<_>, Vec<_>) = settings.iter().partition(|setting| setting.name == "mmap_size");
+    let settings: Vec<&Setting> = first.into_iter().chain(last).collect();
+    let sql: String = settings.iter().map(|setting| format!("PRAGMA {}; ", setting.name)).collect();
+    let what = during("read the settings");
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(conn).await.map_err(&what)?;
+    if rows.len() > settings.len() {
+        return Err(Error::Decode { what: "settings", detail: format!("{} rows", rows.len()) });
     }
-    Err(Error::PragmaNotApplied {
-        path: path.to_owned(),
-        name: setting.name,
-        wanted: setting.want.clone(),
-        got: got.unwrap_or_default(),
-    })
+    for (index, setting) in settings.iter().enumerate() {
+        let got = rows.get(index).map(|row| row.try_get_unchecked::<String, _>(0)).transpose().map_err(&what)?;
+        let same = match &got {
+            Some(got) => *got == setting.want,
+            None => setting.name == "mmap_size",
+        };
+        if !same {
+            return Err(Error::PragmaNotApplied {
+                path: path.to_owned(),
+                name: setting.name,
+                wanted: setting.want.clone(),
+                got: got.unwrap_or_default(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Reads a PRAGMA as text.

@@ -35,16 +35,29 @@ struct Args {
     /// A directory on disk to measure in; the system's temporary directory by default.
     #[arg(long)]
     disk: Option<PathBuf>,
+    /// Measure this row only.
+    #[arg(long)]
+    only: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let args = Args::parse();
     let disk = args.disk.as_deref();
-    let mut rows = p14::rows(disk).await?;
-    rows.extend(p13::rows(disk).await?);
-    rows.extend(p17::rows(disk).await?);
-    rows.extend(lease_rows(disk).await?);
+    let wanted = |id: &str| args.only.as_deref().is_none_or(|only| only.eq_ignore_ascii_case(id));
+    let mut rows = Vec::new();
+    if wanted("P14") {
+        rows.extend(p14::rows(disk).await?);
+    }
+    if wanted("P13") {
+        rows.extend(p13::rows(disk).await?);
+    }
+    if wanted("P17") {
+        rows.extend(p17::rows(disk).await?);
+    }
+    if wanted("P18") {
+        rows.extend(lease_rows(disk).await?);
+    }
     if args.json {
         println!("{}", serde_json::to_string(&rows)?);
     } else {
