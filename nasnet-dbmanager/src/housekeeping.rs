@@ -18,6 +18,7 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::id::{Cause, RouterId};
 use crate::layout::{self, UNFINISHED};
+use crate::lease::HoldWhen;
 use crate::manager::DbManager;
 use crate::manifest::Which;
 use crate::system::audit::AuditLimits;
@@ -86,6 +87,9 @@ pub struct HousekeepingReport {
     pub checkpointed: Vec<PathBuf>,
     /// The databases whose log could not be emptied because somebody reads it.
     pub busy: Vec<PathBuf>,
+    /// The files that were removed or replaced while open; what was written to them since is lost. Routers among them
+    /// are closed.
+    pub displaced: Vec<PathBuf>,
     /// The pages given back to the file system.
     pub pages_freed: u64,
     /// The retired routers that were purged.
@@ -166,7 +170,14 @@ impl Housekeeper {
     pub async fn round(&mut self) -> HousekeepingReport {
         let mut report = HousekeepingReport::default();
         let now = self.manager.now();
-        for database in self.databases() {
+        for (router, database) in self.databases() {
+            if !database.is_in_place() {
+                report.displaced.push(database.path().to_owned());
+                if let Err(error) = self.let_go(router, database).await {
+                    report.failed.push(("closing a displaced database", error));
+                }
+                continue;
+            }
             if let Err(error) = self.tidy(&database, &mut report).await {
                 report.failed.push(("tidying a database", error));
             }
@@ -197,10 +208,22 @@ impl Housekeeper {
         report
     }
 
-    fn databases(&self) -> Vec<Database> {
+    fn databases(&self) -> Vec<(Option<RouterId>, Database)> {
         let inner = &self.manager.inner;
         let singles = [Database::clone(&inner.system), inner.hot.clone(), inner.runtime.clone(), inner.locks.clone()];
-        singles.into_iter().chain(inner.routers.open_databases().into_iter().map(|(_, _, database)| database)).collect()
+        let routers = inner.routers.open_databases().into_iter().map(|(id, _, database)| (Some(id), database));
+        singles.into_iter().map(|database| (None, database)).chain(routers).collect()
+    }
+
+    /// Closes a router whose file was removed or replaced while open, so that the next to ask for it meets what is there
+    /// now. The databases that are always open cannot be closed: that is for whoever reads the report.
+    async fn let_go(&self, router: Option<RouterId>, database: Database) -> Result<(), Error> {
+        tracing::error!(path = %database.path().display(), "a database was removed or replaced while open");
+        let Some(id) = router else { return Ok(()) };
+        drop(database);
+        let inner = &self.manager.inner;
+        let lock = inner.files.layout().router_lock(&id);
+        inner.routers.hold(&id, HoldWhen::Now, &lock).await.map(drop)
     }
 
     async fn tidy(&mut self, database: &Database, report: &mut HousekeepingReport) -> Result<(), Error> {

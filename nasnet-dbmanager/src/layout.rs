@@ -120,6 +120,12 @@ pub(crate) fn exchange(one: &Path, other: &Path) -> Result<(), Error> {
     durable::exchange(one, other).map_err(|error| Error::io("exchange", one, error))
 }
 
+/// Returns device and inode of a file, `None` when it is missing.
+pub(crate) fn place_of(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 /// Adds up the sizes of the files below a directory.
 pub(crate) fn tree_bytes(path: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(path) else { return 0 };

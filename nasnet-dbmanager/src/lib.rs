@@ -14,6 +14,9 @@
 //! | an answered write in memory (`hot.db`, `runtime.db`, `locks.db`) | yes | no | yes |
 //! | an unanswered write | whole or not at all | whole or not at all | runs on; ask for its key |
 //! | a router being created | finished at the next open | finished at the next open | finished at the next open |
+//! | a router being retired, reinstated, purged or quarantined | the same | the same | the same |
+//! | a router being restored | the old or the new data, whole; cleared up at the next open | the same | the same |
+//! | a backup being made | nothing has its name yet | the same | the same |
 
 mod clock;
 mod error;

@@ -409,3 +409,69 @@ async fn a_dump_makes_the_same_database_anywhere() {
     from.close().await.unwrap();
     manager.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_backup_with_an_older_schema_is_migrated_when_it_is_opened() {
+    let dirs = Dirs::new();
+    let manager = dirs.open().await;
+    fill(&manager, "home", 3).await;
+    let manifest = manager.backup(Which::Router(id("home")), dirs.root().join("backup")).await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop(manager);
+    let mut newer = dirs.options();
+    newer.schemas = vec![kv_newer()];
+    let manager = DbManager::open(newer).await.unwrap();
+    let router = manager.router(&id("home")).await.unwrap();
+    let note = "UPDATE kv SET note = 'new'";
+    let written: Result<(), Error> = router
+        .write(CAUSE, move |conn| Box::pin(async move { Ok(sqlx::query(note).execute(conn).await.map(|_| ())?) }))
+        .await;
+    written.unwrap();
+    drop(router);
+    manager.restore(&manifest, RestoreMode::Router(id("home"))).await.unwrap();
+    assert_eq!(content(&manager, "home").await, rows(0..3));
+    let router = manager.router(&id("home")).await.unwrap();
+    let notes: Result<i64, Error> = router
+        .read(CAUSE, |conn| {
+            Box::pin(async move { Ok(sqlx::query_scalar("SELECT count(note) FROM kv").fetch_one(conn).await?) })
+        })
+        .await;
+    assert_eq!(notes.unwrap(), 0);
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_router_that_another_process_has_open_is_not_replaced_and_one_being_restored_is_not_opened() {
+    let dirs = Dirs::new();
+    let mut options = dirs.options();
+    options.lock_timeout = std::time::Duration::from_millis(50);
+    let manager = DbManager::open(options.clone()).await.unwrap();
+    fill(&manager, "home", 3).await;
+    let manifest = manager.backup(Which::Router(id("home")), dirs.root().join("backup")).await.unwrap();
+    // Locks are per open file, so a second manager stands for a second process.
+    let other = DbManager::open(options).await.unwrap();
+    let held = other.router(&id("home")).await.unwrap();
+    for result in [
+        manager.restore(&manifest, RestoreMode::Router(id("home"))).await.map(|_| ()),
+        manager.retire(&id("home")).await,
+        manager.quarantine(&id("home"), "told by a test").await,
+    ] {
+        assert!(matches!(result, Err(Error::InUse { .. })), "{result:?}");
+    }
+    put(&held, 9, 90).await.unwrap();
+    assert_eq!(all(&held).await.len(), 4);
+    drop(held);
+    other.shutdown().await.unwrap();
+
+    let lock = fs::File::open(dirs.run().join("locks").join("router-home.lock")).unwrap();
+    manager.shutdown().await.unwrap();
+    drop(manager);
+    let mut options = dirs.options();
+    options.lock_timeout = std::time::Duration::from_millis(50);
+    let manager = DbManager::open(options).await.unwrap();
+    lock.lock().unwrap();
+    assert!(matches!(manager.router(&id("home")).await, Err(Error::InUse { .. })));
+    lock.unlock().unwrap();
+    assert_eq!(content(&manager, "home").await.len(), 4);
+    manager.shutdown().await.unwrap();
+}

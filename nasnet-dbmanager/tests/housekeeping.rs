@@ -47,10 +47,31 @@ async fn the_log_of_an_idle_database_is_moved_once_and_that_of_a_busy_one_is_bou
     assert_eq!(router.written(), settled, "an idle database costs nothing");
 
     // A reader that stays keeps the log from being emptied; that is told.
+    let (reading, started) = tokio::sync::oneshot::channel();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let reader = router.clone();
+    let read = tokio::spawn(async move {
+        let read: Result<(), Error> = reader
+            .read(CAUSE, |conn| {
+                Box::pin(async move {
+                    let _: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM kv").fetch_one(conn).await?;
+                    reading.send(()).ok();
+                    ended.await.ok();
+                    Ok(())
+                })
+            })
+            .await;
+        read
+    });
+    started.await.unwrap();
     for k in 0..20 {
         put(&router, k, k).await.unwrap();
     }
     assert!(wal_bytes(&file) > 64 << 10, "{}", wal_bytes(&file));
+    let report = housekeeper.round().await;
+    assert!(report.busy.contains(&file) && !report.checkpointed.contains(&file), "{report:?}");
+    end.send(()).unwrap();
+    read.await.unwrap().unwrap();
     let report = housekeeper.round().await;
     assert!(report.checkpointed.contains(&file), "{report:?}");
     assert_eq!(wal_bytes(&file), 0);
@@ -172,4 +193,25 @@ async fn the_task_ends_when_told_and_with_its_manager() {
     let running = Housekeeper::new(&manager, options).start();
     manager.shutdown().await.unwrap();
     running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_taken_away_while_open_is_noticed_and_let_go() {
+    let dirs = Dirs::new();
+    let (manager, _) = fleet(&dirs).await;
+    let router = with_router(&manager, "home").await;
+    put(&router, 1, 10).await.unwrap();
+    with_router(&manager, "other").await;
+    let mut housekeeper = Housekeeper::new(&manager, HousekeepingOptions::default());
+    assert!(housekeeper.round().await.displaced.is_empty());
+    let file = dirs.router_file(&id("home"));
+    fs::rename(&file, dirs.root().join("taken")).unwrap();
+    assert!(!router.is_in_place());
+    put(&router, 2, 20).await.unwrap();
+    let report = housekeeper.round().await;
+    assert_eq!(report.displaced, [file], "{report:?}");
+    assert!(matches!(put(&router, 3, 30).await, Err(Error::Closed { .. })), "no more is written to a dead file");
+    assert!(matches!(manager.router(&id("home")).await, Err(Error::MissingDatabase { .. })));
+    put(&manager.router(&id("other")).await.unwrap(), 1, 1).await.unwrap();
+    manager.shutdown().await.unwrap();
 }
