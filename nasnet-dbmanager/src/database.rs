@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::file_lock::FileLock;
 use crate::id::{Cause, Class};
 use crate::keys::{self, KeyOutcome};
+use crate::layout;
 use crate::lease::Lease;
 use crate::open::Opened;
 use crate::reader::ReaderPool;
@@ -46,6 +47,8 @@ pub struct Database {
 
 struct Shared {
     path: PathBuf,
+    /// Device and inode of the file when it was opened.
+    place: Option<(u64, u64)>,
     file_uid: [u8; 16],
     /// `None` when opened for reading only.
     queue: Option<mpsc::Sender<Job>>,
@@ -83,6 +86,7 @@ impl Database {
             }
         };
         let shared = Shared {
+            place: layout::place_of(&path),
             path,
             file_uid,
             queue,
@@ -197,6 +201,12 @@ impl Database {
     /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// Tells whether the file that is open is still the one with its name. What is written to one that is not is lost
+    /// when it is closed.
+    pub fn is_in_place(&self) -> bool {
+        self.shared.place.is_some() && layout::place_of(&self.shared.path) == self.shared.place
     }
 
     /// Returns the uid stored in the file when it was created.
