@@ -20,6 +20,8 @@ use crate::{Failure, Found};
 
 /// Crash points left out between two that are tried; the next case tries others.
 const STRIDE: u64 = 4;
+/// Threads that look at crash states.
+const WORKERS: u64 = 2;
 /// Acknowledgement of the router itself; groups are numbered from 1.
 const ROUTER: u64 = 0;
 /// From here on the router may be out of use, until it is back.
@@ -53,17 +55,35 @@ pub(crate) fn case(random: &mut Random) -> Result<Found, Failure> {
     };
     let runtime = fleet::runtime()?;
     let (recording, schema) = record(&runtime, workload, random, false)?;
-    let replay = Replay {
-        every: usize::try_from(STRIDE)?,
-        first: usize::try_from(random.below(STRIDE))?,
-        ..Replay::new(random.number())
-    };
-    let report = cut(&runtime, &recording, &replay, schema)?;
-    let broken = report
-        .failures
-        .iter()
-        .map(|failure| format!("{workload:?}, point {}, {:?}: {}", failure.point, failure.variant, failure.what));
-    Ok(Found { cases: report.states, broken: broken.collect() })
+    let (first, seed) = (random.below(STRIDE), random.number());
+    let mut found = Found::default();
+    // Looking at a state is mostly waiting for the threads of its connections: two share the work well.
+    let reports = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|worker| {
+                let recording = &recording;
+                scope.spawn(move || {
+                    let replay = Replay {
+                        every: usize::try_from(STRIDE * WORKERS)?,
+                        first: usize::try_from(first + STRIDE * worker)?,
+                        ..Replay::new(seed)
+                    };
+                    cut(&fleet::runtime()?, recording, &replay, schema)
+                })
+            })
+            .collect();
+        workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+    });
+    for report in reports {
+        let report = report.map_err(|_| "a look at a crash state panicked")??;
+        found.cases += report.states;
+        found.broken.extend(
+            report.failures.iter().map(|failure| {
+                format!("{workload:?}, point {}, {:?}: {}", failure.point, failure.variant, failure.what)
+            }),
+        );
+    }
+    Ok(found)
 }
 
 /// Tells whether every liar is caught, and whether their honest twin is not.
