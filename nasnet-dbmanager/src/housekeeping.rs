@@ -20,7 +20,7 @@ use crate::id::{Cause, RouterId};
 use crate::layout::{self, UNFINISHED};
 use crate::lease::HoldWhen;
 use crate::manager::DbManager;
-use crate::manifest::Which;
+use crate::manifest::{self, Which};
 use crate::system::audit::AuditLimits;
 use crate::system::routers::Lifecycle;
 
@@ -334,7 +334,8 @@ impl Housekeeper {
             }
         }
         for name in names_in(&layout.data_dir.join("safety"))? {
-            if !is_aside(&name, AsideReason::Replaced) {
+            // A replaced system database is on no list.
+            if !is_aside(&name, AsideReason::Replaced) && !manifest::is_of(&Which::System, &name) {
                 orphans.push(layout.safety(&name));
             }
         }

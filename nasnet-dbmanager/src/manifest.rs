@@ -223,14 +223,15 @@ pub(crate) fn directory_name(which: &Which, id: Ulid) -> String {
     format!("{which}-{}", id.to_string().to_ascii_lowercase())
 }
 
+/// Tells whether a name is one that [`directory_name`] gives.
+pub(crate) fn is_of(which: &Which, name: &str) -> bool {
+    let id = name.strip_prefix(&which.to_string()).and_then(|rest| rest.strip_prefix('-'));
+    id.is_some_and(|id| id.len() == 26 && Ulid::from_string(&id.to_ascii_uppercase()).is_ok())
+}
+
 /// Returns the backups among `names` that are beyond the newest `kept` of their kind.
 pub(crate) fn beyond<'a>(which: &Which, names: impl IntoIterator<Item = &'a str>, kept: usize) -> Vec<&'a str> {
-    let prefix = format!("{which}-");
-    let of_kind = |name: &&str| {
-        name.strip_prefix(&prefix)
-            .is_some_and(|id| id.len() == 26 && Ulid::from_string(&id.to_ascii_uppercase()).is_ok())
-    };
-    let mut names: Vec<_> = names.into_iter().filter(of_kind).collect();
+    let mut names: Vec<_> = names.into_iter().filter(|name| is_of(which, name)).collect();
     names.sort_unstable();
     names.truncate(names.len().saturating_sub(kept.max(1)));
     names

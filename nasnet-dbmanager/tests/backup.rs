@@ -7,7 +7,10 @@ use std::fs;
 use std::path::Path;
 
 use common::{CAUSE, Dirs, all, id, kv_newer, put, snapshot, with_router};
-use nasnet_dbmanager::{DbManager, Error, FileKind, HighWater, Manifest, NewRouter, Preset, RestoreMode, Scope, Which};
+use nasnet_dbmanager::{
+    DbManager, Error, FileKind, HighWater, Housekeeper, HousekeepingOptions, Manifest, NewRouter, Preset, RestoreMode,
+    Scope, Which,
+};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
@@ -288,6 +291,18 @@ async fn the_system_database_comes_back_and_its_counters_never_go_back() {
     assert!(restored.counters["epoch"] > 10 && restored.counters["token"] > 777_777);
     let manager = DbManager::open(options).await.unwrap();
     assert_eq!(manager.routers().await.unwrap().len(), 2);
+    // Restoring a router moves the counters too.
+    let manifest = manager.backup(Which::Router(id("later")), dirs.root().join("later")).await.unwrap();
+    let router = manager.router(&id("later")).await.unwrap();
+    put(&router, 1, 1).await.unwrap();
+    drop(router);
+    let counters = || manager.system().counters();
+    counters().reserve("unrelated", 1).await.unwrap();
+    manager.restore(&manifest, RestoreMode::Router(id("later"))).await.unwrap();
+    assert!(counters().get("token").await.unwrap() >= 777_777);
+    assert_eq!(counters().get("unrelated").await.unwrap(), 1);
+    let round = Housekeeper::new(&manager, HousekeepingOptions::default()).round().await;
+    assert!(round.orphans.is_empty() && round.failed.is_empty(), "{round:?}");
     manager.shutdown().await.unwrap();
 }
 

@@ -21,7 +21,7 @@ use crate::home::Home;
 use crate::id::{RouterId, Scope};
 use crate::layout;
 use crate::manager::DbManager;
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest, Which};
 use crate::meta;
 use crate::options::Options;
 use crate::schema::FileKind;
@@ -33,6 +33,9 @@ use crate::ulid_gen::UlidGen;
 /// How far each counter is moved beyond everything known to be in use: what was reserved as a block and never written
 /// anywhere is among it.
 const BLOCK: u64 = 1024;
+
+/// How many replaced system databases are kept: nothing lists them, since what would is the system database.
+const SAFETY_KEPT: usize = 2;
 
 /// What restoring the system database did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +81,7 @@ impl DbManager {
         let spec = files.single(FileKind::System, home.marker.system_uid());
         let _alone = FileLock::exclusive(&spec.lock, options.lock_timeout).await?;
 
-        let name = format!("system-{}", UlidGen::new(None).next(&now).to_string().to_ascii_lowercase());
+        let name = manifest::directory_name(&Which::System, UlidGen::new(None).next(&now));
         let place = files.layout().safety(&name);
         layout::create_dir(&place)?;
         let built = place.join("system.db");
@@ -102,6 +105,10 @@ impl DbManager {
             }
         };
         let safety = put_in_place(&spec.target.path, &built, &place)?.then(|| place.clone());
+        let names = names_in(&files.layout().data_dir.join("safety"))?;
+        for name in manifest::beyond(&Which::System, names.iter().map(String::as_str), SAFETY_KEPT) {
+            layout::remove_tree(&files.layout().safety(name))?;
+        }
         Ok(SystemRestored { safety, ..restored })
     }
 }
