@@ -245,3 +245,22 @@ async fn references_that_lead_nowhere_are_found_across_databases() {
     assert!(matches!(manager.fleet().dangling(odd).await, Err(Error::InvalidName { .. })));
     manager.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_databases_than_keep_readers_are_read_again_and_again_and_close_clean() {
+    let dirs = Dirs::new();
+    fleet(&dirs).await.shutdown().await.unwrap();
+    let mut options = options(&dirs);
+    options.max_open = ROUTERS;
+    let manager = DbManager::open(options).await.unwrap();
+    for _ in 0..3 {
+        let report = manager.fleet().map(sum).concurrency(8).collect().await.unwrap();
+        assert_eq!(report.answers().count(), ROUTERS);
+    }
+    manager.shutdown().await.unwrap();
+    for id in ids() {
+        let mut wal = dirs.router_file(&id).into_os_string();
+        wal.push("-wal");
+        assert!(!Path::new(&wal).exists(), "{id} was not closed by its last connection");
+    }
+}
