@@ -102,12 +102,14 @@ async fn every_write_that_fails_is_typed_and_nothing_but_it_is_lost() {
 /// Queues operations behind one that holds the writer, so that they share a transaction; the second of them is hit.
 async fn group(router: &RouterDb, hit: Hit, dirs: &Dirs) -> Vec<Result<(), Error>> {
     let (go, wait) = tokio::sync::oneshot::channel::<()>();
+    let (begun, holding) = tokio::sync::oneshot::channel::<()>();
     let holder = tokio::spawn({
         let router = router.clone();
         async move {
             router
                 .write(CAUSE, |conn| {
                     Box::pin(async move {
+                        begun.send(()).ok();
                         wait.await.ok();
                         put_in(conn, 0, 0).await
                     })
@@ -115,6 +117,8 @@ async fn group(router: &RouterDb, hit: Hit, dirs: &Dirs) -> Vec<Result<(), Error
                 .await
         }
     });
+    // In a transaction of its own before the others come.
+    holding.await.unwrap();
     let mut members = Vec::new();
     for number in 1..=3 {
         let queued = router.clone();
