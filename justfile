@@ -26,6 +26,7 @@ docs:
 # Each crate without features and each feature alone.
 features:
     cargo check --locked -p nasnet-dbmanager --no-default-features
+    cargo check --locked -p nasnet-dbmanager --no-default-features --features fault-injection
     cargo check --locked -p nasnet-state --no-default-features
     cargo check --locked -p nasnet-events --no-default-features
     cargo check --locked -p nasnet-locking --no-default-features
@@ -52,7 +53,11 @@ flash-bytes *ARGS:
 
 # A bounded slice of each soak campaign.
 soak-slice:
-    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign kill --budget 10s --seed 1 --json
+    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign kill --budget 10s --seed 1 --floor 5 --json
+    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign power-loss --budget 10s --seed 1 --floor 150 --json
+    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign io-faults --budget 10s --seed 1 --floor 80 --json
+    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign cancel --budget 10s --seed 1 --floor 100 --json
+    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign enospc --budget 10s --seed 1 --floor 1 --json
 
 # A campaign without a bound of its own: `just soak kill 1h 7`.
 soak CAMPAIGN BUDGET="1h" SEED="1":

@@ -45,6 +45,9 @@ struct Args {
     /// Replay this case only.
     #[arg(long)]
     case: Option<u64>,
+    /// Fail when fewer cases than this were tried: a campaign that does nothing finds nothing.
+    #[arg(long, default_value_t = 1)]
+    floor: u64,
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
@@ -138,7 +141,11 @@ fn main() -> Result<ExitCode, Failure> {
             println!("undetectable: {undetectable}");
         }
     }
-    Ok(if report.violations == 0 && report.controls_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if report.cases < args.floor {
+        eprintln!("{}: {} cases are fewer than {}", report.campaign, report.cases, args.floor);
+    }
+    let sound = report.violations == 0 && report.controls_caught && report.cases >= args.floor;
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run(plan: &Plan, args: &Args) -> Result<Report, Failure> {
