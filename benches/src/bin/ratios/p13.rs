@@ -32,7 +32,7 @@ const TABLES: [&str; 5] = [
 ];
 
 fn schema() -> SchemaSet {
-    let migration = |(version, up): (u32, &&'static str)| Migration { version, name: "bench", up: *up, down: "" };
+    let migration = |(version, up): (u32, &&'static str)| Migration { version, name: "bench", up, down: "" };
     SchemaSet::new("bench", FileKind::Router, (1..).zip(&TABLES).map(migration).collect())
 }
 
