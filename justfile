@@ -26,9 +26,12 @@ docs:
 # Each crate without features and each feature alone.
 features:
     cargo check --locked -p nasnet-dbmanager --no-default-features
+    cargo check --locked -p nasnet-dbmanager --no-default-features --features fault-injection
     cargo check --locked -p nasnet-state --no-default-features
     cargo check --locked -p nasnet-events --no-default-features
     cargo check --locked -p nasnet-locking --no-default-features
+    cargo check --locked -p nasnet-dbmanager --no-default-features --features fault-injection
+    cargo check --locked -p nasnet-locking --no-default-features --features postgres
     cargo check --locked -p nasnet-reconcile --no-default-features
     cargo check --locked -p nasnet-reconcile --no-default-features --features routeros
     cargo check --locked -p nasnet-reconcile --no-default-features --features simulator
@@ -56,8 +59,15 @@ flash-bytes *ARGS:
 
 # A bounded slice of each soak campaign; below its floor of attempts a slice proves nothing and fails.
 soak-slice:
-    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign kill --budget 10s --seed 1 --floor 100 --json
-    cargo run --locked -p nasnet-benches --features soak --bin soak -- --campaign locks --budget 15s --seed 1 --floor 1000 --json
+    cargo build --locked -p nasnet-benches --features soak --bin soak
+    bash .ci/soak kill 8 5
+    bash .ci/soak kill-events 8 50
+    bash .ci/soak locks 15 500
+    bash .ci/soak power-loss 8 100
+    bash .ci/soak io-faults 8 50
+    bash .ci/soak cancel 8 100
+    bash .ci/soak enospc 8 1
+    bash .ci/soak corruption 8 40
 
 # A campaign without a bound of its own: `just soak kill 1h 7`.
 soak CAMPAIGN BUDGET="1h" SEED="1":

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod events;
+pub mod footprint;
 pub mod measure;
 pub mod naive;
 pub mod place;

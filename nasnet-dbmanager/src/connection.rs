@@ -8,14 +8,20 @@ use std::time::{Duration, Instant};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row, SqliteConnection};
 
+use crate::budget::Ledger;
 use crate::driver::during;
 use crate::error::Error;
+use crate::id::Class;
 use crate::options::Tuning;
 use crate::schema::Profile;
+use crate::space::Space;
 use crate::vfs;
 
 /// The page size of every database.
 pub(crate) const PAGE_BYTES: u32 = 4096;
+
+/// The part of a file's bytes that operations that are not critical may use.
+const SOFT_PERCENT: u64 = 85;
 
 /// How long SQLite waits for another process before it reports the database busy.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +44,12 @@ pub(crate) struct Target {
     pub(crate) path: PathBuf,
     pub(crate) profile: Profile,
     pub(crate) tuning: Tuning,
+    /// Bytes the file may have, critical operations included.
+    pub(crate) bytes_max: u64,
+    /// Where its writes are charged; none for files in memory.
+    pub(crate) ledger: Option<Arc<Ledger>>,
+    /// The room it shares with others; none for files in memory.
+    pub(crate) space: Option<Arc<Space>>,
 }
 
 impl Target {
@@ -53,13 +65,51 @@ impl Target {
     /// Connects to an existing file and verifies that every setting took effect.
     pub(crate) async fn connect(&self, role: Role) -> Result<Guarded, Error> {
         vfs::register()?;
+        if let Some(space) = &self.space {
+            // A log and its index must find room.
+            space.relieve();
+        }
         let mut conn = self.connect_options().connect().await.map_err(during("open the database"))?;
         let settings = settings(self, role);
         apply(&mut conn, &settings).await?;
-        for setting in &settings {
-            verify(&mut conn, &self.path, setting).await?;
+        verify(&mut conn, &self.path, &settings).await?;
+        if role == Role::Writer {
+            self.limit_pages(&mut conn, self.pages_max()).await?;
         }
         Guarded::new(conn).await
+    }
+
+    /// Returns the pages the file may have.
+    fn pages_max(&self) -> u64 {
+        (self.bytes_max / u64::from(PAGE_BYTES)).clamp(1, u64::from(u32::MAX - 1))
+    }
+
+    /// Returns the pages it may have before only critical operations get more.
+    fn pages_soft(&self) -> u64 {
+        self.pages_max() * SOFT_PERCENT / 100
+    }
+
+    /// Returns the pages the file may grow to for operations of a class.
+    pub(crate) fn pages_for(&self, class: Class, tight: bool) -> u64 {
+        match class {
+            Class::Critical => self.pages_max(),
+            // SQLite takes what the file has for the least it accepts: it does not grow, and goes on working.
+            _ if tight => 1,
+            _ => self.pages_soft().max(1),
+        }
+    }
+
+    /// Bounds the growth of the file and verifies that it is bounded.
+    pub(crate) async fn limit_pages(&self, conn: &mut SqliteConnection, pages: u64) -> Result<(), Error> {
+        const NAME: &str = "max_page_count";
+        let got = pragma(conn, &format!("{NAME} = {pages}")).await?.unwrap_or_default();
+        // A file that is larger already keeps its size.
+        match got.parse::<u64>() {
+            Ok(limit) if limit >= pages && limit < u64::from(u32::MAX - 1) || pages >= u64::from(u32::MAX - 1) => {
+                Ok(())
+            }
+            _ => Err(Error::PragmaNotApplied { path: self.path.clone(), name: NAME, wanted: pages.to_string(), got }),
+        }
     }
 
     /// Creates the file and connects to it: the one place where the journal mode is chosen.
@@ -80,9 +130,7 @@ impl Target {
         run(&mut conn, sql).await?;
         let settings = settings(self, Role::Writer);
         apply(&mut conn, &settings).await?;
-        for setting in &settings {
-            verify(&mut conn, &self.path, setting).await?;
-        }
+        verify(&mut conn, &self.path, &settings).await?;
         Guarded::new(conn).await
     }
 }
@@ -138,22 +186,33 @@ pub(crate) async fn run(conn: &mut SqliteConnection, sql: String) -> Result<(), 
     Ok(())
 }
 
-async fn verify(conn: &mut SqliteConnection, path: &Path, setting: &Setting) -> Result<(), Error> {
-    let got = pragma(conn, setting.name).await?;
-    // A VFS that cannot map memory answers mmap_size with no row at all.
-    let same = match &got {
-        Some(got) => *got == setting.want,
-        None => setting.name == "mmap_size",
-    };
-    if same {
-        return Ok(());
+/// Reads every setting back, in one go: each statement sent alone would cost a change of threads.
+async fn verify(conn: &mut SqliteConnection, path: &Path, settings: &[Setting]) -> Result<(), Error> {
+    // A VFS that cannot map memory answers mmap_size with no row at all, so it comes last.
+    let (last, first): (Vec<_>, Vec<_>) = settings.iter().partition(|setting| setting.name == "mmap_size");
+    let settings: Vec<&Setting> = first.into_iter().chain(last).collect();
+    let sql: String = settings.iter().map(|setting| format!("PRAGMA {}; ", setting.name)).collect();
+    let what = during("read the settings");
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(conn).await.map_err(&what)?;
+    if rows.len() > settings.len() {
+        return Err(Error::Decode { what: "settings", detail: format!("{} rows", rows.len()) });
     }
-    Err(Error::PragmaNotApplied {
-        path: path.to_owned(),
-        name: setting.name,
-        wanted: setting.want.clone(),
-        got: got.unwrap_or_default(),
-    })
+    for (index, setting) in settings.iter().enumerate() {
+        let got = rows.get(index).map(|row| row.try_get_unchecked::<String, _>(0)).transpose().map_err(&what)?;
+        let same = match &got {
+            Some(got) => *got == setting.want,
+            None => setting.name == "mmap_size",
+        };
+        if !same {
+            return Err(Error::PragmaNotApplied {
+                path: path.to_owned(),
+                name: setting.name,
+                wanted: setting.want.clone(),
+                got: got.unwrap_or_default(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Reads a PRAGMA as text.
@@ -212,7 +271,7 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    async fn new(mut conn: SqliteConnection) -> Result<Self, Error> {
+    pub(crate) async fn new(mut conn: SqliteConnection) -> Result<Self, Error> {
         let deadline = Arc::new(Deadline::new());
         let may_commit = Arc::new(AtomicBool::new(true));
         let rolled_back = Arc::new(AtomicBool::new(false));

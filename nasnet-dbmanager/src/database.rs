@@ -11,15 +11,17 @@ use sqlx::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 
+use crate::budget::Ledger;
 use crate::error::Error;
 use crate::file_lock::FileLock;
-use crate::id::Cause;
+use crate::id::{Cause, Class};
 use crate::keys::{self, KeyOutcome};
+use crate::layout;
 use crate::lease::Lease;
 use crate::open::Opened;
 use crate::reader::ReaderPool;
 use crate::vfs::{self, Written};
-use crate::writer::{Checkpoint, Job, Operation, Writer};
+use crate::writer::{Checkpoint, CheckpointMode, Job, Operation, Writer};
 
 /// An open database.
 ///
@@ -45,10 +47,14 @@ pub struct Database {
 
 struct Shared {
     path: PathBuf,
+    /// Device and inode of the file when it was opened.
+    place: Option<(u64, u64)>,
     file_uid: [u8; 16],
     /// `None` when opened for reading only.
     queue: Option<mpsc::Sender<Job>>,
     readers: ReaderPool,
+    /// What bounds its writes; none for files in memory.
+    ledger: Option<Arc<Ledger>>,
     closed: AtomicBool,
     /// Held while closing; true once closed.
     closing: tokio::sync::Mutex<bool>,
@@ -69,6 +75,7 @@ impl Database {
         let lock: Arc<FileLock> = Arc::new(lock);
         let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock));
         let path = target.path.clone();
+        let ledger = target.ledger.clone();
         let queue = match writer {
             None => None,
             Some(guarded) => {
@@ -79,10 +86,12 @@ impl Database {
             }
         };
         let shared = Shared {
+            place: layout::place_of(&path),
             path,
             file_uid,
             queue,
             readers,
+            ledger,
             closed: AtomicBool::new(false),
             closing: tokio::sync::Mutex::new(false),
         };
@@ -175,14 +184,29 @@ impl Database {
     /// # Errors
     /// As [`Database::write`]. A log that readers keep in use is not an error but [`Checkpoint::busy`].
     pub async fn checkpoint(&self) -> Result<Checkpoint, Error> {
+        self.checkpoint_by(CheckpointMode::Truncate).await
+    }
+
+    /// Moves what it can of the write-ahead log into the database file without waiting for readers.
+    pub(crate) async fn checkpoint_passive(&self) -> Result<Checkpoint, Error> {
+        self.checkpoint_by(CheckpointMode::Passive).await
+    }
+
+    async fn checkpoint_by(&self, mode: CheckpointMode) -> Result<Checkpoint, Error> {
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Job::Checkpoint(reply))?;
+        self.enqueue(Job::Checkpoint(mode, reply))?;
         answer.await.map_err(|_| Error::Closed { path: self.shared.path.clone() })?
     }
 
     /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// Tells whether the file that is open is still the one with its name. What is written to one that is not is lost
+    /// when it is closed.
+    pub fn is_in_place(&self) -> bool {
+        self.shared.place.is_some() && layout::place_of(&self.shared.path) == self.shared.place
     }
 
     /// Returns the uid stored in the file when it was created.
@@ -205,12 +229,22 @@ impl Database {
         self.shared.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 
+    /// Refuses what is low once the budget is scarce.
+    fn check_budget(&self, cause: Cause) -> Result<(), Error> {
+        let Some(ledger) = self.shared.ledger.as_ref().filter(|_| cause.class() == Class::Low) else {
+            return Ok(());
+        };
+        let level = ledger.level();
+        if level.admits(Class::Low) { Ok(()) } else { Err(Error::OverBudget { cause: cause.as_str(), level }) }
+    }
+
     async fn submit<T, E, F>(&self, cause: Cause, key: Option<Ulid>, op: F) -> Result<T, E>
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
+        self.check_budget(cause)?;
         let (reply, answer) = oneshot::channel();
         self.enqueue(Job::Write(Box::new(Typed { cause, key, op: Some(op), result: None, reply })))?;
         answer.await.unwrap_or_else(|_| Err(Error::Unknown { detail: "the writer stopped".to_owned() }.into()))
@@ -225,6 +259,11 @@ impl Database {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded { queue: "writer" },
             mpsc::error::TrySendError::Closed(_) => Error::Closed { path: self.shared.path.clone() },
         })
+    }
+
+    /// Tells whether it was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Acquire)
     }
 
     fn check_open(&self) -> Result<(), Error> {

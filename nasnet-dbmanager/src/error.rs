@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ulid::Ulid;
 
 use crate::id::RouterId;
+use crate::system::routers::Lifecycle;
 
 /// What went wrong; each variant is something a caller does differently.
 ///
@@ -60,6 +61,22 @@ pub enum Error {
         what: &'static str,
         /// What is wrong with it.
         detail: String,
+    },
+    /// What the caller names does not exist.
+    #[error("{what} {name} does not exist")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// What the caller wants to create exists.
+    #[error("{what} {name} exists")]
+    Exists {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
     },
     /// A counter has no larger number to give.
     #[error("counter {name} is exhausted")]
@@ -236,8 +253,42 @@ pub enum Error {
         /// The bound on open router databases.
         max_open: usize,
     },
-    /// Another process uses the database in a way that excludes this one.
-    #[error("{} is in use by another process", path.display())]
+    /// The router is not in the state of its life that the call needs.
+    #[error("router {id} is {found}, not {needed}")]
+    WrongLifecycle {
+        /// The router.
+        id: RouterId,
+        /// Its state.
+        found: Lifecycle,
+        /// The state needed.
+        needed: Lifecycle,
+    },
+    /// The database of the router is damaged and set aside; [`DbManager::recover`](crate::DbManager::recover) replaces it.
+    #[error("router {id} is quarantined")]
+    Quarantined {
+        /// The router.
+        id: RouterId,
+    },
+    /// The backup was made from another fleet.
+    #[error("backup {} is of fleet {found}, not of {expected}", path.display())]
+    BackupOfAnotherFleet {
+        /// The directory of the backup.
+        path: PathBuf,
+        /// The fleet it names.
+        found: Ulid,
+        /// This fleet.
+        expected: Ulid,
+    },
+    /// The backup is not what its manifest says, or the manifest cannot be understood.
+    #[error("backup {} is refused: {detail}", path.display())]
+    BadBackup {
+        /// The directory of the backup, or the file of it that is refused.
+        path: PathBuf,
+        /// What differs.
+        detail: String,
+    },
+    /// Another process uses the database in a way that excludes this one, or this one has handles to it.
+    #[error("{} is in use", path.display())]
     InUse {
         /// The lock file.
         path: PathBuf,
@@ -292,6 +343,14 @@ pub enum Error {
         key: Ulid,
     },
 
+    /// The flash budget is used up for writes of this class; nothing was done.
+    #[error("flash budget: {cause} is not admitted while the budget is {level:?}")]
+    OverBudget {
+        /// The cause of the write.
+        cause: &'static str,
+        /// How far the budget is used up.
+        level: crate::budget::BudgetLevel,
+    },
     /// The medium or the size limit of the database is full.
     #[error("no space left for the database: {detail}")]
     NoSpace {
@@ -358,6 +417,7 @@ impl Error {
                 | Self::WriteDeadline { .. }
                 | Self::ReadDeadline { .. }
                 | Self::NoSpace { .. }
+                | Self::OverBudget { .. }
                 | Self::Busy { .. }
                 | Self::Interrupted
         )

@@ -1,7 +1,10 @@
 //! What each file of a fleet must be: its place, its identity, its schemas and its settings.
 
+use std::sync::Arc;
+
 use ulid::Ulid;
 
+use crate::budget::Ledger;
 use crate::clock::Now;
 use crate::connection::Target;
 use crate::database::Limits;
@@ -10,7 +13,8 @@ use crate::layout::Layout;
 use crate::meta::Identity;
 use crate::open::{Policy, Spec};
 use crate::options::{OnOpen, Options};
-use crate::schema::{FileKind, SchemaSet};
+use crate::schema::{FileKind, Profile, SchemaSet};
+use crate::space::Space;
 
 /// Describes the files of one fleet.
 #[derive(Debug, Clone)]
@@ -19,15 +23,28 @@ pub(crate) struct FleetFiles {
     fleet_id: Ulid,
     sets: Vec<SchemaSet>,
     options: Options,
+    space: Arc<Space>,
+    ledger: Arc<Ledger>,
 }
 
 impl FleetFiles {
     pub(crate) fn new(layout: Layout, fleet_id: Ulid, sets: Vec<SchemaSet>, options: Options) -> Self {
-        Self { layout, fleet_id, sets, options }
+        let log_bytes = u64::from(options.preset.tuning().journal_bytes_max);
+        let space = Arc::new(Space::new(&layout.data_dir, log_bytes, options.reserve_bytes));
+        let ledger = Arc::new(Ledger::new(options.budget, Arc::clone(&options.clock)));
+        Self { layout, fleet_id, sets, options, space, ledger }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    pub(crate) fn sets(&self) -> &[SchemaSet] {
+        &self.sets
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -48,7 +65,14 @@ impl FleetFiles {
     fn spec(&self, path: std::path::PathBuf, lock: std::path::PathBuf, identity: Identity) -> Spec {
         let kind = identity.kind;
         Spec {
-            target: Target { path, profile: kind.profile(), tuning: self.options.preset.tuning() },
+            target: Target {
+                path,
+                profile: kind.profile(),
+                tuning: self.options.preset.tuning(),
+                bytes_max: self.options.database_bytes_max,
+                ledger: (kind.profile() == Profile::Flash).then(|| Arc::clone(&self.ledger)),
+                space: (kind.profile() == Profile::Flash).then(|| Arc::clone(&self.space)),
+            },
             lock,
             identity,
             sets: self.sets.iter().filter(|set| set.file == kind).cloned().collect(),

@@ -1,8 +1,7 @@
 //! The two directories of a fleet: whose the data directory is, and which run directory belongs to it.
 
-use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use rustix::fs::{Access, access, statfs};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::durable;
 use crate::error::Error;
 use crate::file_lock::FileLock;
 use crate::layout::{self, Layout, UNFINISHED};
@@ -188,10 +188,7 @@ fn examine(data_dir: &Path) -> Result<(), Error> {
 
 /// Creates a directory only its owner may enter, and its parents.
 fn make_dir(path: &Path) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
+    durable::create_dir_all(path, durable::Access::Owner)
         .map_err(|source| Error::NotWritable { path: path.to_owned(), source: Arc::new(source) })
 }
 
@@ -219,13 +216,8 @@ fn write_marker(data_dir: &Path, marker: &Marker) -> Result<(), Error> {
     let new = data_dir.join(format!("{UNFINISHED}marker"));
     let text = serde_json::to_vec_pretty(marker)
         .map_err(|error| Error::BadMarker { path: path.clone(), detail: error.to_string() })?;
-    let write = || {
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)
-    };
-    write().map_err(|error| Error::io("write", &path, error))?;
+    let written = durable::write_file(&new, &text, durable::Access::Umask).and_then(|()| durable::rename(&new, &path));
+    written.map_err(|error| Error::io("write", &path, error))?;
     layout::sync(data_dir)
 }
 

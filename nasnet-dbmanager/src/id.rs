@@ -155,31 +155,63 @@ impl<'de> Deserialize<'de> for Scope {
 
 /// Why a database is read or written, such as `event-append` or `merge`.
 ///
-/// Bytes on flash are charged to causes, so a cause is a constant of the program, never made from data.
+/// Bytes on flash are charged to causes, so a cause is a constant of the program, never made from data. Its class says
+/// what happens to it when space or the flash budget runs out.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Cause(&'static str);
+pub struct Cause {
+    name: &'static str,
+    class: Class,
+}
+
+/// How much depends on a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// It can be made again or done without: the first to go.
+    Low,
+    /// The rule.
+    Normal,
+    /// It is admitted as long as there is anything left to admit it to.
+    Critical,
+}
 
 impl Cause {
     /// Makes a cause from a short lower-case constant.
     pub const fn new(name: &'static str) -> Self {
-        Self(name)
+        Self { name, class: Class::Normal }
+    }
+
+    /// Makes it critical: its operations may use the reserve of a full database or medium, and no budget refuses them.
+    #[must_use]
+    pub const fn critical(self) -> Self {
+        Self { class: Class::Critical, ..self }
+    }
+
+    /// Makes it low: its operations are the first that an exhausted budget refuses.
+    #[must_use]
+    pub const fn low(self) -> Self {
+        Self { class: Class::Low, ..self }
+    }
+
+    /// Returns its class.
+    pub const fn class(&self) -> Class {
+        self.class
     }
 
     /// Returns the name of the cause.
     pub const fn as_str(&self) -> &'static str {
-        self.0
+        self.name
     }
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.name)
     }
 }
 
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Cause({})", self.0)
+        write!(f, "Cause({})", self.name)
     }
 }
 

@@ -1,11 +1,10 @@
 //! The names of directories and files on disk, and the few steps that make a file appear whole or not at all.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-
+use crate::durable::{self, Access};
 use crate::error::Error;
 use crate::id::RouterId;
 use crate::schema::FileKind;
@@ -33,6 +32,21 @@ impl Layout {
 
     pub(crate) fn router_dir(&self, id: &RouterId) -> PathBuf {
         self.routers().join(id.as_str())
+    }
+
+    /// Names the directory a retired router is kept in.
+    pub(crate) fn retired(&self, id: &RouterId) -> PathBuf {
+        self.data_dir.join("retired").join(id.as_str())
+    }
+
+    /// Names a directory of what a restore replaced.
+    pub(crate) fn safety(&self, name: &str) -> PathBuf {
+        self.data_dir.join("safety").join(name)
+    }
+
+    /// Names a directory of a damaged database.
+    pub(crate) fn quarantine(&self, name: &str) -> PathBuf {
+        self.data_dir.join("quarantine").join(name)
     }
 
     pub(crate) fn router_file_name(id: &RouterId) -> String {
@@ -70,15 +84,15 @@ pub(crate) fn size_of(path: &Path) -> Result<u64, Error> {
     }
 }
 
-/// Creates a directory and its parents.
+/// Creates a directory and its parents, durably.
 pub(crate) fn create_dir(path: &Path) -> Result<(), Error> {
-    fs::create_dir_all(path)
+    durable::create_dir_all(path, Access::Umask)
         .map_err(|source| Error::NotWritable { path: path.to_owned(), source: std::sync::Arc::new(source) })
 }
 
 /// Removes a directory tree that may not exist.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
+    match durable::remove_tree(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
         _ => Ok(()),
     }
@@ -86,14 +100,50 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
 
 /// Brings the content and length of a file, or the entries of a directory, to the medium.
 pub(crate) fn sync(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|error| Error::io("sync", path, error))
+    let synced = if path.is_dir() { durable::sync_dir(path) } else { durable::sync_file(path) };
+    synced.map_err(|error| Error::io("sync", path, error))
+}
+
+/// Moves a directory into one that may have to be made, and brings both ends to the medium; `false` when the target
+/// exists.
+pub(crate) fn move_dir(from: &Path, to: &Path) -> Result<bool, Error> {
+    let (Some(source), Some(parent)) = (from.parent(), to.parent()) else { return Ok(false) };
+    create_dir(parent)?;
+    let moved = rename_new(from, to)?;
+    sync(parent)?;
+    sync(source)?;
+    Ok(moved)
+}
+
+/// Makes two files or directories change places, in one step.
+pub(crate) fn exchange(one: &Path, other: &Path) -> Result<(), Error> {
+    durable::exchange(one, other).map_err(|error| Error::io("exchange", one, error))
+}
+
+/// Returns device and inode of a file, `None` when it is missing.
+pub(crate) fn place_of(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Adds up the sizes of the files below a directory.
+pub(crate) fn tree_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    let of = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => tree_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(of).sum()
 }
 
 /// Renames without ever replacing; `false` when the target exists.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<bool, Error> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+    match durable::rename_new(from, to) {
         Ok(()) => Ok(true),
-        Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => Ok(false),
-        Err(errno) => Err(Error::io("rename", from, errno.into())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {
+            Ok(false)
+        }
+        Err(error) => Err(Error::io("rename", from, error)),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +47,35 @@ enum Phase {
     Opening(watch::Receiver<Outcome>),
     Open(Database),
     Closing,
+    /// Kept closed while its files are moved.
+    Held,
+}
+
+/// Keeps a router database closed while it lives; whoever asks for it meanwhile waits.
+pub(crate) struct Held {
+    set: Arc<OpenSet>,
+    id: RouterId,
+    born: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.set.state();
+        if state.entries.get(&self.id).is_some_and(|entry| entry.born == self.born) {
+            state.entries.remove(&self.id);
+        }
+        drop(state);
+        self.set.changed.notify_waiters();
+    }
+}
+
+/// When a database that must be closed is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HoldWhen {
+    /// Once its handles are returned, waiting for them no longer than a lease is waited for.
+    Returned,
+    /// Now: it is damaged, and its handles get [`Error::Closed`] from here on.
+    Now,
 }
 
 /// Keeps one entry from being closed while it lives.
@@ -78,6 +107,12 @@ enum Step {
     Closing,
     /// Somebody must return a lease.
     Full,
+}
+
+enum HoldStep {
+    Have(Held),
+    Close(Held, Database),
+    Wait,
 }
 
 impl OpenSet {
@@ -177,7 +212,7 @@ impl OpenSet {
         let lease = |born| Lease { set: Arc::clone(self), id: id.clone(), born };
         if let Some(entry) = state.entries.get_mut(id) {
             let step = match &entry.phase {
-                Phase::Closing => return Ok(Step::Closing),
+                Phase::Closing | Phase::Held => return Ok(Step::Closing),
                 Phase::Open(database) => Step::Have(database.clone(), lease(entry.born)),
                 Phase::Opening(outcome) => Step::Await(outcome.clone(), lease(entry.born)),
             };
@@ -185,7 +220,8 @@ impl OpenSet {
             entry.used = tick;
             return Ok(step);
         }
-        let candidates = state.entries.iter().map(|(id, entry)| Candidate {
+        let using = state.entries.iter().filter(|(_, entry)| !matches!(entry.phase, Phase::Held));
+        let candidates = using.map(|(id, entry)| Candidate {
             id,
             leases: entry.leases,
             used: entry.used,
@@ -217,6 +253,62 @@ impl OpenSet {
                 drop(state);
                 self.changed.notify_waiters();
             }
+        }
+    }
+
+    /// Closes a router database and keeps it closed.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when a handle was not returned in time; the database then stays open.
+    pub(crate) async fn hold(self: &Arc<Self>, id: &RouterId, when: HoldWhen, lock: &Path) -> Result<Held, Error> {
+        let end = Instant::now() + self.lease_timeout;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            match self.step_to_hold(id, when)? {
+                HoldStep::Have(held) => return Ok(held),
+                HoldStep::Close(held, database) => {
+                    // In a task of its own, so that a caller who stops waiting does not stop it half-way.
+                    let closing = tokio::spawn(async move {
+                        let closed = database.close().await;
+                        drop(database);
+                        if let Err(error) = closed {
+                            tracing::warn!(router = %held.id, %error, "closing a router database failed");
+                        }
+                        held
+                    });
+                    return closing.await.map_err(|_| self.shut());
+                }
+                HoldStep::Wait => {
+                    if tokio::time::timeout_at(end, changed).await.is_err() {
+                        return Err(Error::InUse { path: lock.to_owned() });
+                    }
+                }
+            }
+        }
+    }
+
+    fn step_to_hold(self: &Arc<Self>, id: &RouterId, when: HoldWhen) -> Result<HoldStep, Error> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(self.shut());
+        }
+        state.tick += 1;
+        let tick = state.tick;
+        let Some(entry) = state.entries.get_mut(id) else {
+            let entry = Entry { born: tick, leases: 0, used: tick, phase: Phase::Held };
+            state.entries.insert(id.clone(), entry);
+            return Ok(HoldStep::Have(Held { set: Arc::clone(self), id: id.clone(), born: tick }));
+        };
+        let free = entry.leases == 0 || when == HoldWhen::Now;
+        if !free || !matches!(entry.phase, Phase::Open(_)) {
+            return Ok(HoldStep::Wait);
+        }
+        let held = Held { set: Arc::clone(self), id: id.clone(), born: entry.born };
+        match std::mem::replace(&mut entry.phase, Phase::Held) {
+            Phase::Open(database) => Ok(HoldStep::Close(held, database)),
+            _ => Ok(HoldStep::Wait),
         }
     }
 

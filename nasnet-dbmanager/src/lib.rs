@@ -14,6 +14,9 @@
 //! | an answered write in memory (`hot.db`, `runtime.db`, `locks.db`) | yes | no | yes |
 //! | an unanswered write | whole or not at all | whole or not at all | runs on; ask for its key |
 //! | a router being created | finished at the next open | finished at the next open | finished at the next open |
+//! | a router being retired, reinstated, purged or quarantined | the same | the same | the same |
+//! | a router being restored | the old or the new data, whole; cleared up at the next open | the same | the same |
+//! | a backup being made | nothing has its name yet | the same | the same |
 
 mod clock;
 mod error;
@@ -29,12 +32,19 @@ mod database;
 mod keys;
 mod manager;
 
+mod attach;
+mod fleet;
+mod loader;
+
+mod budget;
 mod connection;
 mod driver;
+mod durable;
 mod evict;
 mod file_lock;
 mod fleet_files;
 mod home;
+mod idle;
 mod layout;
 mod lease;
 mod meta;
@@ -42,20 +52,48 @@ mod migrate;
 mod open;
 mod reader;
 mod registry;
+mod space;
 mod writer;
+
+mod backup;
+mod custody;
+mod dump;
+mod health;
+mod high_water;
+mod housekeeping;
+mod manifest;
+mod quarantine;
+mod restore;
+mod retire;
+mod sweep;
+mod template;
 
 pub mod system;
 pub mod vfs;
 
 pub use futures_util::future::BoxFuture;
 
+pub use attach::AttachedRows;
+pub use budget::{BudgetLevel, Charge, FlashBudget, FlashReport};
 pub use clock::{BootId, Clock, ClockQuality, ManualClock, Now, SystemClock};
+pub use custody::{AsideReason, KnownBackup, RetiredRouter, SetAside};
 pub use database::Database;
 pub use error::{ConstraintKind, Error, KeyFault};
-pub use id::{Cause, RouterId, Scope};
+pub use fleet::migrate::{MigratedSet, MigrationOutcome};
+pub use fleet::references::{DanglingReport, KeyValue, Reference, ReferenceTarget};
+pub use fleet::{Fleet, FleetMap, FleetReport};
+pub use health::{DatabaseHealth, DbHealth};
+pub use high_water::HighWater;
+pub use housekeeping::{BackupSchedule, Housekeeper, Housekeeping, HousekeepingOptions, HousekeepingReport};
+pub use id::{Cause, Class, RouterId, Scope};
 pub use keys::KeyOutcome;
+pub use loader::Loader;
 pub use manager::{DbManager, RouterDb, ScopeDb};
-pub use options::{MasterKeySource, OnOpen, Options, Preset};
+pub use manifest::{BackupFile, FailedBackup, Manifest, Which};
+pub use options::{MasterKeySource, OnDamage, OnOpen, Options, Preset};
+pub use quarantine::{LostRange, Moment, Recovery, RestoredFrom, TableLoss, Verdict, verdict};
+pub use restore::system::SystemRestored;
+pub use restore::{RestoreMode, RestoreReport, RestoredRouter};
 pub use schema::{FileKind, Migration, Profile, SchemaSet};
 pub use seal::{MasterKey, Sealer};
 pub use stats::{DatabaseStats, Stats};

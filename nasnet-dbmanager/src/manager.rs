@@ -3,28 +3,32 @@
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use ulid::Ulid;
 
+use crate::budget::{BudgetLevel, FlashReport};
 use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
 use crate::database::Database;
 use crate::error::Error;
 use crate::fleet_files::FleetFiles;
+use crate::health::Failures;
 use crate::home::Home;
 use crate::id::{RouterId, Scope};
 use crate::layout;
 use crate::lease::OpenSet;
 use crate::meta;
 use crate::open::{self, Spec};
-use crate::options::{OnOpen, Options};
+use crate::options::{OnDamage, OnOpen, Options};
 use crate::registry;
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
+use crate::sweep;
 use crate::system::routers::{NewRouter, RouterRecord};
-use crate::system::{SystemDb, schema_set};
+use crate::system::{SystemDb, schema_sets};
 use crate::ulid_gen::UlidGen;
 
 /// The counter that keeps ids growing when the clock went back while the program was down.
@@ -40,19 +44,20 @@ const ULID_LAG_MS: u64 = 3_600_000;
 /// the others at most `Options::lock_timeout`.
 #[derive(Clone)]
 pub struct DbManager {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    home: Home,
-    files: FleetFiles,
-    system: SystemDb,
-    hot: Database,
-    runtime: Database,
-    locks: Database,
-    routers: Arc<OpenSet>,
-    sealer: Sealer,
-    ulids: UlidGen,
+pub(crate) struct Inner {
+    pub(crate) home: Home,
+    pub(crate) files: FleetFiles,
+    pub(crate) system: SystemDb,
+    pub(crate) hot: Database,
+    pub(crate) runtime: Database,
+    pub(crate) locks: Database,
+    pub(crate) routers: Arc<OpenSet>,
+    pub(crate) sealer: Sealer,
+    pub(crate) ulids: Arc<UlidGen>,
+    pub(crate) failures: Failures,
 }
 
 impl DbManager {
@@ -68,7 +73,7 @@ impl DbManager {
     /// # Cancel safety
     /// Dropping the future leaves a fleet that opens again; what was half built is removed then.
     pub async fn open(options: Options) -> Result<Self, Error> {
-        let mut sets = vec![schema_set()];
+        let mut sets = schema_sets();
         sets.extend(options.schemas.iter().cloned());
         check_sets(&sets)?;
         connection::check_version().await?;
@@ -97,9 +102,13 @@ impl DbManager {
         let hot = open_single(&files, FileKind::Hot, now).await?;
         let runtime = open_single(&files, FileKind::Runtime, now).await?;
         let locks = open_single(&files, FileKind::Locks, now).await?;
+        sweep::sweep(&system, &files, now).await?;
         registry::sweep(&system, &files, now).await?;
-        let system = SystemDb::new(system, Arc::clone(&options.clock), sealer.clone());
         let high_water_ms = registry::counter(&system, ULID_HIGH_WATER).await?;
+        let ulids = Arc::new(UlidGen::new((high_water_ms > 0).then(|| Ulid::from_parts(high_water_ms, u128::MAX))));
+        let look_ups = files.single(FileKind::System, None).target;
+        let clock = Arc::clone(&options.clock);
+        let system = SystemDb::new(system, runtime.clone(), look_ups, clock, sealer.clone(), Arc::clone(&ulids));
         let wall_ms = u64::try_from(now.wall_ms).unwrap_or(0);
         if wall_ms > high_water_ms + ULID_LAG_MS && now.quality == ClockQuality::Synced && !system.is_read_only() {
             registry::raise_counter(&system, ULID_HIGH_WATER, wall_ms).await?;
@@ -113,10 +122,14 @@ impl DbManager {
             locks,
             routers: Arc::new(routers),
             sealer,
-            ulids: UlidGen::new((high_water_ms > 0).then(|| Ulid::from_parts(high_water_ms, u128::MAX))),
+            ulids,
             files,
+            failures: Failures::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
+        tokio::spawn(keep_ledger(Arc::downgrade(&inner)));
+        Ok(Self { inner })
     }
 
     /// Takes the database of a scope back to an earlier version of one schema set, running the down texts stored in it,
@@ -167,11 +180,27 @@ impl DbManager {
     /// # Errors
     /// [`Error::RouterNotFound`]; [`Error::AllLeased`] when no place came free within `Options::lease_timeout`;
     /// [`Error::MissingDatabase`], [`Error::WrongDatabase`], [`Error::Corrupt`], [`Error::SchemaTooNew`] and the other
-    /// errors of opening a file. None of them affects another router.
+    /// errors of opening a file; [`Error::Quarantined`]. None of them affects another router. With
+    /// [`OnDamage::Recover`] a damaged, missing or quarantined database is replaced first ([`DbManager::recover`]);
+    /// [`DbManager::health`] tells what was lost.
     ///
     /// # Cancel safety
     /// Safe: an opening that has begun goes on, for whoever asks next.
     pub async fn router(&self, id: &RouterId) -> Result<RouterDb, Error> {
+        let opened = self.lease(id).await;
+        let recovers = self.inner.files.options().on_damage == OnDamage::Recover && !self.system().is_read_only();
+        let database = match opened {
+            Err(error) if recovers && (error.is_damage() || matches!(error, Error::Quarantined { .. })) => {
+                self.recover(id).await?;
+                self.lease(id).await?
+            }
+            opened => opened?,
+        };
+        Ok(RouterDb { id: id.clone(), database })
+    }
+
+    /// Leases a router as it is, whatever is to be done about damage.
+    pub(crate) async fn lease(&self, id: &RouterId) -> Result<Database, Error> {
         let inner = Arc::clone(&self.inner);
         let open_id = id.clone();
         let open = move || async move {
@@ -179,8 +208,9 @@ impl DbManager {
             let spec = inner.files.router(&open_id, record.file_uid);
             start(&inner.files, &spec, inner.files.options().clock.now()).await
         };
-        let database = self.inner.routers.lease(id, open).await?;
-        Ok(RouterDb { id: id.clone(), database })
+        let leased = self.inner.routers.lease(id, open).await;
+        self.inner.failures.note(id, &leased);
+        leased
     }
 
     /// Returns the database of a scope: the system's, or a leased router's.
@@ -295,6 +325,12 @@ impl DbManager {
                 Err(error) => tracing::warn!(%error, "saving the newest id failed"),
             }
         }
+        if !system.is_read_only() {
+            system.settle().await;
+        }
+        if let Err(error) = self.inner.settle_ledger(true).await {
+            tracing::warn!(%error, "saving the flash ledger failed");
+        }
         let closed = [
             self.inner.hot.close().await,
             self.inner.runtime.close().await,
@@ -302,6 +338,63 @@ impl DbManager {
             system.close().await,
         ];
         closed.into_iter().collect()
+    }
+}
+
+impl DbManager {
+    /// Returns what all processes of the fleet wrote to databases on flash today, by cause.
+    ///
+    /// # Errors
+    /// Those of a read and a write of `runtime.db`.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn flash_report(&self) -> Result<FlashReport, Error> {
+        self.inner.files.ledger().report(&self.inner.runtime, &self.now()).await
+    }
+
+    /// Tells how far the flash budget is used up, for whoever decides what to write. Writes of a low cause are refused by
+    /// themselves once it is scarce ([`Error::OverBudget`]); others are only reported.
+    pub fn flash_level(&self) -> BudgetLevel {
+        self.inner.files.ledger().level()
+    }
+}
+
+impl Inner {
+    /// Adds what was written to the ledger; `save` also where it outlives the boot, if that is worth a write.
+    async fn settle_ledger(&self, save: bool) -> Result<(), Error> {
+        let now = self.files.options().clock.now();
+        let ledger = self.files.ledger();
+        let settled = match ledger.settle(&self.runtime, &now).await {
+            Err(Error::Closed { .. }) => return Ok(()),
+            settled => settled,
+        };
+        if save && !self.system.is_read_only() {
+            ledger.save(&self.system, &now).await?;
+        }
+        settled
+    }
+}
+
+/// How often each process adds what it wrote to the ledger.
+const LEDGER_EVERY: Duration = Duration::from_secs(1);
+/// After how many of these the sum is saved on flash.
+const LEDGER_SAVED_EVERY: u32 = 3600;
+
+/// Keeps the ledger of a fleet as long as it is open.
+async fn keep_ledger(inner: Weak<Inner>) {
+    let mut rounds = 0_u32;
+    loop {
+        tokio::time::sleep(LEDGER_EVERY).await;
+        let Some(inner) = inner.upgrade() else { return };
+        rounds = rounds.wrapping_add(1);
+        match inner.settle_ledger(rounds.is_multiple_of(LEDGER_SAVED_EVERY)).await {
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, "adding to the flash ledger failed"),
+        }
+        if inner.system.is_closed() {
+            return;
+        }
     }
 }
 

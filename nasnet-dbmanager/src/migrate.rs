@@ -80,14 +80,14 @@ fn fingerprint<'a>(sets: impl IntoIterator<Item = (&'a str, Vec<Applied>)>) -> u
     (u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) >> 1).max(1)
 }
 
-fn fingerprint_of_program(sets: &[SchemaSet]) -> u32 {
+pub(crate) fn fingerprint_of_program(sets: &[SchemaSet]) -> u32 {
     let all = |set: &SchemaSet| {
         set.migrations.iter().map(|m| Applied { version: m.version, checksum: checksum(m) }).collect::<Vec<_>>()
     };
     fingerprint(sets.iter().map(|set| (set.name, all(set))))
 }
 
-fn table_of(set: &str) -> String {
+pub(crate) fn table_of(set: &str) -> String {
     format!("_nasnet_{set}_migrations")
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::connection::{Guarded, Role, Target, quick_check};
+use crate::durable::{self, Access};
 use crate::error::Error;
 use crate::file_lock::FileLock;
 use crate::layout::{self, UNFINISHED};
@@ -14,6 +15,7 @@ use crate::meta::{self, Identity};
 use crate::migrate;
 use crate::options::OnOpen;
 use crate::schema::{FileKind, Profile, SchemaSet};
+use crate::template;
 use crate::vfs;
 
 /// How often another process may change the file between two looks before opening gives up.
@@ -55,7 +57,7 @@ impl Spec {
         Ok(layout::size_of(self.path())? == 0)
     }
 
-    fn missing(&self) -> Error {
+    pub(crate) fn missing(&self) -> Error {
         Error::MissingDatabase { path: self.path().to_owned() }
     }
 
@@ -155,6 +157,35 @@ async fn look_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
     checked.and(closed)
 }
 
+/// Brings a database to the schema of the program without keeping it open; returns the sets that were behind, with the
+/// versions they had and have.
+pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Vec<(&'static str, u32, u32)>, Error> {
+    if let Some(alone) = FileLock::try_exclusive(&spec.lock)? {
+        look_alone(spec, policy).await?;
+        drop(alone);
+    }
+    let lock = FileLock::shared(&spec.lock, policy.lock_timeout).await?;
+    if spec.is_missing()? {
+        return Err(spec.missing());
+    }
+    let mut guarded = spec.target.connect(Role::Writer).await?;
+    let behind = async {
+        meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;
+        migrate::pending(&mut guarded.conn, spec.path(), &spec.sets).await
+    }
+    .await;
+    let closed = guarded.close().await;
+    let behind: Vec<_> = behind?.iter().map(|(set, found)| (set.name, *found, set.version())).collect();
+    closed?;
+    if behind.is_empty() {
+        return Ok(behind);
+    }
+    drop(lock);
+    let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+    migrate_alone(spec, policy).await?;
+    Ok(behind)
+}
+
 async fn migrate_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
     let mut guarded = spec.target.connect(Role::Writer).await?;
     let migrated = async {
@@ -180,7 +211,8 @@ pub(crate) async fn try_create(spec: &Spec, policy: &Policy) -> Result<Option<[u
     create_alone(spec, policy).await.map(Some)
 }
 
-async fn create_alone(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
+/// As [`create`], for a caller who holds the exclusive lock.
+pub(crate) async fn create_alone(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
     if spec.is_missing()? {
         return build(spec, policy).await;
     }
@@ -206,7 +238,10 @@ async fn build(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
     layout::remove_tree(&workshop)?;
     layout::create_dir(&workshop)?;
     let target = Target { path: workshop.join(file_name), ..spec.target.clone() };
-    let built = fill(&target, spec, policy, file_uid).await;
+    let built = match spec.identity.kind {
+        FileKind::Router => copy_template(&target, spec, policy, file_uid).await,
+        _ => fill(&target, spec, policy, file_uid).await,
+    };
     vfs::forget(&target.path);
     let moved = built.and_then(|()| put_in_place(spec, &target.path, &workshop));
     if moved.is_err() || unit == spec.path() {
@@ -215,7 +250,20 @@ async fn build(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
     moved.map(|()| file_uid)
 }
 
-async fn fill(target: &Target, spec: &Spec, policy: &Policy, file_uid: [u8; 16]) -> Result<(), Error> {
+/// Writes the bytes of the template; one that cannot be used is no reason to have no database.
+async fn copy_template(target: &Target, spec: &Spec, policy: &Policy, file_uid: [u8; 16]) -> Result<(), Error> {
+    match template::stamp(spec, policy, file_uid).await {
+        Ok(bytes) => durable::write_file(&target.path, &bytes, Access::Umask)
+            .map_err(|error| Error::io("write", &target.path, error)),
+        Err(error) => {
+            tracing::debug!(path = %spec.path().display(), %error, "no template; building the database itself");
+            fill(target, spec, policy, file_uid).await
+        }
+    }
+}
+
+/// Creates a database file and fills it with its marks and schemas.
+pub(crate) async fn fill(target: &Target, spec: &Spec, policy: &Policy, file_uid: [u8; 16]) -> Result<(), Error> {
     let mut guarded = target.create().await?;
     let filled = async {
         meta::write(&mut guarded.conn, &spec.identity, file_uid).await?;
@@ -233,7 +281,9 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
     let parent = unit.parent().unwrap_or(unit);
     let flash = spec.target.profile == Profile::Flash;
     if layout::size_of(&layout::wal_of(built))? != 0 {
-        return Err(Error::Corrupt { detail: format!("a log is left beside the new {}", built.display()) });
+        // Closing does not say that its checkpoint failed.
+        let detail = format!("a log is left beside the new {}", built.display());
+        return Err(Error::Medium { code: crate::driver::code::IOERR, detail });
     }
     if flash {
         layout::sync(built)?;
@@ -242,7 +292,7 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
     let from = if unit == spec.path() { built } else { workshop };
     // A file of no bytes is what a power cut leaves of one that was never written; it holds nothing to replace.
     if spec.target.profile == Profile::Tmpfs && unit.exists() && spec.is_missing()? {
-        std::fs::remove_file(unit).map_err(|error| Error::io("remove", unit, error))?;
+        crate::durable::remove_file(unit).map_err(|error| Error::io("remove", unit, error))?;
     }
     if !layout::rename_new(from, unit)? {
         return Err(Error::WrongDatabase { path: unit.to_owned(), detail: "something else has its place".to_owned() });

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::budget::FlashBudget;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, KeyFault};
+use crate::high_water::HighWater;
 use crate::schema::SchemaSet;
 use crate::seal::MasterKey;
 
@@ -28,6 +30,7 @@ impl Preset {
                 writer_cache_kib: 256,
                 reader_cache_kib: 128,
                 readers: 1,
+                reader_keepers: 16,
                 wal_autocheckpoint_pages: 32,
                 journal_bytes_max: 128 * 1024,
                 statements_cached: 32,
@@ -36,6 +39,7 @@ impl Preset {
                 writer_cache_kib: 2048,
                 reader_cache_kib: 1024,
                 readers: 4,
+                reader_keepers: 256,
                 wal_autocheckpoint_pages: 64,
                 journal_bytes_max: 256 * 1024,
                 statements_cached: 100,
@@ -51,12 +55,31 @@ impl Preset {
     }
 }
 
+/// What a preset says about room.
+impl Preset {
+    const fn database_bytes_max(self) -> u64 {
+        match self {
+            Self::RouterFlash => 64 * 1024 * 1024,
+            Self::Server => 8 * 1024 * 1024 * 1024,
+        }
+    }
+
+    const fn reserve_bytes(self) -> u64 {
+        match self {
+            Self::RouterFlash => 512 * 1024,
+            Self::Server => 4 * 1024 * 1024,
+        }
+    }
+}
+
 /// The numbers a preset stands for, per database.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuning {
     pub(crate) writer_cache_kib: u32,
     pub(crate) reader_cache_kib: u32,
     pub(crate) readers: usize,
+    /// How many databases of a process keep readers between two reads.
+    pub(crate) reader_keepers: usize,
     pub(crate) wal_autocheckpoint_pages: u32,
     pub(crate) journal_bytes_max: u32,
     pub(crate) statements_cached: usize,
@@ -73,6 +96,17 @@ pub enum OnOpen {
     Refuse,
     /// Opens it for reading only. A newer schema is then readable too.
     ReadOnly,
+}
+
+/// What asking for a router does when its database turns out to be damaged or missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnDamage {
+    /// Fails, and leaves everything as it is for a person to look at.
+    #[default]
+    Refuse,
+    /// Sets it aside and replaces it by the best there is: a backup, what can be read of it, an empty database.
+    Recover,
 }
 
 /// Where the master key that seals secrets comes from.
@@ -121,6 +155,19 @@ pub struct Options {
     pub read_deadline: Duration,
     /// How long one operation may hold the writer.
     pub write_deadline: Duration,
+    /// What to do about a damaged router database.
+    pub on_damage: OnDamage,
+    /// How many backups of one kind are kept in a directory, at least 1.
+    pub backups_kept: usize,
+    /// How to find numbers in use that a restore must not give out again.
+    pub high_waters: Vec<HighWater>,
+    /// How many bytes a day may reach flash.
+    pub budget: FlashBudget,
+    /// Bytes one database file may have. Operations that are not [critical](crate::Cause::critical) get 85 % of it.
+    pub database_bytes_max: u64,
+    /// Bytes of the file `.reserve` in the data directory, which is removed when the medium is full and written again
+    /// afterwards; it exists only where space is scarce. 0 keeps none.
+    pub reserve_bytes: u64,
     /// How many operations wait for one writer before the next is refused with [`Error::Overloaded`].
     pub write_queue: usize,
 }
@@ -142,6 +189,12 @@ impl Options {
             lease_timeout: Duration::from_secs(5),
             read_deadline: Duration::from_secs(2),
             write_deadline: Duration::from_secs(10),
+            on_damage: OnDamage::default(),
+            backups_kept: 2,
+            high_waters: Vec::new(),
+            budget: FlashBudget::of(preset),
+            database_bytes_max: preset.database_bytes_max(),
+            reserve_bytes: preset.reserve_bytes(),
             write_queue: 512,
         }
     }
@@ -151,6 +204,9 @@ impl Options {
     pub fn preset(mut self, preset: Preset) -> Self {
         self.preset = preset;
         self.max_open = preset.open_max();
+        self.budget = FlashBudget::of(preset);
+        self.database_bytes_max = preset.database_bytes_max();
+        self.reserve_bytes = preset.reserve_bytes();
         self
     }
 

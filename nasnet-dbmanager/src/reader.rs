@@ -14,6 +14,7 @@ use crate::connection::{Guarded, Role, Target};
 use crate::driver::during;
 use crate::error::Error;
 use crate::file_lock::FileLock;
+use crate::idle::Idle;
 use crate::writer::{millis, panic_message, within};
 
 /// How long a statement may take to notice its deadline before the connection is given up.
@@ -23,25 +24,19 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct ReaderPool {
     target: Target,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     size: u32,
-    idle: Mutex<Vec<Guarded>>,
+    idle: Arc<Idle>,
     limit: Duration,
-    /// Held as long as a reader may touch the file.
-    _lock: Arc<FileLock>,
+    /// Held as long as a reader may touch the file, and let go by closing even when handles live on.
+    lock: Mutex<Option<Arc<FileLock>>>,
 }
 
 impl ReaderPool {
     pub(crate) fn new(target: Target, limit: Duration, lock: Arc<FileLock>) -> Self {
         let size = u32::try_from(target.tuning.readers.max(1)).unwrap_or(u32::MAX);
-        Self {
-            permits: Semaphore::new(target.tuning.readers.max(1)),
-            target,
-            size,
-            idle: Mutex::new(Vec::new()),
-            limit,
-            _lock: lock,
-        }
+        let permits = Arc::new(Semaphore::new(target.tuning.readers.max(1)));
+        Self { idle: Idle::new(Arc::clone(&permits)), permits, target, size, limit, lock: Mutex::new(Some(lock)) }
     }
 
     /// Runs one read. The caller spawns it: a connection must not be dropped in the middle of a statement.
@@ -66,7 +61,7 @@ impl ReaderPool {
         };
         if clean {
             guarded.deadline.clear();
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(guarded);
+            self.idle.keep(guarded, self.target.tuning.reader_keepers);
         } else if let Err(error) = guarded.close().await {
             tracing::warn!(path = %self.target.path.display(), %error, "closing a reader failed");
         }
@@ -77,8 +72,7 @@ impl ReaderPool {
     }
 
     async fn take(&self) -> Result<Guarded, Error> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match idle {
+        match self.idle.take() {
             Some(guarded) => Ok(guarded),
             None => self.target.connect(Role::Reader).await,
         }
@@ -90,12 +84,12 @@ impl ReaderPool {
             self.permits.close();
             drop(all);
         }
-        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
-        for guarded in idle {
+        for guarded in self.idle.take_all() {
             if let Err(error) = guarded.close().await {
                 tracing::warn!(path = %self.target.path.display(), %error, "closing a reader failed");
             }
         }
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

@@ -20,6 +20,7 @@ const LOOK_UP: Cause = Cause::new("router-look-up");
 pub(crate) async fn active(system: &Database, id: &RouterId) -> Result<RouterRecord, Error> {
     match get(system, id).await? {
         Some(record) if record.lifecycle == Lifecycle::Active => Ok(record),
+        Some(record) if record.lifecycle == Lifecycle::Quarantined => Err(Error::Quarantined { id: id.clone() }),
         _ => Err(Error::RouterNotFound { id: id.clone() }),
     }
 }
@@ -27,6 +28,11 @@ pub(crate) async fn active(system: &Database, id: &RouterId) -> Result<RouterRec
 async fn get(system: &Database, id: &RouterId) -> Result<Option<RouterRecord>, Error> {
     let id = id.clone();
     system.read(LOOK_UP, move |conn| Box::pin(async move { routers::get(conn, &id).await })).await
+}
+
+/// Lists all routers, in whatever state.
+pub(crate) async fn list(system: &Database) -> Result<Vec<RouterRecord>, Error> {
+    system.read(LOOK_UP, |conn| Box::pin(async move { routers::list(conn).await })).await
 }
 
 /// Lists the active routers.

@@ -5,9 +5,9 @@
 //! belongs to, so a sealed value copied to another place does not open there.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -18,6 +18,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::durable::{self, Access};
 use crate::error::{Error, KeyFault};
 
 const KEY_LEN: usize = 32;
@@ -109,23 +110,18 @@ impl MasterKey {
     fn store(&self, path: &Path) -> Result<bool, Error> {
         let io = |source| Error::io("create master key", path, source);
         let temporary = temporary_beside(path)?;
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .and_then(|mut file| file.write_all(&*self.0).and_then(|()| file.sync_all()))
+        let written = durable::write_file(&temporary, &*self.0, Access::Owner)
             .and_then(|()| move_without_replacing(&temporary, path));
         if written.is_err() {
             // Best effort: a leftover holds a key nobody uses.
-            let _ = fs::remove_file(&temporary);
+            let _ = durable::remove_file(&temporary);
         }
         match written {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             Err(error) => return Err(io(error)),
         }
-        File::open(parent_of(path)).and_then(|directory| directory.sync_all()).map_err(io)?;
+        durable::sync_dir(parent_of(path)).map_err(io)?;
         Ok(true)
     }
 
@@ -268,12 +264,14 @@ fn temporary_beside(path: &Path) -> Result<PathBuf, Error> {
 /// Moves a file to a name that must not exist yet.
 fn move_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
     // A hard link refuses an existing name on every file system that can also hold a mode of 0600.
-    fs::hard_link(from, to)?;
-    fs::remove_file(from)
+    durable::link(from, to)?;
+    durable::remove_file(from)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -3,22 +3,43 @@
 //! Each module offers functions over `&mut SqliteConnection`, for use inside a write or read of the system database
 //! together with other statements, and [`SystemDb`] offers the same as complete operations.
 
+mod access;
+pub mod api_keys;
 pub mod audit;
 mod column;
 pub mod counters;
 mod db;
+mod expiry;
+pub mod fleet_metrics;
+mod last_use;
+mod look_up;
+pub mod marketplace;
+pub mod migration_log;
 mod name;
+mod password;
+#[cfg(test)]
+mod plans;
 pub mod routers;
 #[cfg(test)]
 mod scratch;
 pub mod secrets;
+pub mod sessions;
 pub mod settings;
+mod token;
+pub mod users;
 
-pub use db::{AuditLog, Counters, Routers, Secrets, Settings, SystemDb};
+pub use access::{ApiKeys, Sessions, Users};
+pub use db::{AuditLog, Counters, FleetMetrics, Marketplace, Routers, Secrets, Settings, SystemDb};
+pub use token::Token;
 
 use crate::schema::{FileKind, Migration, SchemaSet};
 
-/// Returns the tables of `system.db` that belong to this crate.
+/// Returns the tables that belong to this crate: those of `system.db`, and those of `runtime.db`.
+pub(crate) fn schema_sets() -> Vec<SchemaSet> {
+    vec![schema_set(), runtime_schema_set(), crate::custody::schema_set(), crate::budget::schema_set()]
+}
+
+/// Returns the tables of `system.db`.
 pub(crate) fn schema_set() -> SchemaSet {
     let first = Migration {
         version: 1,
@@ -26,7 +47,23 @@ pub(crate) fn schema_set() -> SchemaSet {
         up: include_str!("../migrations/0001_system.up.sql"),
         down: include_str!("../migrations/0001_system.down.sql"),
     };
-    SchemaSet::new("system", FileKind::System, vec![first])
+    let second = Migration {
+        version: 2,
+        name: "access",
+        up: include_str!("../migrations/0002_access.up.sql"),
+        down: include_str!("../migrations/0002_access.down.sql"),
+    };
+    SchemaSet::new("system", FileKind::System, vec![first, second])
+}
+
+fn runtime_schema_set() -> SchemaSet {
+    let first = Migration {
+        version: 1,
+        name: "system_runtime",
+        up: include_str!("../migrations/0001_system_runtime.up.sql"),
+        down: include_str!("../migrations/0001_system_runtime.down.sql"),
+    };
+    SchemaSet::new("system", FileKind::Runtime, vec![first])
 }
 
 #[cfg(test)]

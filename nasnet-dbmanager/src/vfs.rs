@@ -8,6 +8,8 @@
 //! itself. Every call passes through one function of `file.rs` or `shim.rs`, each a single place where an operation
 //! can be observed before and after it happens.
 
+#[cfg(feature = "fault-injection")]
+pub mod fault;
 mod file;
 mod meter;
 mod shim;

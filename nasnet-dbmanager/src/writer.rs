@@ -25,6 +25,8 @@ use crate::error::Error;
 use crate::file_lock::FileLock;
 use crate::id::Cause;
 use crate::keys::KeyRing;
+use crate::space::Space;
+use crate::vfs::Meter;
 
 /// The largest number of operations in one transaction: enough to share a sync, few enough to bound the wait.
 const GROUP_MAX: usize = 64;
@@ -62,9 +64,18 @@ pub(crate) trait Operation: Send {
     fn answer(self: Box<Self>);
 }
 
+/// How hard a checkpoint tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckpointMode {
+    /// Moves what it can without waiting for anybody; the log keeps its length.
+    Passive,
+    /// Waits for readers and empties the log.
+    Truncate,
+}
+
 pub(crate) enum Job {
     Write(Box<dyn Operation>),
-    Checkpoint(oneshot::Sender<Result<Checkpoint, Error>>),
+    Checkpoint(CheckpointMode, oneshot::Sender<Result<Checkpoint, Error>>),
     Close(oneshot::Sender<Result<(), Error>>),
 }
 
@@ -83,13 +94,15 @@ enum Link {
 struct Live {
     guarded: Guarded,
     keys: KeyRing,
+    /// The bound on pages now set; 0 means none of the writer's own.
+    pages: u64,
 }
 
 impl Live {
     async fn new(mut guarded: Guarded) -> Result<Self, Error> {
         let keys = KeyRing::load(&mut guarded.conn).await?;
         guarded.may_commit.store(false, Ordering::Release);
-        Ok(Self { guarded, keys })
+        Ok(Self { guarded, keys, pages: 0 })
     }
 }
 
@@ -98,6 +111,7 @@ pub(crate) struct Writer {
     target: Target,
     link: Link,
     deadline: Duration,
+    meter: Meter,
     /// Held as long as this task may touch the file.
     _lock: Arc<FileLock>,
 }
@@ -109,7 +123,24 @@ impl Writer {
         deadline: Duration,
         lock: Arc<FileLock>,
     ) -> Result<Self, Error> {
-        Ok(Self { target, link: Link::Up(Live::new(guarded).await?), deadline, _lock: lock })
+        let meter = Meter::of(&target.path);
+        let writer = Self { target, link: Link::Up(Live::new(guarded).await?), deadline, meter, _lock: lock };
+        // What opening it wrote.
+        writer.charge(&[]);
+        Ok(writer)
+    }
+
+    /// Charges what was written to the file since the last time.
+    fn charge(&self, causes: &[Cause]) {
+        if let Some(ledger) = &self.target.ledger {
+            ledger.charge(&self.target.path, self.meter.written(), causes);
+        }
+    }
+
+    fn charge_checkpoint(&self) {
+        if let Some(ledger) = &self.target.ledger {
+            ledger.charge_checkpoint(&self.target.path, self.meter.written());
+        }
     }
 
     /// Serves the queue until it is told to close or every handle is gone.
@@ -134,8 +165,9 @@ impl Writer {
                     reply.send(closed).ok();
                     return;
                 }
-                Some(Job::Checkpoint(reply)) => {
-                    let done = self.checkpoint().await;
+                Some(Job::Checkpoint(mode, reply)) => {
+                    let done = self.checkpoint(mode).await;
+                    self.charge_checkpoint();
                     reply.send(done).ok();
                 }
                 Some(Job::Write(first)) => {
@@ -163,16 +195,38 @@ impl Writer {
     async fn commit_all(&mut self, mut waiting: VecDeque<Box<dyn Operation>>) {
         while !waiting.is_empty() {
             let limit = self.deadline;
+            let target = self.target.clone();
             let live = match self.connected().await {
                 Ok(live) => live,
                 Err(error) => return refuse(waiting, &error),
             };
-            let end = transact(live, &mut waiting, limit).await;
-            match end.link {
-                After::Keep => {}
-                After::Replace { check } => self.disconnect(check).await,
+            let end = transact(live, &mut waiting, limit, &target).await;
+            let causes: Vec<_> = end.done.iter().map(|operation| operation.cause()).collect();
+            self.charge(&causes);
+            match (end.link, &target.space) {
+                (After::Keep, space) => space.iter().for_each(|space| space.restock()),
+                (After::Replace { check }, space) => {
+                    self.disconnect(check).await;
+                    if let Some(space) = space {
+                        self.make_room(space).await;
+                    }
+                    self.charge_checkpoint();
+                }
             }
             end.done.into_iter().for_each(Operation::answer);
+        }
+    }
+
+    /// After a transaction was lost: when the medium is full, gives way with the ballast and moves the log into the
+    /// file, so that its room can be used again.
+    async fn make_room(&mut self, space: &Space) {
+        space.relieve();
+        if !space.is_tight() {
+            return;
+        }
+        // Best effort: the next operation finds out by itself whether there is room.
+        if let Ok(live) = self.connected().await {
+            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut live.guarded.conn).await.ok();
         }
     }
 
@@ -204,12 +258,16 @@ impl Writer {
         }
     }
 
-    async fn checkpoint(&mut self) -> Result<Checkpoint, Error> {
+    async fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint, Error> {
         let live = self.connected().await?;
         let conn = &mut live.guarded.conn;
         let before = crate::connection::pragma(conn, "busy_timeout").await?.unwrap_or_default();
         run(conn, format!("PRAGMA busy_timeout = {CHECKPOINT_BUSY_MS}")).await?;
-        let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *conn).await;
+        let sql = match mode {
+            CheckpointMode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            CheckpointMode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        let row = sqlx::query(sql).fetch_one(&mut *conn).await;
         run(conn, format!("PRAGMA busy_timeout = {before}")).await?;
         let what = during("checkpoint");
         let row = row.map_err(&what)?;
@@ -225,7 +283,7 @@ impl Writer {
         let error = Error::Closed { path: self.target.path.clone() };
         match job {
             Job::Write(operation) => refuse(VecDeque::from([operation]), &error),
-            Job::Checkpoint(reply) => {
+            Job::Checkpoint(_, reply) => {
                 reply.send(Err(error)).ok();
             }
             Job::Close(reply) => {
@@ -235,10 +293,12 @@ impl Writer {
     }
 
     async fn close(&mut self) -> Result<(), Error> {
-        match std::mem::replace(&mut self.link, Link::Down { check: false }) {
+        let closed = match std::mem::replace(&mut self.link, Link::Down { check: false }) {
             Link::Up(live) => live.guarded.close().await,
             _ => Ok(()),
-        }
+        };
+        self.charge_checkpoint();
+        closed
     }
 }
 
@@ -262,8 +322,13 @@ struct End {
 }
 
 /// Runs operations from the front of `waiting` in one transaction, until all are done or the transaction is gone.
-async fn transact(live: &mut Live, waiting: &mut VecDeque<Box<dyn Operation>>, limit: Duration) -> End {
-    let Live { guarded, keys } = live;
+async fn transact(
+    live: &mut Live,
+    waiting: &mut VecDeque<Box<dyn Operation>>,
+    limit: Duration,
+    target: &Target,
+) -> End {
+    let Live { guarded, keys, pages } = live;
     let Guarded { conn, deadline, may_commit, rolled_back } = guarded;
     let mut tx = match conn.begin_with("BEGIN IMMEDIATE").await {
         Ok(tx) => tx,
@@ -277,10 +342,17 @@ async fn transact(live: &mut Live, waiting: &mut VecDeque<Box<dyn Operation>>, l
     };
     rolled_back.store(false, Ordering::Release);
     let grouped = waiting.len() > 1;
+    let tight = target.space.as_ref().is_some_and(|space| space.is_tight());
     let mut done: Vec<Box<dyn Operation>> = Vec::with_capacity(waiting.len());
     while let Some(mut operation) = waiting.pop_front() {
         let started = Instant::now();
         deadline.set(limit);
+        let allowed = target.pages_for(operation.cause().class(), tight);
+        if allowed != *pages
+            && let Ok(()) = target.limit_pages(&mut tx, allowed).await
+        {
+            *pages = allowed;
+        }
         let ran = run_one(&mut tx, keys, operation.as_mut(), grouped, limit).await;
         if deadline.passed() && !matches!(ran, Ran::Done) {
             operation.fail(Error::WriteDeadline { limit_ms: millis(limit) });

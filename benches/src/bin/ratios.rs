@@ -5,6 +5,13 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the table is the output of this program")]
 
+#[path = "ratios/p13.rs"]
+mod p13;
+#[path = "ratios/p14.rs"]
+mod p14;
+#[path = "ratios/p17.rs"]
+mod p17;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,7 +23,7 @@ use nasnet_benches::place::Place;
 use nasnet_dbmanager::{DbManager, Options};
 use nasnet_locking::{AcquireRequest, LockInfo, LockKey, LockManager, LockOptions, TOKEN_COUNTER};
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 #[derive(Parser)]
 #[command(about = "Ratios against peers and floors, measured side by side")]
@@ -27,12 +34,29 @@ struct Args {
     /// A directory on disk to measure in; the system's temporary directory by default.
     #[arg(long)]
     disk: Option<PathBuf>,
+    /// Measure this row only.
+    #[arg(long)]
+    only: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let args = Args::parse();
-    let rows = lease_rows(args.disk.as_deref()).await?;
+    let disk = args.disk.as_deref();
+    let wanted = |id: &str| args.only.as_deref().is_none_or(|only| only.eq_ignore_ascii_case(id));
+    let mut rows = Vec::new();
+    if wanted("P14") {
+        rows.extend(p14::rows(disk).await?);
+    }
+    if wanted("P13") {
+        rows.extend(p13::rows(disk).await?);
+    }
+    if wanted("P17") {
+        rows.extend(p17::rows(disk).await?);
+    }
+    if wanted("P18") {
+        rows.extend(lease_rows(disk).await?);
+    }
     if args.json {
         println!("{}", serde_json::to_string(&rows)?);
     } else {

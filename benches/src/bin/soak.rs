@@ -1,14 +1,28 @@
 //! Runs a campaign of faults until its budget is used up and counts broken promises.
 //!
-//! Every campaign has a control: the same check on a program that breaks the promise on purpose. A campaign whose control
-//! is not caught proves nothing, and says so.
+//! Every campaign has a control: the same check on a program, or a disk, that breaks the promise on purpose. A campaign whose
+//! control is not caught proves nothing, and says so.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "results go to stdout, failing cases to stderr")]
 
+#[path = "soak/cancel.rs"]
+mod cancel;
+#[path = "soak/corruption.rs"]
+mod corruption;
+#[path = "soak/enospc.rs"]
+mod enospc;
+#[path = "soak/fleet.rs"]
+mod fleet;
+#[path = "soak/io_faults.rs"]
+mod io_faults;
 #[path = "soak/kill.rs"]
 mod kill;
+#[path = "soak/kill_events.rs"]
+mod kill_events;
 #[path = "soak/locks.rs"]
 mod locks;
+#[path = "soak/power_loss.rs"]
+mod power_loss;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -36,7 +50,7 @@ struct Args {
     /// Replay this case only.
     #[arg(long)]
     case: Option<u64>,
-    /// Fewest attempts that prove something: with fewer the campaign fails.
+    /// Fail when fewer cases than this were tried: a campaign that does nothing finds nothing.
     #[arg(long, default_value_t = 1)]
     floor: u64,
     /// Print one line of JSON.
@@ -49,46 +63,71 @@ struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Campaign {
-    /// A process that writes durably is killed by SIGKILL at random points.
+    /// Futures are dropped at every step and after random times.
+    Cancel,
+    /// Closed databases and logs get flipped bits and lose their ends.
+    Corruption,
+    /// Real file systems of 2 and 8 MB run full.
+    Enospc,
+    /// Every operation on a file fails once, in every public call that writes.
+    IoFaults,
+    /// A process that writes durably is killed at random points, and at its Nth write.
     Kill,
+    /// A process that appends events beside its rows is killed at random points.
+    KillEvents,
     /// Processes that hold leases are stopped, killed, restarted and lied to by their clocks.
     Locks,
+    /// The power is cut at every point of founding, writing, migrating and recovering.
+    PowerLoss,
 }
 
-impl Campaign {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Kill => "kill",
-            Self::Locks => "locks",
-        }
-    }
-
-    fn control(self, seed: u64) -> Result<bool, Failure> {
-        match self {
-            Self::Kill => kill::control(seed),
-            Self::Locks => locks::control(seed),
-        }
-    }
-
-    fn case(self, random: &mut Random, left: Duration) -> Result<Case, Failure> {
-        match self {
-            Self::Kill => kill::case(random, kill::Mode::Honest),
-            Self::Locks => locks::case(random, left),
-        }
-    }
-}
-
-/// What one case did and which promises it found broken.
+/// What one case found.
 #[derive(Debug, Default)]
-pub(crate) struct Case {
+pub(crate) struct Found {
+    /// States, kills, faults, drops or requests tried: what is held against the floor.
+    pub(crate) cases: u64,
+    /// Broken promises.
     pub(crate) broken: Vec<String>,
-    /// How often what happened; `attempts` is held against the floor.
+    /// How often what else happened.
     pub(crate) counts: BTreeMap<String, u64>,
 }
 
-impl Case {
+impl Found {
+    /// Counts something besides the cases.
     pub(crate) fn count(&mut self, what: &str, times: u64) {
         *self.counts.entry(what.to_owned()).or_default() += times;
+    }
+}
+
+/// A campaign: its name, whether its control is caught, and one of its cases.
+struct Plan {
+    name: &'static str,
+    control: fn(u64) -> Result<bool, Failure>,
+    case: fn(&mut Random, Duration) -> Result<Found, Failure>,
+}
+
+impl Campaign {
+    const fn plan(self) -> Plan {
+        match self {
+            Self::Cancel => Plan { name: "cancel", control: cancel::control, case: |random, _| cancel::case(random) },
+            Self::Corruption => {
+                Plan { name: "corruption", control: corruption::control, case: |random, _| corruption::case(random) }
+            }
+            Self::Enospc => Plan { name: "enospc", control: enospc::control, case: |random, _| enospc::case(random) },
+            Self::IoFaults => {
+                Plan { name: "io-faults", control: io_faults::control, case: |random, _| io_faults::case(random) }
+            }
+            Self::Kill => Plan { name: "kill", control: kill::control, case: |random, _| kill::honest_case(random) },
+            Self::KillEvents => Plan {
+                name: "kill-events",
+                control: kill_events::control,
+                case: |random, _| kill_events::case(random, kill_events::Mode::Honest),
+            },
+            Self::Locks => Plan { name: "locks", control: locks::control, case: locks::case },
+            Self::PowerLoss => {
+                Plan { name: "power-loss", control: power_loss::control, case: |random, _| power_loss::case(random) }
+            }
+        }
     }
 }
 
@@ -101,6 +140,9 @@ struct Report {
     violations: u64,
     controls_caught: bool,
     seconds: f64,
+    /// Damages that nothing answered to, because they changed nothing that is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undetectable: Option<u64>,
     #[serde(flatten)]
     counts: BTreeMap<String, u64>,
 }
@@ -108,15 +150,20 @@ struct Report {
 fn main() -> Result<ExitCode, Failure> {
     let args = Args::parse();
     if let Some([dir, mode]) = args.child.as_deref() {
-        match mode.strip_prefix("locks:") {
-            Some(mode) => locks::worker::child(dir, mode)?,
-            None => kill::child(dir, mode)?,
+        if let Some(mode) = mode.strip_prefix("locks:") {
+            locks::worker::child(dir, mode)?;
+        } else if let Some(mode) = mode.strip_prefix("events:") {
+            kill_events::child(dir, mode)?;
+        } else {
+            kill::child(dir.as_ref(), mode)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     let Some(campaign) = args.campaign else { return Ok(ExitCode::from(2)) };
-    let report = run(campaign, &args)?;
-    let attempts = report.counts.get("attempts").copied().unwrap_or(0);
+    if matches!(campaign, Campaign::Enospc) && !enospc::enter()? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = run(&campaign.plan(), &args)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -128,46 +175,58 @@ fn main() -> Result<ExitCode, Failure> {
             report.violations,
             if report.controls_caught { "caught" } else { "NOT CAUGHT" }
         );
+        if let Some(undetectable) = report.undetectable {
+            println!("undetectable: {undetectable}");
+        }
         for (what, count) in &report.counts {
             println!("  {what}: {count}");
         }
     }
-    if attempts < args.floor {
-        eprintln!("{} attempts prove nothing: at least {} are asked for", attempts, args.floor);
+    if report.cases < args.floor {
+        eprintln!("{}: {} cases are fewer than {}", report.campaign, report.cases, args.floor);
     }
-    let held = report.violations == 0 && report.controls_caught && attempts >= args.floor;
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let sound = report.violations == 0 && report.controls_caught && report.cases >= args.floor;
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run(campaign: Campaign, args: &Args) -> Result<Report, Failure> {
-    let controls_caught = campaign.control(args.seed)?;
+fn run(plan: &Plan, args: &Args) -> Result<Report, Failure> {
     let start = Instant::now();
+    let controls_caught = (plan.control)(args.seed)?;
     let (mut cases, mut violations, mut counts) = (0, 0, BTreeMap::<String, u64>::new());
     let first = args.case.unwrap_or(0);
     for number in first.. {
-        if cases > 0 && (args.case.is_some() || start.elapsed() >= args.budget) {
+        if number > first && (args.case.is_some() || start.elapsed() >= args.budget) {
             break;
         }
-        cases += 1;
         // Each case has a seed of its own, so that it can be replayed without those before it.
         let mut random = Random::new(args.seed.wrapping_mul(1_000_003).wrapping_add(number));
-        let case = campaign.case(&mut random, args.budget.saturating_sub(start.elapsed()))?;
-        for (what, times) in case.counts {
+        let found = (plan.case)(&mut random, args.budget.saturating_sub(start.elapsed()))?;
+        cases += found.cases;
+        for (what, times) in found.counts {
             *counts.entry(what).or_default() += times;
         }
-        for broken in case.broken {
+        for broken in found.broken {
             violations += 1;
-            eprintln!("{}, case {number}: {broken}", campaign.as_str());
+            eprintln!("{}, case {number}: {broken}", plan.name);
             eprintln!(
-                "replay: cargo run --release -p nasnet-benches --features soak --bin soak -- --campaign {} --seed {} \
-                 --case {number}",
-                campaign.as_str(),
-                args.seed
+                "replay: cargo run --release -p nasnet-benches --features soak --bin soak -- --campaign {} \
+                 --seed {} --case {number}",
+                plan.name, args.seed
             );
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Report { campaign: campaign.as_str(), seed: args.seed, cases, violations, controls_caught, seconds, counts })
+    let undetectable = matches!(args.campaign, Some(Campaign::Corruption)).then(corruption::undetectable);
+    Ok(Report {
+        campaign: plan.name,
+        seed: args.seed,
+        cases,
+        violations,
+        controls_caught,
+        seconds,
+        undetectable,
+        counts,
+    })
 }
 
 fn budget(text: &str) -> Result<Duration, String> {

@@ -4,6 +4,7 @@
 //! every lowering of the mark. Entries never hold secrets; what is put into `details` is the caller's responsibility.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteRow;
@@ -27,6 +28,32 @@ const LIST: &str = "
 const MOVE_MARK: &str = "UPDATE audit_retention SET retained_through = MAX(retained_through, ?1)";
 
 const PRUNE: &str = "DELETE FROM audit_log WHERE id <= ?1";
+
+// The newest entry of each category that is beyond a limit: looks at every entry, as retention must.
+const EXCESS: &str = "
+    SELECT category, MAX(id) AS through FROM (
+        SELECT category, id, wall_ms, quality,
+               ROW_NUMBER() OVER newest AS rows,
+               SUM(LENGTH(category) + LENGTH(action) + COALESCE(LENGTH(actor), 0) + COALESCE(LENGTH(target), 0)
+                   + COALESCE(LENGTH(details), 0) + 64) OVER newest AS bytes
+        FROM audit_log
+        WINDOW newest AS (PARTITION BY category ORDER BY id DESC)
+    )
+    WHERE rows > ?1 OR bytes > ?2 OR (quality = 'synced' AND wall_ms < ?3)
+    GROUP BY category";
+
+const PRUNE_CATEGORY: &str = "DELETE FROM audit_log WHERE id <= ?1 AND category = ?2";
+
+/// For the test of the query plans.
+#[cfg(test)]
+pub(super) const STATEMENTS: &[(&str, &str)] = &[
+    ("audit::APPEND", APPEND),
+    ("audit::LIST", LIST),
+    ("audit::MOVE_MARK", MOVE_MARK),
+    ("audit::PRUNE", PRUNE),
+    ("audit::EXCESS", EXCESS),
+    ("audit::PRUNE_CATEGORY", PRUNE_CATEGORY),
+];
 
 /// The category of the entries this crate writes.
 const OWN_CATEGORY: &str = "storage";
@@ -157,6 +184,52 @@ pub async fn prune(conn: &mut SqliteConnection, through: u64, now: &Now) -> Resu
     Ok(removed)
 }
 
+/// What is kept of each category.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditLimits {
+    /// How old an entry may be. Entries written with an unsynced clock have no age.
+    pub age: Duration,
+    /// How many entries.
+    pub rows: u32,
+    /// How many bytes of text, with 64 for the rest of each entry.
+    pub bytes: u32,
+}
+
+impl Default for AuditLimits {
+    /// Thirty days, 10,000 entries and 2 MB.
+    fn default() -> Self {
+        Self { age: Duration::from_secs(30 * 86_400), rows: 10_000, bytes: 2_000_000 }
+    }
+}
+
+/// Removes the entries of each category that are beyond its limits and appends how many they were; returns that number.
+/// With an unsynced clock nothing is too old.
+///
+/// # Errors
+/// An error of the database.
+pub async fn retain(conn: &mut SqliteConnection, limits: &AuditLimits, now: &Now) -> Result<u64, Error> {
+    let age_ms = i64::try_from(limits.age.as_millis()).unwrap_or(i64::MAX);
+    let cut_off = match now.quality {
+        ClockQuality::Synced => now.wall_ms.saturating_sub(age_ms),
+        ClockQuality::Unsynced => i64::MIN,
+    };
+    let excess: Vec<(String, i64)> =
+        sqlx::query_as(EXCESS).bind(limits.rows).bind(limits.bytes).bind(cut_off).fetch_all(&mut *conn).await?;
+    let Some(through) = excess.iter().map(|(_, through)| *through).max() else { return Ok(0) };
+    sqlx::query(MOVE_MARK).bind(through).execute(&mut *conn).await?;
+    let mut removed = serde_json::Map::new();
+    let mut total = 0;
+    for (category, through) in excess {
+        let done = sqlx::query(PRUNE_CATEGORY).bind(through).bind(&category).execute(&mut *conn).await?;
+        total += done.rows_affected();
+        removed.insert(category, done.rows_affected().into());
+    }
+    let entry = AuditEntry::new(OWN_CATEGORY, "audit.pruned")
+        .details(json!({ "removed": removed, "retained_through": through }));
+    append_in(conn, &entry, now).await?;
+    Ok(total)
+}
+
 fn decode(row: &SqliteRow) -> Result<AuditRecord, Error> {
     let address = |text: &str| {
         text.parse().map_err(|_| Error::Decode { what: "audit address", detail: format!("{text:?} is none") })
@@ -257,6 +330,35 @@ mod tests {
         assert_eq!(prune(&mut scratch.conn, 6, &now()).await.expect("prune"), 3);
         let ids: Vec<_> = list(&mut scratch.conn, None, 10).await.expect("list").iter().map(|r| r.id).collect();
         assert_eq!(ids, [7], "the trace comes after the newest entry, though that one is gone");
+    }
+
+    #[tokio::test]
+    async fn retention_counts_by_category_and_leaves_the_others_alone() {
+        let mut scratch = Scratch::new().await;
+        let conn = &mut scratch.conn;
+        append_in(conn, &AuditEntry::new("auth", "login"), &now()).await.expect("append");
+        for _ in 0..5 {
+            append_in(conn, &AuditEntry::new("config", "resource.changed"), &now()).await.expect("append");
+        }
+        let limits = AuditLimits { rows: 2, ..AuditLimits::default() };
+        assert_eq!(retain(conn, &limits, &now()).await.expect("retain"), 3);
+        let kept: Vec<_> =
+            list(conn, None, 10).await.expect("list").iter().map(|r| (r.id, r.category.clone())).collect();
+        let kept: Vec<_> = kept.iter().map(|(id, category)| (*id, category.as_str())).collect();
+        assert_eq!(kept, [(7, "storage"), (6, "config"), (5, "config"), (1, "auth")]);
+        assert_eq!(retain(conn, &limits, &now()).await.expect("retain"), 0, "what fits is left and nothing is written");
+
+        let mut later = now();
+        later.wall_ms += 31 * 86_400_000;
+        let unsynced = Now { quality: ClockQuality::Unsynced, ..later };
+        assert_eq!(retain(conn, &AuditLimits::default(), &unsynced).await.expect("retain"), 0);
+        assert_eq!(retain(conn, &AuditLimits::default(), &later).await.expect("retain"), 4);
+        let kept: Vec<_> = list(conn, None, 10).await.expect("list").iter().map(|r| r.id).collect();
+        assert_eq!(kept, [8], "the trace of the removal alone");
+
+        let small = AuditLimits { bytes: 200, ..AuditLimits::default() };
+        append_all(&mut scratch, 9).await;
+        assert_eq!(retain(&mut scratch.conn, &small, &now()).await.expect("retain"), 7);
     }
 
     #[tokio::test]

@@ -1,8 +1,11 @@
 //! Columns and the types they hold: what is read is checked as strictly as what is written.
 
+use std::net::IpAddr;
+
 use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use ulid::Ulid;
 
 use crate::error::Error;
 
@@ -20,6 +23,19 @@ pub(super) fn small<T: TryFrom<i64>>(what: &'static str, value: i64) -> Result<T
 
 pub(super) fn bytes_16(what: &'static str, value: &[u8]) -> Result<[u8; 16], Error> {
     value.try_into().map_err(|_| Error::Decode { what, detail: format!("it has {} bytes instead of 16", value.len()) })
+}
+
+/// The column form of an id.
+pub(super) fn ulid(id: &Ulid) -> Vec<u8> {
+    id.to_bytes().to_vec()
+}
+
+pub(super) fn read_ulid(what: &'static str, value: &[u8]) -> Result<Ulid, Error> {
+    bytes_16(what, value).map(Ulid::from_bytes)
+}
+
+pub(super) fn address(text: &str) -> Result<IpAddr, Error> {
+    text.parse().map_err(|_| Error::Decode { what: "address", detail: format!("{text:?} is none") })
 }
 
 pub(super) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, Error> {

@@ -21,6 +21,11 @@ const RAISE: &str = "
     VALUES (?1, MAX(COALESCE((SELECT value FROM counters WHERE name = ?1), 0), ?2))
     ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE excluded.value > counters.value";
 
+/// For the test of the query plans.
+#[cfg(test)]
+pub(super) const STATEMENTS: &[(&str, &str)] =
+    &[("counters::GET", GET), ("counters::RESERVE", RESERVE), ("counters::RAISE", RAISE)];
+
 /// Returns the largest number given out so far, 0 when there was none.
 ///
 /// # Errors

@@ -7,24 +7,34 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use ulid::Ulid;
 use zeroize::Zeroizing;
 
-use super::audit::{self, AuditEntry, AuditRecord};
+use super::access::{ApiKeys, Sessions, Users};
+use super::audit::{self, AuditEntry, AuditLimits, AuditRecord};
 use super::counters;
+use super::fleet_metrics::{self, DayMetrics, LiveMetric};
+use super::last_use::{self, Used};
+use super::look_up::{Answer, LookUps, Question, Recall};
+use super::marketplace::{self, Feature, FeatureOffer, FeatureState};
 use super::routers::{self, RouterRecord, RouterStatus};
 use super::secrets::{self, SecretInfo};
 use super::settings::{self, Setting};
 use crate::clock::{Clock, Now};
+use crate::connection::Target;
 use crate::database::Database;
 use crate::error::Error;
 use crate::id::{Cause, RouterId};
 use crate::seal::Sealer;
+use crate::ulid_gen::UlidGen;
 
 const COUNTER: Cause = Cause::new("counter");
 const AUDIT: Cause = Cause::new("audit");
 const REGISTRY: Cause = Cause::new("registry");
 const SECRET: Cause = Cause::new("secret");
 const SETTING: Cause = Cause::new("setting");
+const FEATURE: Cause = Cause::new("marketplace");
+const METRICS: Cause = Cause::new("fleet-metrics");
 
 /// The system database: always open while its manager is.
 ///
@@ -36,13 +46,77 @@ const SETTING: Cause = Cause::new("setting");
 #[derive(Clone)]
 pub struct SystemDb {
     database: Database,
+    runtime: Database,
+    look_ups: Arc<LookUps>,
     clock: Arc<dyn Clock>,
     sealer: Sealer,
+    ulids: Arc<UlidGen>,
 }
 
 impl SystemDb {
-    pub(crate) fn new(database: Database, clock: Arc<dyn Clock>, sealer: Sealer) -> Self {
-        Self { database, clock, sealer }
+    /// Puts the handle together; `target` is where the system database is.
+    pub(crate) fn new(
+        database: Database,
+        runtime: Database,
+        target: Target,
+        clock: Arc<dyn Clock>,
+        sealer: Sealer,
+        ulids: Arc<UlidGen>,
+    ) -> Self {
+        Self { database, runtime, look_ups: Arc::new(LookUps::new(target)), clock, sealer, ulids }
+    }
+
+    /// Brings what is kept in memory to flash, as far as its meaning changed since it was last.
+    pub(crate) async fn settle(&self) {
+        if let Err(error) = self.write_back_last_use().await {
+            tracing::warn!(%error, "writing back the last uses failed");
+        }
+        if let Err(error) = self.fleet_metrics().save_day().await {
+            tracing::warn!(%error, "saving the metrics of the day failed");
+        }
+    }
+
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        self.look_ups.close().await;
+        self.database.close().await
+    }
+
+    /// Writes back the sessions and keys whose last use is of another day than the one on flash; returns how many.
+    ///
+    /// # Errors
+    /// Those of a write.
+    pub async fn write_back_last_use(&self) -> Result<u64, Error> {
+        last_use::write_back(&self.database, &self.runtime).await
+    }
+
+    /// Returns how many token and setting look-ups were answered from memory.
+    pub fn cache_hits(&self) -> u64 {
+        self.look_ups.hits()
+    }
+
+    /// Returns the users.
+    pub fn users(&self) -> Users<'_> {
+        Users(self)
+    }
+
+    /// Returns the sessions.
+    pub fn sessions(&self) -> Sessions<'_> {
+        Sessions(self)
+    }
+
+    /// Returns the API keys.
+    pub fn api_keys(&self) -> ApiKeys<'_> {
+        ApiKeys(self)
+    }
+
+    /// Returns the features of the marketplace.
+    pub fn marketplace(&self) -> Marketplace<'_> {
+        Marketplace(self)
+    }
+
+    /// Returns the metrics of the fleet.
+    pub fn fleet_metrics(&self) -> FleetMetrics<'_> {
+        FleetMetrics(self)
     }
 
     /// Returns the numbers that only grow.
@@ -70,8 +144,31 @@ impl SystemDb {
         Settings(self)
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         self.clock.now()
+    }
+
+    pub(super) fn next_id(&self) -> Ulid {
+        self.ulids.next(&self.now())
+    }
+
+    pub(super) fn runtime(&self) -> &Database {
+        &self.runtime
+    }
+
+    pub(super) fn look_ups(&self) -> &LookUps {
+        &self.look_ups
+    }
+
+    /// Notes a use; one that cannot be noted is no reason to refuse whoever came.
+    pub(super) async fn note_use(&self, used: Used) {
+        let wall_ms = self.now().wall_ms;
+        if !self.runtime.is_read_only()
+            && self.look_ups.worth_noting(used, wall_ms)
+            && let Err(error) = last_use::note(&self.runtime, used, wall_ms).await
+        {
+            tracing::warn!(%error, "noting the use of a token failed");
+        }
     }
 }
 
@@ -143,6 +240,15 @@ impl AuditLog<'_> {
     /// As [`audit::list`].
     pub async fn list(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditRecord>, Error> {
         self.0.read(AUDIT, move |conn| Box::pin(async move { audit::list(conn, before, limit).await })).await
+    }
+
+    /// Removes what is beyond the limits of each category; returns how many entries that were.
+    ///
+    /// # Errors
+    /// As [`audit::retain`].
+    pub async fn retain(&self, limits: AuditLimits) -> Result<u64, Error> {
+        let now = self.0.now();
+        self.0.write(AUDIT, move |conn| Box::pin(async move { audit::retain(conn, &limits, &now).await })).await
     }
 }
 
@@ -303,7 +409,20 @@ impl Settings<'_> {
     /// As [`settings::get`].
     pub async fn get(&self, category: &str, key: &str) -> Result<Option<Setting>, Error> {
         let (category, key) = (category.to_owned(), key.to_owned());
-        self.0.read(SETTING, move |conn| Box::pin(async move { settings::get(conn, &category, &key).await })).await
+        let question = Question::Setting(category.clone(), key.clone());
+        let version = match self.0.look_ups().recall(&question).await? {
+            Recall::Known(Answer::Setting(setting)) => return Ok(setting),
+            Recall::Known(_) => None,
+            Recall::Ask { version } => Some(version),
+        };
+        let setting: Option<Setting> = self
+            .0
+            .read(SETTING, move |conn| Box::pin(async move { settings::get(conn, &category, &key).await }))
+            .await?;
+        if let Some(version) = version {
+            self.0.look_ups().remember(version, question, Answer::Setting(setting.clone()));
+        }
+        Ok(setting)
     }
 
     /// Returns the settings of a category, by key.
@@ -342,5 +461,122 @@ impl Settings<'_> {
     pub async fn remove(&self, category: &str, key: &str) -> Result<bool, Error> {
         let (category, key) = (category.to_owned(), key.to_owned());
         self.0.write(SETTING, move |conn| Box::pin(async move { settings::remove(conn, &category, &key).await })).await
+    }
+}
+
+/// The features of the marketplace; see [`marketplace`].
+#[derive(Debug, Clone, Copy)]
+pub struct Marketplace<'a>(&'a SystemDb);
+
+impl Marketplace<'_> {
+    /// Returns a feature.
+    ///
+    /// # Errors
+    /// As [`marketplace::get`].
+    pub async fn get(&self, id: &str) -> Result<Option<Feature>, Error> {
+        let id = id.to_owned();
+        self.0.read(FEATURE, move |conn| Box::pin(async move { marketplace::get(conn, &id).await })).await
+    }
+
+    /// Returns up to `limit` features by id, those after the id `after`; the empty id starts at the beginning.
+    ///
+    /// # Errors
+    /// As [`marketplace::list`].
+    pub async fn list(&self, after: &str, limit: u32) -> Result<Vec<Feature>, Error> {
+        let after = after.to_owned();
+        self.0.read(FEATURE, move |conn| Box::pin(async move { marketplace::list(conn, &after, limit).await })).await
+    }
+
+    /// Stores an offer; a known feature keeps its state.
+    ///
+    /// # Errors
+    /// As [`marketplace::put`].
+    pub async fn put(&self, offer: FeatureOffer) -> Result<(), Error> {
+        let now = self.0.now();
+        self.0.write(FEATURE, move |conn| Box::pin(async move { marketplace::put(conn, &offer, &now).await })).await
+    }
+
+    /// Moves a feature from one state to another; returns whether it was in the first.
+    ///
+    /// # Errors
+    /// As [`marketplace::set_state`].
+    pub async fn set_state(&self, id: &str, from: FeatureState, to: FeatureState) -> Result<bool, Error> {
+        let (id, now) = (id.to_owned(), self.0.now());
+        self.0
+            .write(FEATURE, move |conn| {
+                Box::pin(async move { marketplace::set_state(conn, &id, from, to, &now).await })
+            })
+            .await
+    }
+
+    /// Removes a feature; returns whether there was one.
+    ///
+    /// # Errors
+    /// As [`marketplace::remove`].
+    pub async fn remove(&self, id: &str) -> Result<bool, Error> {
+        let id = id.to_owned();
+        self.0.write(FEATURE, move |conn| Box::pin(async move { marketplace::remove(conn, &id).await })).await
+    }
+}
+
+/// The metrics of the fleet; see [`fleet_metrics`].
+#[derive(Debug, Clone, Copy)]
+pub struct FleetMetrics<'a>(&'a SystemDb);
+
+impl FleetMetrics<'_> {
+    /// Records values of a router, in memory.
+    ///
+    /// # Errors
+    /// As [`fleet_metrics::record`].
+    pub async fn record(&self, router: &RouterId, values: Vec<(String, i64)>) -> Result<(), Error> {
+        let (router, now) = (router.clone(), self.0.now());
+        self.0
+            .runtime
+            .write(METRICS, move |conn| {
+                Box::pin(async move { fleet_metrics::record(conn, &router, &values, &now).await })
+            })
+            .await
+    }
+
+    /// Returns the last values, by router and metric.
+    ///
+    /// # Errors
+    /// As [`fleet_metrics::live`].
+    pub async fn live(&self) -> Result<Vec<LiveMetric>, Error> {
+        self.0.runtime.read(METRICS, |conn| Box::pin(fleet_metrics::live(conn))).await
+    }
+
+    /// Forgets the values of a router that left the fleet.
+    ///
+    /// # Errors
+    /// As [`fleet_metrics::forget`].
+    pub async fn forget(&self, router: &RouterId) -> Result<(), Error> {
+        let router = router.clone();
+        self.0
+            .runtime
+            .write(METRICS, move |conn| Box::pin(async move { fleet_metrics::forget(conn, &router).await }))
+            .await
+    }
+
+    /// Saves the sums of today on flash, unless they are there; returns whether that wrote anything. A fleet without
+    /// any value saves nothing.
+    ///
+    /// # Errors
+    /// As [`fleet_metrics::save_day`].
+    pub async fn save_day(&self) -> Result<bool, Error> {
+        let live = self.live().await?;
+        if live.is_empty() {
+            return Ok(false);
+        }
+        let day = fleet_metrics::sum_up(&live, &self.0.now());
+        self.0.write(METRICS, move |conn| Box::pin(async move { fleet_metrics::save_day(conn, &day).await })).await
+    }
+
+    /// Returns the newest days, the newest first.
+    ///
+    /// # Errors
+    /// As [`fleet_metrics::days`].
+    pub async fn days(&self, limit: u32) -> Result<Vec<DayMetrics>, Error> {
+        self.0.read(METRICS, move |conn| Box::pin(async move { fleet_metrics::days(conn, limit).await })).await
     }
 }

@@ -48,6 +48,21 @@ const LIST: &str = "
            schema_versions, file_uid, last_backup_ms, created_ms, created_quality, created_boot, updated_ms
     FROM routers ORDER BY id";
 
+/// For the test of the query plans.
+#[cfg(test)]
+pub(super) const STATEMENTS: &[(&str, &str)] = &[
+    ("routers::INSERT", INSERT),
+    ("routers::ACTIVATE", ACTIVATE),
+    ("routers::ABANDON", ABANDON),
+    ("routers::MOVE", MOVE),
+    ("routers::SET_STATUS", SET_STATUS),
+    ("routers::SET_CAPABILITIES", SET_CAPABILITIES),
+    ("routers::SET_DEVICE", SET_DEVICE),
+    ("routers::SET_SCHEMA_VERSIONS", SET_SCHEMA_VERSIONS),
+    ("routers::GET", GET),
+    ("routers::LIST", LIST),
+];
+
 /// What the last contact with a router said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RouterStatus {

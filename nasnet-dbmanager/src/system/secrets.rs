@@ -30,6 +30,11 @@ const REMOVE: &str = "
     UPDATE router_secrets SET sealed = NULL, fingerprint = NULL, updated_ms = ?3
     WHERE router_id = ?1 AND name = ?2 AND sealed IS NOT NULL";
 
+/// For the test of the query plans.
+#[cfg(test)]
+pub(super) const STATEMENTS: &[(&str, &str)] =
+    &[("secrets::GET", GET), ("secrets::LIST", LIST), ("secrets::PUT", PUT), ("secrets::REMOVE", REMOVE)];
+
 /// What may be known of a secret without revealing it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -25,6 +25,11 @@ const PUT: &str = "
 
 const REMOVE: &str = "DELETE FROM global_settings WHERE category = ?1 AND key = ?2";
 
+/// For the test of the query plans.
+#[cfg(test)]
+pub(super) const STATEMENTS: &[(&str, &str)] =
+    &[("settings::GET", GET), ("settings::LIST", LIST), ("settings::PUT", PUT), ("settings::REMOVE", REMOVE)];
+
 /// One stored setting.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

@@ -6,6 +6,8 @@ use std::ptr;
 
 use libsqlite3_sys as ffi;
 
+#[cfg(feature = "fault-injection")]
+use super::fault::hook::Watched;
 use super::meter::{Meter, Part};
 
 /// The file object SQLite holds; the object of the underlying VFS follows it in the same allocation.
@@ -16,6 +18,9 @@ use super::meter::{Meter, Part};
 pub(super) struct MeteredFile {
     base: ffi::sqlite3_file,
     tap: Option<Tap>,
+    /// What faults and records know the file by; files without a name are left alone.
+    #[cfg(feature = "fault-injection")]
+    watched: Option<Watched>,
 }
 
 /// Where the writes of a file are counted.
@@ -34,7 +39,12 @@ pub(super) fn allocation_bytes(underlying: c_int) -> Option<c_int> {
 /// # Safety
 /// `file` must point to an allocation of [`allocation_bytes`] that holds no open file.
 pub(super) unsafe fn prepare(file: *mut ffi::sqlite3_file) {
-    let unopened = MeteredFile { base: ffi::sqlite3_file { pMethods: ptr::null() }, tap: None };
+    let unopened = MeteredFile {
+        base: ffi::sqlite3_file { pMethods: ptr::null() },
+        tap: None,
+        #[cfg(feature = "fault-injection")]
+        watched: None,
+    };
     // SAFETY: the caller hands over an allocation large and aligned enough for both objects, and nothing in it is
     // live, so both may be overwritten.
     unsafe {
@@ -63,6 +73,24 @@ pub(super) unsafe fn complete(file: *mut ffi::sqlite3_file, tap: Option<Tap>) {
             3.. => &METHODS_3,
         };
     }
+}
+
+/// Lets faults and records see the calls of a file.
+///
+/// # Safety
+/// As [`complete`], right after it.
+#[cfg(feature = "fault-injection")]
+pub(super) unsafe fn watch(file: *mut ffi::sqlite3_file, watched: Watched) {
+    // SAFETY: the object was initialised by `prepare`, and no other thread sees the file before `xOpen` returns.
+    unsafe { (*file.cast::<MeteredFile>()).watched = Some(watched) };
+}
+
+/// What faults and records know the file by.
+#[cfg(feature = "fault-injection")]
+fn watched<'a>(file: *mut ffi::sqlite3_file) -> Option<&'a Watched> {
+    // SAFETY: SQLite calls methods only between `xOpen` and `xClose`, when the object is initialised; `watched` does
+    // not change in between, and no caller keeps the reference beyond its call.
+    unsafe { (*file.cast::<MeteredFile>()).watched.as_ref() }
 }
 
 /// The underlying file of an allocation.
@@ -108,31 +136,76 @@ unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     unsafe {
         let metered = &mut *file.cast::<MeteredFile>();
         metered.tap = None;
+        #[cfg(feature = "fault-injection")]
+        {
+            metered.watched = None;
+        }
         metered.base.pMethods = ptr::null();
     }
     result
 }
 
 unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, into: *mut c_void, len: c_int, offset: i64) -> c_int {
+    #[cfg(feature = "fault-injection")]
+    if let Some(code) = watched(file).and_then(Watched::before_read) {
+        return code;
+    }
     forward!(file, ffi::SQLITE_IOERR_READ, xRead(into, len, offset))
 }
 
 unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, from: *const c_void, len: c_int, offset: i64) -> c_int {
+    #[cfg(feature = "fault-injection")]
+    if let Some(code) = before_write(file, from, len, offset) {
+        return code;
+    }
     let result = forward!(file, ffi::SQLITE_IOERR_WRITE, xWrite(from, len, offset));
+    #[cfg(feature = "fault-injection")]
+    if let (Some(watched), ffi::SQLITE_OK) = (watched(file), result) {
+        // SAFETY: SQLite passes a buffer of that many bytes, which lives for the call.
+        let bytes = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), usize::try_from(len).unwrap_or(0)) };
+        watched.wrote(u64::try_from(offset).unwrap_or(0), bytes);
+    }
     count(file, result, |meter, part| {
         meter.wrote(part, u64::try_from(offset).unwrap_or(0), u64::try_from(len).unwrap_or(0));
     });
     result
 }
 
+/// Does what is set up for a write, before it.
+#[cfg(feature = "fault-injection")]
+fn before_write(file: *mut ffi::sqlite3_file, from: *const c_void, len: c_int, offset: i64) -> Option<c_int> {
+    watched(file)?.before_write(usize::try_from(len).unwrap_or(0), |half| {
+        let half = c_int::try_from(half).unwrap_or(0);
+        // Whether even that succeeds makes no difference to a process about to end.
+        let _ = forward!(file, ffi::SQLITE_IOERR_WRITE, xWrite(from, half, offset));
+    })
+}
+
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int {
+    #[cfg(feature = "fault-injection")]
+    if let Some(code) = watched(file).and_then(Watched::before_truncate) {
+        return code;
+    }
     let result = forward!(file, ffi::SQLITE_IOERR_TRUNCATE, xTruncate(size));
+    #[cfg(feature = "fault-injection")]
+    if let (Some(watched), ffi::SQLITE_OK) = (watched(file), result) {
+        watched.truncated(u64::try_from(size).unwrap_or(0));
+    }
     count(file, result, Meter::truncated);
     result
 }
 
 unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
+    #[cfg(feature = "fault-injection")]
+    let begun = match watched(file).map(Watched::before_sync).transpose() {
+        Ok(begun) => begun,
+        Err(code) => return code,
+    };
     let result = forward!(file, ffi::SQLITE_IOERR_FSYNC, xSync(flags));
+    #[cfg(feature = "fault-injection")]
+    if let (Some(watched), Some(begun), ffi::SQLITE_OK) = (watched(file), begun, result) {
+        watched.synced(begun);
+    }
     count(file, result, Meter::synced);
     result
 }

@@ -107,11 +107,24 @@ unsafe extern "C" fn open(
         file::prepare(file);
         file::underlying(file)
     };
+    // SAFETY: the name is the one SQLite passed to this `xOpen`.
+    #[cfg(feature = "fault-injection")]
+    let path = unsafe { path_of(name) };
+    #[cfg(feature = "fault-injection")]
+    let existed = match path.as_deref().map(super::fault::hook::before_open).transpose() {
+        Ok(existed) => existed.unwrap_or(true),
+        Err(code) => return code,
+    };
     let result = forward!(vfs, ffi::SQLITE_CANTOPEN, xOpen(name, underlying, flags, out_flags));
     // SAFETY: the name is the one SQLite passed to this `xOpen`, together with its flags.
     let tap = unsafe { tap_for(name, flags) };
     // SAFETY: `prepare` ran above, and the underlying `xOpen` after it.
     unsafe { file::complete(file, tap) };
+    #[cfg(feature = "fault-injection")]
+    if let (Some(path), ffi::SQLITE_OK) = (path, result) {
+        // SAFETY: `complete` ran right above.
+        unsafe { file::watch(file, super::fault::hook::Watched::opened(path, existed, flags)) };
+    }
     result
 }
 
@@ -139,8 +152,34 @@ unsafe fn tap_for(name: ffi::sqlite3_filename, flags: c_int) -> Option<Tap> {
     Some(Tap { meter: Meter::named(path), part })
 }
 
+/// The path of a file name given to the VFS; `None` for a temporary file.
+///
+/// # Safety
+/// `name` must be null or a null-terminated string.
+#[cfg(feature = "fault-injection")]
+unsafe fn path_of(name: *const c_char) -> Option<PathBuf> {
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: it is a null-terminated string, by the contract of this function.
+    let name = unsafe { CStr::from_ptr(name) };
+    Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
+}
+
 unsafe extern "C" fn delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, sync_directory: c_int) -> c_int {
-    forward!(vfs, ffi::SQLITE_IOERR_DELETE, xDelete(name, sync_directory))
+    // SAFETY: SQLite passes a null-terminated name to `xDelete`.
+    #[cfg(feature = "fault-injection")]
+    let path = unsafe { path_of(name) };
+    #[cfg(feature = "fault-injection")]
+    if let Some(code) = path.as_deref().and_then(super::fault::hook::before_delete) {
+        return code;
+    }
+    let result = forward!(vfs, ffi::SQLITE_IOERR_DELETE, xDelete(name, sync_directory));
+    #[cfg(feature = "fault-injection")]
+    if let (Some(path), ffi::SQLITE_OK) = (path, result) {
+        super::fault::hook::deleted(&path, sync_directory != 0);
+    }
+    result
 }
 
 unsafe extern "C" fn access(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, flags: c_int, out: *mut c_int) -> c_int {

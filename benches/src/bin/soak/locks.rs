@@ -23,7 +23,7 @@ use nasnet_locking::{LockFilter, LockKey, LockManager, LockOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 
-use crate::{Case, Failure};
+use crate::{Failure, Found};
 use worker::{Line, Mode, Tally};
 
 const PROCESSES: usize = 4;
@@ -39,7 +39,7 @@ pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
         for life in 0..CONTROL_LIVES {
             let place = Place::new(None)?;
             let mut random = Random::new(seed.wrapping_add(life));
-            let mut case = Case::default();
+            let mut case = Found::default();
             live(&place, &mut random, mode, Duration::from_secs(3), &mut case)?;
             check_rows(&place, &mut case)?;
             caught = case.counts.get("stale_writes_committed").is_some_and(|count| *count > 0);
@@ -55,9 +55,9 @@ pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
 }
 
 /// Runs one data directory through two lives, with an empty run directory in between.
-pub(crate) fn case(random: &mut Random, left: Duration) -> Result<Case, Failure> {
+pub(crate) fn case(random: &mut Random, left: Duration) -> Result<Found, Failure> {
     let place = Place::new(None)?;
-    let mut case = Case::default();
+    let mut case = Found::default();
     let mut highest = 0;
     let length = LIFE.min(left / 2).max(Duration::from_secs(2));
     for life in 0..2 {
@@ -137,7 +137,7 @@ fn live(
     random: &mut Random,
     mode: Mode,
     length: Duration,
-    case: &mut Case,
+    case: &mut Found,
 ) -> Result<Vec<u64>, Failure> {
     let runtime = Runtime::new()?;
     let (db, _) = runtime.block_on(worker::open(
@@ -184,7 +184,11 @@ fn live(
     })?;
     case.broken.extend(total.surprises.iter().take(5).map(|what| format!("a surprising answer: {what}")));
     for (what, count) in total.counts {
-        case.count(&what, count);
+        if what == "attempts" {
+            case.cases += count;
+        } else {
+            case.count(&what, count);
+        }
     }
     let mut tokens = total.tokens;
     let granted = tokens.len();
@@ -218,7 +222,7 @@ async fn outlive(locks: &LockManager, session: &str) -> Result<bool, Failure> {
 }
 
 /// Counts the stale writes among what was committed.
-fn check_rows(place: &Place, case: &mut Case) -> Result<(), Failure> {
+fn check_rows(place: &Place, case: &mut Found) -> Result<(), Failure> {
     Runtime::new()?.block_on(async {
         let clock = Arc::new(SystemClock::new());
         let (db, id) = worker::open(&place.disk.path().join("data"), place.tmpfs.path(), clock).await?;

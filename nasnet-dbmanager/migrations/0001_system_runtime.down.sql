@@ -1,0 +1,2 @@
+DROP TABLE fleet_metrics_live;
+DROP TABLE last_use;

@@ -1,0 +1,4 @@
+DROP TABLE backups;
+DROP TABLE set_aside;
+DROP TABLE retired_routers;
+DROP TABLE router_intents;

@@ -1,0 +1,255 @@
+//! The system database from a backup, while nobody has the fleet open.
+//!
+//! An older registry and older counters would do harm, so both are brought up to what is on disk before the restored
+//! file takes the place of the present one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sqlx::{Connection, SqliteConnection};
+
+use crate::backup::copy::{self, Scratch};
+use crate::backup::{self, names_in};
+use crate::clock::Now;
+use crate::connection::{Guarded, Role, Target, check_version};
+use crate::custody;
+use crate::error::Error;
+use crate::file_lock::FileLock;
+use crate::fleet_files::FleetFiles;
+use crate::high_water;
+use crate::home::Home;
+use crate::id::{RouterId, Scope};
+use crate::layout;
+use crate::manager::DbManager;
+use crate::manifest::{self, Manifest, Which};
+use crate::meta;
+use crate::options::Options;
+use crate::schema::FileKind;
+use crate::system::audit::{self, AuditEntry};
+use crate::system::routers::{self, Lifecycle, NewRouter};
+use crate::system::{counters, schema_sets};
+use crate::ulid_gen::UlidGen;
+
+/// How far each counter is moved beyond everything known to be in use: what was reserved as a block and never written
+/// anywhere is among it.
+const BLOCK: u64 = 1024;
+
+/// How many replaced system databases are kept: nothing lists them, since what would is the system database.
+const SAFETY_KEPT: usize = 2;
+
+/// What restoring the system database did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SystemRestored {
+    /// When the backup was made, wall clock.
+    pub backup_ms: i64,
+    /// The directory with what was replaced; `None` when nothing was there.
+    pub safety: Option<PathBuf>,
+    /// The value of each counter now.
+    pub counters: BTreeMap<String, u64>,
+    /// The routers that have a database and were not in the backup; they are registered again, under their id alone.
+    pub adopted: Vec<RouterId>,
+    /// The routers that are registered and have no database.
+    pub missing: Vec<RouterId>,
+}
+
+impl DbManager {
+    /// Restores the system database of a fleet that nobody has open, this process included.
+    ///
+    /// What is there is kept. Every counter goes on beyond the largest value found in the backup, in what is replaced,
+    /// in the run directory and in the routers (`Options::high_waters`), by a block. The registry is compared with the
+    /// directories of the routers.
+    ///
+    /// # Errors
+    /// With nothing changed: [`Error::BackupOfAnotherFleet`], [`Error::BadBackup`], [`Error::SchemaTooNew`],
+    /// [`Error::InUse`], [`Error::NoSpace`], and those of entering the data directory.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or a crash, leaves either the present or the restored database in place, whole.
+    pub async fn restore_system(options: &Options, manifest: &Manifest) -> Result<SystemRestored, Error> {
+        check_version().await?;
+        let now = options.clock.now();
+        let home = Home::enter_existing(options).await?;
+        let mut sets = schema_sets();
+        sets.extend(options.schemas.iter().cloned());
+        let files = FleetFiles::new(home.layout.clone(), home.marker.fleet_id, sets, options.clone());
+        manifest.check_fleet(home.marker.fleet_id)?;
+        let file = manifest.file(&Scope::System).ok_or_else(|| Error::BadBackup {
+            path: manifest.dir.clone(),
+            detail: "it does not hold the system database".to_owned(),
+        })?;
+        let spec = files.single(FileKind::System, home.marker.system_uid());
+        let _alone = FileLock::exclusive(&spec.lock, options.lock_timeout).await?;
+
+        let name = manifest::directory_name(&Which::System, UlidGen::new(None).next(&now));
+        let place = files.layout().safety(&name);
+        layout::create_dir(&place)?;
+        let built = place.join("system.db");
+        let made = async {
+            let any_uid = files.single(FileKind::System, None);
+            let scratch = Scratch::new(&files.layout().run_dir);
+            backup::unpack_checked(&manifest.path_of(&Scope::System), scratch.path(), file, &any_uid).await?;
+            copy::put(scratch.path(), &built).await?;
+            // The uid in the marker of the data directory stays the one of its system database.
+            copy::make_usable(&built, home.marker.system_uid().unwrap_or_default()).await?;
+            let present = present_counters(&spec.target).await;
+            let target = Target { path: built.clone(), ..spec.target.clone() };
+            catch_up(&files, &target, present, manifest, now).await
+        }
+        .await;
+        let restored = match made {
+            Ok(restored) => restored,
+            Err(error) => {
+                layout::remove_tree(&place)?;
+                return Err(error);
+            }
+        };
+        let safety = put_in_place(&spec.target.path, &built, &place)?.then(|| place.clone());
+        let names = names_in(&files.layout().data_dir.join("safety"))?;
+        for name in manifest::beyond(&Which::System, names.iter().map(String::as_str), SAFETY_KEPT) {
+            layout::remove_tree(&files.layout().safety(name))?;
+        }
+        Ok(SystemRestored { safety, ..restored })
+    }
+}
+
+/// Reads the counters of the present file, and moves its log into it if it can be: a log must not stay beside another
+/// file. A file that cannot be read has none.
+async fn present_counters(target: &Target) -> BTreeMap<String, u64> {
+    if layout::size_of(&target.path).unwrap_or(0) == 0 {
+        return BTreeMap::new();
+    }
+    let Ok(mut guarded) = target.connect(Role::Writer).await else { return BTreeMap::new() };
+    let counters = all_counters(&mut guarded.conn).await.unwrap_or_default();
+    guarded.close().await.ok();
+    counters
+}
+
+async fn all_counters(conn: &mut SqliteConnection) -> Result<BTreeMap<String, u64>, Error> {
+    let rows: Vec<(String, i64)> = sqlx::query_as("SELECT name, value FROM counters").fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|(name, value)| (name, u64::try_from(value).unwrap_or(0))).collect())
+}
+
+/// Brings a restored database up to what is on disk.
+async fn catch_up(
+    files: &FleetFiles,
+    target: &Target,
+    mut found: BTreeMap<String, u64>,
+    manifest: &Manifest,
+    now: Now,
+) -> Result<SystemRestored, Error> {
+    let mut note = |numbers: Vec<(&'static str, u64)>| {
+        for (counter, number) in numbers {
+            let known = found.entry(counter.to_owned()).or_default();
+            *known = (*known).max(number);
+        }
+    };
+    let high_waters = &files.options().high_waters;
+    for kind in [FileKind::Hot, FileKind::Runtime, FileKind::Locks] {
+        let path = files.layout().single(kind);
+        if layout::size_of(&path)? > 0 {
+            // A file in memory that cannot be read dies with the boot anyway; its numbers are in the routers too.
+            note(high_water::in_file(high_waters, &path, kind).await.unwrap_or_default());
+        }
+    }
+    let mut on_disk = BTreeMap::new();
+    for (id, path) in router_files(files)? {
+        let spec = files.router(&id, None);
+        let Ok(mut guarded) = spec.target.connect(Role::Writer).await else { continue };
+        let uid = meta::verify(&mut guarded.conn, &path, &spec.identity).await;
+        guarded.close().await.ok();
+        if let Ok(uid) = uid {
+            note(high_water::in_file(high_waters, &path, FileKind::Router).await.unwrap_or_default());
+            on_disk.insert(id, uid);
+        }
+    }
+    let mut guarded = target.connect(Role::Writer).await?;
+    let caught_up = note_all(&mut guarded, files, &found, &on_disk, manifest, now).await;
+    let closed = guarded.close().await;
+    let restored = caught_up?;
+    closed?;
+    layout::sync(&target.path)?;
+    Ok(restored)
+}
+
+fn router_files(files: &FleetFiles) -> Result<Vec<(RouterId, PathBuf)>, Error> {
+    let names = names_in(&files.layout().routers())?;
+    let ids = names.iter().filter_map(|name| RouterId::parse(name).ok());
+    Ok(ids.map(|id| (id.clone(), files.layout().router(&id))).filter(|(_, path)| path.is_file()).collect())
+}
+
+async fn note_all(
+    guarded: &mut Guarded,
+    files: &FleetFiles,
+    found: &BTreeMap<String, u64>,
+    on_disk: &BTreeMap<RouterId, [u8; 16]>,
+    manifest: &Manifest,
+    now: Now,
+) -> Result<SystemRestored, Error> {
+    let mut tx = guarded.conn.begin_with("BEGIN IMMEDIATE").await?;
+    let mut values = all_counters(&mut tx).await?;
+    for (name, value) in found {
+        let known = values.entry(name.clone()).or_default();
+        *known = (*known).max(*value);
+    }
+    for (name, value) in &mut values {
+        *value = value.saturating_add(BLOCK).min(i64::MAX.unsigned_abs());
+        counters::raise(&mut tx, name, *value).await?;
+    }
+    let registered = routers::list(&mut tx).await?;
+    let (mut adopted, mut missing) = (Vec::new(), Vec::new());
+    for (id, uid) in on_disk {
+        if !registered.iter().any(|record| record.id == *id) {
+            routers::insert(&mut tx, &NewRouter::new(id.clone()), &now).await?;
+            adopted.push(id.clone());
+        }
+        custody::settle(&mut tx, id, Lifecycle::Active, Some(*uid), &now).await?;
+    }
+    for record in registered.iter().filter(|record| !on_disk.contains_key(&record.id)) {
+        // A creation that was under way is carried out by the next open.
+        if record.lifecycle == Lifecycle::Provisioning {
+            continue;
+        }
+        if files.layout().retired(&record.id).is_dir() {
+            custody::settle(&mut tx, &record.id, Lifecycle::Retired, None, &now).await?;
+        } else {
+            missing.push(record.id.clone());
+        }
+    }
+    // Moves that were under way when the backup was made are over, one way or the other.
+    for intent in custody::intents(&mut tx).await? {
+        custody::end(&mut tx, &intent.id).await?;
+    }
+    let entry = AuditEntry::new("storage", "system.restored")
+        .details(serde_json::json!({ "backup": manifest.id, "adopted": adopted.len(), "missing": missing.len() }));
+    audit::append_in(&mut tx, &entry, &now).await?;
+    tx.commit().await?;
+    Ok(SystemRestored { backup_ms: manifest.created_ms, safety: None, counters: values, adopted, missing })
+}
+
+/// Makes the built and the present file change places; tells whether there was a present one.
+fn put_in_place(live: &Path, built: &Path, place: &Path) -> Result<bool, Error> {
+    // What is left of a log belongs to a file that could not be opened: it goes with it.
+    for suffix in ["-wal", "-shm"] {
+        let beside = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        if beside(live).exists() {
+            layout::rename_new(&beside(live), &beside(built))?;
+        }
+    }
+    let replaced = live.exists();
+    if replaced {
+        layout::exchange(built, live)?;
+    } else if !layout::rename_new(built, live)? {
+        return Err(Error::WrongDatabase { path: live.to_owned(), detail: "something has its place".to_owned() });
+    }
+    layout::sync(place)?;
+    live.parent().map_or(Ok(()), layout::sync)?;
+    if !replaced {
+        layout::remove_tree(place)?;
+    }
+    Ok(replaced)
+}
