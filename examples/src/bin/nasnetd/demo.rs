@@ -8,6 +8,7 @@ mod drift;
 mod fencing;
 mod history;
 mod import;
+mod loss;
 mod lost_reply;
 mod reveal;
 mod router;
@@ -147,7 +148,7 @@ impl Demo {
     async fn steps(&mut self) {
         macro_rules! step {
             ($number:literal, $title:literal, $step:path) => {{
-                progress(&format!("[{}/9] {}", $number, $title));
+                progress(&format!("[{}/10] {}", $number, $title));
                 let started = Instant::now();
                 let mut checks = Checks::default();
                 let result = $step(self, &mut checks).await;
@@ -162,7 +163,8 @@ impl Demo {
         step!(6, "stale holder fenced out", fencing::step);
         step!(7, "events moved from tmpfs to flash to archive", tiers::step);
         step!(8, "history asked", history::step);
-        step!(9, "secrets looked for, figures taken", reveal::step);
+        step!(9, "one router lost and restored, the other goes on", loss::step);
+        step!(10, "secrets looked for, figures taken", reveal::step);
     }
 
     fn finish_step(
@@ -226,7 +228,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
     };
     demo.steps().await;
     let (mut summary, closed) = demo.close().await;
-    summary.ok = closed.is_ok() && summary.steps.len() == 9 && summary.steps.iter().all(|step| step.ok);
+    summary.ok = closed.is_ok() && summary.steps.len() == 10 && summary.steps.iter().all(|step| step.ok);
     summary.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if let Err(Failure(why)) = closed {
         return crate::fail(1, &format!("shutdown failed: {why}"));
