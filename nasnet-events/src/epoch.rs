@@ -9,7 +9,7 @@ use crate::position::Position;
 use crate::warm::segment;
 
 const OPEN: Cause = Cause::new("event-epoch");
-const COUNTER: &str = "event_epoch";
+pub(crate) const COUNTER: &str = "event_epoch";
 /// Past incarnations looked at when the record of their endings is missing.
 const UNRECORDED_MAX: u32 = 16;
 

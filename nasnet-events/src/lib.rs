@@ -57,6 +57,6 @@ pub use options::{ColdOptions, ColdPolicy, EventOptions};
 pub use position::Position;
 pub use query::Query;
 pub use receipt::{Achieved, Receipt};
-pub use schema::schema_sets;
+pub use schema::{high_waters, schema_sets};
 pub use status::{Held, ScopeStatus, Status};
 pub use store::EventStore;

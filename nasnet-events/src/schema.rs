@@ -1,6 +1,6 @@
 //! The tables this crate keeps in each kind of file.
 
-use nasnet_dbmanager::{FileKind, Migration, SchemaSet};
+use nasnet_dbmanager::{FileKind, HighWater, Migration, SchemaSet};
 
 const NAME: &str = "events";
 
@@ -40,4 +40,20 @@ pub fn schema_sets() -> Vec<SchemaSet> {
         SchemaSet::new(NAME, FileKind::System, vec![warm(), epochs()]),
         SchemaSet::new(NAME, FileKind::Router, vec![warm()]),
     ]
+}
+
+/// Returns where epochs are in use, for `Options::high_waters`: an older `system.db` that is restored must not begin an
+/// epoch that stored events already have.
+#[must_use]
+pub fn high_waters() -> Vec<HighWater> {
+    let warm = |file, table, sql| HighWater { counter: crate::epoch::COUNTER, file, table, sql };
+    [FileKind::System, FileKind::Router]
+        .into_iter()
+        .flat_map(|file| {
+            [
+                warm(file, "event_rows", "SELECT MAX(pos) >> 40 FROM event_rows"),
+                warm(file, "event_segments", "SELECT MAX(last_pos) >> 40 FROM event_segments"),
+            ]
+        })
+        .collect()
 }

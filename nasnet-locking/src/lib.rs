@@ -29,5 +29,5 @@ pub use manager::{LockManager, LockOptions, TOKEN_BLOCK, TOKEN_COUNTER};
 pub use operator::{BrokenLease, Inspection, LockFilter, LockView};
 pub use policy::{LockPolicy, Locking, Reach};
 pub use request::{AcquireRequest, Renew, Wait};
-pub use schema::schema_sets;
+pub use schema::{high_waters, schema_sets};
 pub use token::FencingToken;

@@ -1,6 +1,8 @@
 //! The tables of this crate, by the kind of file they live in.
 
-use nasnet_dbmanager::{FileKind, Migration, SchemaSet};
+use nasnet_dbmanager::{FileKind, HighWater, Migration, SchemaSet};
+
+use crate::manager::TOKEN_COUNTER;
 
 /// Returns the schema sets to hand to [`nasnet_dbmanager::Options`]: leases in `locks.db`, fences in the system and the
 /// router databases.
@@ -25,4 +27,12 @@ pub fn schema_sets() -> Vec<SchemaSet> {
         SchemaSet::new("locking", FileKind::System, fence()),
         SchemaSet::new("locking", FileKind::Router, fence()),
     ]
+}
+
+/// Returns where fencing tokens are in use, for `Options::high_waters`: a restored database must never see a token of
+/// its future handed out again.
+#[must_use]
+pub fn high_waters() -> Vec<HighWater> {
+    let fence = |file| HighWater { counter: TOKEN_COUNTER, file, table: "fence", sql: "SELECT MAX(token) FROM fence" };
+    vec![fence(FileKind::System), fence(FileKind::Router)]
 }

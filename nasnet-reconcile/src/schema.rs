@@ -1,6 +1,6 @@
 //! The tables of this crate and of those below, put together for the database manager.
 
-use nasnet_dbmanager::{FileKind, Migration, SchemaSet};
+use nasnet_dbmanager::{FileKind, HighWater, Migration, SchemaSet};
 use nasnet_state::MigrationText;
 
 /// Returns the schema sets of the whole engine: resources, events, locks and the journal.
@@ -21,6 +21,12 @@ pub fn schema_sets() -> Vec<SchemaSet> {
     sets.extend(nasnet_events::schema_sets());
     sets.extend(nasnet_locking::schema_sets());
     sets
+}
+
+/// Returns where the numbers of the counters are in use, for
+/// [`Options::high_waters`](nasnet_dbmanager::Options::high_waters): restoring raises the counters past them.
+pub fn high_waters() -> Vec<HighWater> {
+    [nasnet_events::high_waters(), nasnet_locking::high_waters()].concat()
 }
 
 fn adapted(migrations: &[MigrationText]) -> Vec<Migration> {

@@ -113,6 +113,7 @@ impl Demo {
         let router = Router::start(args).await?;
         let mut options = Options::new(&args.data).schemas(schema_sets());
         options.run_dir.clone_from(&args.run);
+        options.high_waters = nasnet_reconcile::high_waters();
         let manager = DbManager::open(options).await.map_err(|error| bad(&error))?;
         let router_id: RouterId = ROUTER.parse().map_err(|error| bad(&error))?;
         // A database that cannot be used is found before anything is written to the others.
