@@ -76,6 +76,8 @@ pub(crate) enum HoldWhen {
     Returned,
     /// Now: it is damaged, and its handles get [`Error::Closed`] from here on.
     Now,
+    /// As `Now`, unless what is open is another file than the one with this uid, which was found damaged.
+    Damaged([u8; 16]),
 }
 
 /// Keeps one entry from being closed while it lives.
@@ -113,6 +115,8 @@ enum HoldStep {
     Have(Held),
     Close(Held, Database),
     Wait,
+    /// Another file than the one to be closed is open.
+    Other,
 }
 
 impl OpenSet {
@@ -261,13 +265,24 @@ impl OpenSet {
     /// # Errors
     /// [`Error::InUse`] when a handle was not returned in time; the database then stays open.
     pub(crate) async fn hold(self: &Arc<Self>, id: &RouterId, when: HoldWhen, lock: &Path) -> Result<Held, Error> {
+        self.try_hold(id, when, lock).await?.ok_or_else(|| Error::InUse { path: lock.to_owned() })
+    }
+
+    /// As [`OpenSet::hold`]; `None` when another file than the one to be closed is open, which is left alone.
+    pub(crate) async fn try_hold(
+        self: &Arc<Self>,
+        id: &RouterId,
+        when: HoldWhen,
+        lock: &Path,
+    ) -> Result<Option<Held>, Error> {
         let end = Instant::now() + self.lease_timeout;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             match self.step_to_hold(id, when)? {
-                HoldStep::Have(held) => return Ok(held),
+                HoldStep::Have(held) => return Ok(Some(held)),
+                HoldStep::Other => return Ok(None),
                 HoldStep::Close(held, database) => {
                     // In a task of its own, so that a caller who stops waiting does not stop it half-way.
                     let closing = tokio::spawn(async move {
@@ -278,7 +293,7 @@ impl OpenSet {
                         }
                         held
                     });
-                    return closing.await.map_err(|_| self.shut());
+                    return closing.await.map(Some).map_err(|_| self.shut());
                 }
                 HoldStep::Wait => {
                     if tokio::time::timeout_at(end, changed).await.is_err() {
@@ -301,7 +316,12 @@ impl OpenSet {
             state.entries.insert(id.clone(), entry);
             return Ok(HoldStep::Have(Held { set: Arc::clone(self), id: id.clone(), born: tick }));
         };
-        let free = entry.leases == 0 || when == HoldWhen::Now;
+        if let (HoldWhen::Damaged(uid), Phase::Open(database)) = (when, &entry.phase)
+            && database.file_uid() != uid
+        {
+            return Ok(HoldStep::Other);
+        }
+        let free = entry.leases == 0 || when != HoldWhen::Returned;
         if !free || !matches!(entry.phase, Phase::Open(_)) {
             return Ok(HoldStep::Wait);
         }

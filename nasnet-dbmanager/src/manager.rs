@@ -22,6 +22,7 @@ use crate::lease::OpenSet;
 use crate::meta;
 use crate::open::{self, Spec};
 use crate::options::{OnDamage, OnOpen, Options};
+use crate::quarantine::{Recoveries, is_recoverable};
 use crate::registry;
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     pub(crate) sealer: Sealer,
     pub(crate) ulids: Arc<UlidGen>,
     pub(crate) failures: Failures,
+    pub(crate) recoveries: Recoveries,
 }
 
 impl DbManager {
@@ -125,6 +127,7 @@ impl DbManager {
             ulids,
             files,
             failures: Failures::default(),
+            recoveries: Recoveries::default(),
         };
         let inner = Arc::new(inner);
         inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
@@ -190,10 +193,7 @@ impl DbManager {
         let opened = self.lease(id).await;
         let recovers = self.inner.files.options().on_damage == OnDamage::Recover && !self.system().is_read_only();
         let database = match opened {
-            Err(error) if recovers && (error.is_damage() || matches!(error, Error::Quarantined { .. })) => {
-                self.recover(id).await?;
-                self.lease(id).await?
-            }
+            Err(error) if recovers && is_recoverable(&error) => self.lease_recovered(id).await?,
             opened => opened?,
         };
         Ok(RouterDb { id: id.clone(), database })

@@ -7,6 +7,9 @@
 pub(crate) mod salvage;
 mod verdict;
 
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, Weak};
+
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -97,6 +100,34 @@ pub enum Recovery {
     },
 }
 
+/// Tells whether a router that cannot be opened for this reason can be replaced.
+pub(crate) fn is_recoverable(error: &Error) -> bool {
+    error.is_damage() || matches!(error, Error::Quarantined { .. })
+}
+
+/// Lets the recoveries of one router happen one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Recoveries(std::sync::Mutex<HashMap<RouterId, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Recoveries {
+    /// Waits for the recoveries of a router that have begun.
+    async fn turn(&self, id: &RouterId) -> tokio::sync::OwnedMutexGuard<()> {
+        let turns = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, turns| turns.strong_count() > 0);
+            match all.get(id).and_then(Weak::upgrade) {
+                Some(turns) => turns,
+                None => {
+                    let turns = Arc::new(tokio::sync::Mutex::new(()));
+                    all.insert(id.clone(), Arc::downgrade(&turns));
+                    turns
+                }
+            }
+        };
+        turns.lock_owned().await
+    }
+}
+
 impl DbManager {
     /// Looks at the whole database of a router and, if it is damaged or missing, sets it aside and replaces it.
     ///
@@ -110,6 +141,29 @@ impl DbManager {
     /// # Cancel safety
     /// As [`DbManager::quarantine`].
     pub async fn recover(&self, id: &RouterId) -> Result<Recovery, Error> {
+        let _turn = self.inner.recoveries.turn(id).await;
+        self.recover_in_turn(id).await
+    }
+
+    /// Leases a router that could not be opened, replacing it unless somebody else just did.
+    ///
+    /// # Cancel safety
+    /// Safe: what has begun goes on in its own task.
+    pub(crate) async fn lease_recovered(&self, id: &RouterId) -> Result<Database, Error> {
+        let (manager, id) = (self.clone(), id.clone());
+        let recovering = tokio::spawn(async move {
+            let _turn = manager.inner.recoveries.turn(&id).await;
+            match manager.lease(&id).await {
+                Err(error) if is_recoverable(&error) => {}
+                leased => return leased,
+            }
+            manager.recover_in_turn(&id).await?;
+            manager.lease(&id).await
+        });
+        recovering.await.map_err(|error| Error::Panicked { message: format!("while recovering a router: {error}") })?
+    }
+
+    async fn recover_in_turn(&self, id: &RouterId) -> Result<Recovery, Error> {
         let record = self.record_in(id, &[Lifecycle::Active, Lifecycle::Quarantined]).await?;
         if record.lifecycle == Lifecycle::Active {
             match self.check(&Scope::Router(id.clone())).await {
@@ -165,11 +219,21 @@ impl DbManager {
         if self.is_replaced(id, file_uid).await? {
             return Ok(());
         }
-        let _alone = self.alone(id, HoldWhen::Now).await?;
+        // Handles to what has taken its place meanwhile must stay open, so only the file that was judged is closed.
+        let alone = match file_uid {
+            Some(uid) => self.alone_with(id, uid).await,
+            None => self.alone(id, HoldWhen::Now).await.map(Some),
+        };
         if self.is_replaced(id, file_uid).await? {
             return Ok(());
         }
+        // What keeps it from being had alone may have been another process replacing it, but then it is replaced.
+        let Some(_alone) = alone? else { return Err(self.in_use(id)) };
         self.begin_quarantine(id, cause).await
+    }
+
+    fn in_use(&self, id: &RouterId) -> Error {
+        Error::InUse { path: self.inner.files.layout().router_lock(id) }
     }
 
     async fn is_replaced(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<bool, Error> {
@@ -202,10 +266,12 @@ impl DbManager {
         if self.record_in(id, &states).await?.lifecycle == Lifecycle::Active {
             return Ok(Recovery::Sound);
         }
-        let _alone = self.alone(id, HoldWhen::Returned).await?;
+        let alone = self.alone(id, HoldWhen::Returned).await;
+        // Another process that has replaced it may have it open already.
         if self.record_in(id, &states).await?.lifecycle == Lifecycle::Active {
             return Ok(Recovery::Sound);
         }
+        let _alone = alone?;
         let layout = self.inner.files.layout();
         let aside = self.set_aside().await?.into_iter().rev();
         let aside = aside.into_iter().find(|aside| aside.router == *id && aside.reason == AsideReason::Damaged);

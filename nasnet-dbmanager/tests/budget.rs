@@ -87,6 +87,52 @@ async fn an_exhausted_budget_refuses_what_is_low_and_never_what_is_critical() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_added_up_is_spent() {
+    let dirs = Dirs::new();
+    let mut options = dirs.options();
+    options.clock = Arc::new(ManualClock::new(NOON_MS));
+    options.budget = FlashBudget { bytes_per_day: 1_000_000, burst: 0, reserve_for_critical: 100_000 };
+    let manager = DbManager::open(options).await.unwrap();
+    let router = with_router(&manager, "home").await;
+    // Adding up waits for its turn to write as long as this is not released.
+    let (holding, held) = tokio::sync::oneshot::channel();
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let runtime = manager.runtime().clone();
+    let blocking = tokio::spawn(async move {
+        let done: Result<(), Error> = runtime
+            .write(MERGE, |_| {
+                Box::pin(async move {
+                    holding.send(()).unwrap();
+                    released.await.unwrap();
+                    Ok(())
+                })
+            })
+            .await;
+        done
+    });
+    held.await.unwrap();
+    let mut k = 0;
+    while manager.flash_level() != BudgetLevel::Overdrawn {
+        let done: Result<(), Error> = router.write(AUDIT, move |conn| Box::pin(put_in(conn, k, k))).await;
+        done.unwrap();
+        k += 1;
+    }
+    let adding_up = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.flash_report().await }
+    });
+    while manager.runtime().queue_depth() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(manager.flash_level(), BudgetLevel::Overdrawn);
+    release.send(()).unwrap();
+    blocking.await.unwrap().unwrap();
+    adding_up.await.unwrap().unwrap();
+    assert_eq!(manager.flash_level(), BudgetLevel::Overdrawn);
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_day_goes_on_after_a_boot_and_ends_with_the_day() {
     let dirs = Dirs::new();
     let clock = ManualClock::new(NOON_MS);

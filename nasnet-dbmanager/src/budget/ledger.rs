@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -76,13 +75,17 @@ pub(crate) struct Ledger {
     budget: FlashBudget,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// The day's sum of all processes when it was last added up.
-    spent: AtomicU64,
+    /// Held while adding to the table: of two at once, the one that ends last may know less.
+    settling: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     charges: BTreeMap<&'static str, Sum>,
+    /// Bytes being added to the table: no longer in `charges`, not yet in `spent`.
+    settling: u64,
+    /// The day's sum of all processes when it was last added up.
+    spent: u64,
     /// What each file had written when it was last charged.
     charged: HashMap<PathBuf, Written>,
     saved: Option<Saved>,
@@ -90,7 +93,7 @@ struct State {
 
 impl Ledger {
     pub(crate) fn new(budget: FlashBudget, clock: Arc<dyn Clock>) -> Self {
-        Self { budget, clock, state: Mutex::default(), spent: AtomicU64::new(0) }
+        Self { budget, clock, state: Mutex::default(), settling: tokio::sync::Mutex::default() }
     }
 
     /// Charges what a file has written since it was last charged: what reached the database file itself to the
@@ -131,8 +134,10 @@ impl Ledger {
 
     /// Tells how far the budget is used up, as of the last second.
     pub(crate) fn level(&self) -> BudgetLevel {
-        let unsettled: u64 = self.state().charges.values().map(|sum| sum.bytes).sum();
-        let spent = self.spent.load(Ordering::Acquire).saturating_add(unsettled);
+        let spent = {
+            let state = self.state();
+            state.spent.saturating_add(state.settling).saturating_add(bytes_of(&state.charges))
+        };
         self.budget.level(spent, day_of(&self.clock.now()).1)
     }
 
@@ -159,7 +164,13 @@ impl Ledger {
 
     /// Adds what this process wrote to the table, and learns what the others did.
     pub(crate) async fn settle(&self, runtime: &Database, now: &Now) -> Result<(), Error> {
-        let charges = std::mem::take(&mut self.state().charges);
+        let _settling = self.settling.lock().await;
+        let charges = {
+            let mut state = self.state();
+            let charges = std::mem::take(&mut state.charges);
+            state.settling += bytes_of(&charges);
+            charges
+        };
         let (day, _) = day_of(now);
         let adding: Vec<_> = charges.iter().map(|(cause, sum)| (*cause, *sum)).collect();
         let added = if charges.is_empty() || runtime.is_read_only() {
@@ -169,12 +180,15 @@ impl Ledger {
         };
         match added {
             Ok(spent) => {
-                self.spent.store(spent, Ordering::Release);
+                let mut state = self.state();
+                // All that was ever being added is in it: a caller who went away left a write that was queued before.
+                (state.spent, state.settling) = (spent, 0);
                 Ok(())
             }
             Err(error) => {
                 // Not added, so it is still to be.
                 let mut state = self.state();
+                state.settling = state.settling.saturating_sub(bytes_of(&charges));
                 for (cause, sum) in charges {
                     state.charges.entry(cause).or_default().add(sum);
                 }
@@ -186,7 +200,7 @@ impl Ledger {
     /// Saves the day's sum where it outlives the boot, when it is worth a write.
     pub(crate) async fn save(&self, system: &SystemDb, now: &Now) -> Result<(), Error> {
         let (day, _) = day_of(now);
-        let new = Saved { day, bytes: self.spent.load(Ordering::Acquire) };
+        let new = Saved { day, bytes: self.state().spent };
         let worth_it = match self.state().saved {
             Some(saved) if saved.day == day => new.bytes >= saved.bytes.saturating_add(WORTH_SAVING),
             _ => new.bytes >= WORTH_SAVING,
@@ -212,6 +226,10 @@ impl Ledger {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn bytes_of(charges: &BTreeMap<&'static str, Sum>) -> u64 {
+    charges.values().map(|sum| sum.bytes).sum()
 }
 
 /// The day of a moment, and the milliseconds of it that are over.
@@ -271,7 +289,7 @@ mod tests {
         Written { bytes: db + wal, db_bytes: db, wal_bytes: wal, syncs, ..Written::default() }
     }
 
-    fn bytes_of(ledger: &Ledger) -> Vec<(&'static str, u64)> {
+    fn charged_in(ledger: &Ledger) -> Vec<(&'static str, u64)> {
         ledger.state().charges.iter().map(|(cause, sum)| (*cause, sum.bytes)).collect()
     }
 
@@ -283,8 +301,8 @@ mod tests {
         ledger.charge(path, written(10, 101, 1), &[A, B]);
         ledger.charge(path, written(110, 101, 1), &[A]);
         ledger.charge(path, written(110, 201, 2), &[B]);
-        assert_eq!(bytes_of(&ledger), [("a", 51), ("b", 150), ("checkpoint", 100), ("open", 10)]);
+        assert_eq!(charged_in(&ledger), [("a", 51), ("b", 150), ("checkpoint", 100), ("open", 10)]);
         ledger.charge_checkpoint(path, written(150, 201, 3));
-        assert_eq!(bytes_of(&ledger).iter().map(|(_, bytes)| bytes).sum::<u64>(), 351);
+        assert_eq!(charged_in(&ledger).iter().map(|(_, bytes)| bytes).sum::<u64>(), 351);
     }
 }
