@@ -139,6 +139,15 @@ fn another_export_than_the_first_is_refused() {
     assert_eq!(content(&site.data()), before);
 }
 
+#[test]
+fn a_run_that_ended_between_loss_and_restore_is_mended_by_the_next() {
+    let site = Site::new();
+    assert_eq!(site.demo(&["--json"]).status.code(), Some(0));
+    std::fs::remove_dir_all(site.data().join("routers/branch-office")).unwrap();
+    let output = site.demo(&["--json"]);
+    assert_eq!(summary(&output)["ok"], true);
+}
+
 #[tokio::test]
 async fn a_database_with_a_newer_schema_is_refused_untouched() {
     use nasnet_dbmanager::{DbManager, FileKind, Migration, Options, SchemaSet};

@@ -117,7 +117,7 @@ impl Demo {
         let manager = DbManager::open(options).await.map_err(|error| bad(&error))?;
         let router_id: RouterId = ROUTER.parse().map_err(|error| bad(&error))?;
         // A database that cannot be used is found before anything is written to the others.
-        if let Err(error) = find_unusable(&manager, &router_id).await {
+        if let Err(error) = find_unusable(&manager).await {
             manager.shutdown().await.map_err(|error| bad(&error))?;
             return Err(bad(&error));
         }
@@ -212,10 +212,14 @@ impl Demo {
     }
 }
 
-/// Opens the router's database if there is one.
-async fn find_unusable(manager: &DbManager, router: &RouterId) -> Result<(), nasnet_dbmanager::Error> {
-    if manager.system().routers().get(router).await?.is_some() {
-        manager.router(router).await?;
+/// Opens the database of every router there is. A missing one is restored where there is a backup of it: a run that was
+/// killed in step 9 leaves that behind.
+async fn find_unusable(manager: &DbManager) -> Result<(), nasnet_dbmanager::Error> {
+    for router in manager.routers().await? {
+        match manager.router(&router.id).await {
+            Err(nasnet_dbmanager::Error::MissingDatabase { .. }) => loss::restore_newest(manager, &router.id).await?,
+            opened => drop(opened?),
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use futures_util::TryStreamExt as _;
-use nasnet_dbmanager::{Cause, NewRouter, RestoreMode, RouterId, Scope, Which};
+use nasnet_dbmanager::{Cause, DbManager, Error, Manifest, NewRouter, RestoreMode, RouterId, Scope, Which};
 use nasnet_events::{EventType, Expected, NewEvent, Query, StreamAppend, StreamName};
 use nasnet_reconcile::routeros::kinds;
 use nasnet_state::{FieldValue, Fields, NewResource, Stamp, store};
@@ -12,6 +12,7 @@ use super::checks::Checks;
 use super::stale_holder::WriteError;
 use super::{Demo, Failure, timestamp};
 
+/// The router whose database is lost.
 const BRANCH: &str = "branch-office";
 const READ: Cause = Cause::new("demo-read");
 
@@ -47,6 +48,17 @@ pub(crate) async fn step(demo: &mut Demo, checks: &mut Checks) -> Result<(), Fai
     checks.equal("and it can be written again", &names(demo, &branch).await?, &(before + 1));
     demo.operation("loss of one router's database", "restored from its backup");
     Ok(())
+}
+
+/// Restores a router from the newest backup that can be read.
+pub(crate) async fn restore_newest(manager: &DbManager, router: &RouterId) -> Result<(), Error> {
+    let mut backups = manager.backups().await?;
+    backups.sort_by_key(|backup| std::cmp::Reverse(backup.created_ms));
+    let mut manifests = backups.iter().filter_map(|backup| Manifest::read(&backup.path).ok());
+    let Some(manifest) = manifests.find(|manifest| manifest.routers().contains(router)) else {
+        return manager.router(router).await.map(drop);
+    };
+    manager.restore(&manifest, RestoreMode::Router(router.clone())).await.map(drop)
 }
 
 fn directory(demo: &Demo, router: &RouterId) -> PathBuf {
