@@ -34,6 +34,7 @@ use self::router::Router;
 use crate::summary::{Step, Summary};
 
 const ROUTER: &str = "home-office";
+const DATABASE_BYTES_MAX: u64 = 1 << 30;
 
 /// What the demo takes.
 #[derive(Debug, clap::Args)]
@@ -114,6 +115,8 @@ impl Demo {
         let mut options = Options::new(&args.data).schemas(schema_sets());
         options.run_dir.clone_from(&args.run);
         options.high_waters = nasnet_reconcile::high_waters();
+        // The bound of a router's flash is not that of the machine the demo is tried on, with exports of any length.
+        options.database_bytes_max = DATABASE_BYTES_MAX;
         let manager = DbManager::open(options).await.map_err(|error| bad(&error))?;
         let router_id: RouterId = ROUTER.parse().map_err(|error| bad(&error))?;
         // A database that cannot be used is found before anything is written to the others.
