@@ -32,6 +32,7 @@ mod window;
 
 // What the store does.
 mod archive;
+mod consumer;
 mod durable;
 mod error;
 mod flush;
@@ -46,6 +47,7 @@ mod store;
 pub use archive::ArchiveReport;
 pub use class::{Class, ClassRules};
 pub use cold::{ColdState, prepare_cold_dir};
+pub use consumer::{Consumer, ConsumerName, Filter, Guard, GuardLimits, StartAt};
 pub use durable::PendingReceipt;
 pub use epoch::TailLost;
 pub use error::{Conflict, Error};

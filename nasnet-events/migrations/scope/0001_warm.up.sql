@@ -56,6 +56,20 @@ CREATE TABLE event_cursors (
     pos  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- How far each projection kept in this database has come: moves in the transaction of its model.
+CREATE TABLE event_projections (
+    consumer TEXT PRIMARY KEY,
+    pos      INTEGER NOT NULL CHECK (pos > 0)
+) STRICT, WITHOUT ROWID;
+
+-- How far a store that forwards events into this database has come with each of its streams.
+CREATE TABLE event_received (
+    source TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    pos    INTEGER NOT NULL CHECK (pos > 0),
+    PRIMARY KEY (source, stream)
+) STRICT, WITHOUT ROWID;
+
 CREATE TRIGGER event_rows_are_immutable BEFORE UPDATE ON event_rows
 BEGIN
     SELECT RAISE(ABORT, 'event rows are append-only');
