@@ -68,7 +68,9 @@ impl EventStore {
         };
         let _one_at_a_time = shared.archiving.lock().await;
         let flushed = self.flush(FlushReason::Archive).await?;
-        let mut report = ArchiveReport { through: flushed.through, frames: 0, events: 0, bytes: 0, failed: Vec::new() };
+        // Where a transaction is open, its scope is archived up to there only.
+        let through = flushed.through.min(self.view().await?.resolved());
+        let mut report = ArchiveReport { through, frames: 0, events: 0, bytes: 0, failed: Vec::new() };
         for scope in epoch::scopes(&shared.manager).await? {
             // What a scope could not flush would be passed over for ever.
             if flushed.has_failed(&scope) {

@@ -115,6 +115,10 @@ pub enum Error {
         #[source]
         source: Arc<sqlx::Error>,
     },
+    /// The hot tier was wiped and is being opened anew; nothing was appended. Only a transaction on system.db gets this:
+    /// it holds what the opening needs.
+    #[error("the hot tier was lost and is being opened anew")]
+    Renewing,
     /// The store is shut down.
     #[error("event store is closed")]
     Closed,
@@ -163,7 +167,7 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Overloaded { .. } | Self::Unresolved { .. } | Self::ColdAbsent { .. } => true,
+            Self::Overloaded { .. } | Self::Unresolved { .. } | Self::Renewing | Self::ColdAbsent { .. } => true,
             Self::Storage { source } => source.is_retryable(),
             Self::Unreadable { source, .. } => source.is_retryable(),
             Self::NotDurable { reached: None, source: Some(source) } => source.is_retryable(),
@@ -189,6 +193,7 @@ impl Error {
             }
             Self::Invalid { what, value, why } => Self::Invalid { what, value: value.clone(), why },
             Self::Closed => Self::Closed,
+            Self::Renewing => Self::Renewing,
             other => Self::Corrupt { what: "hot.db".to_owned(), why: other.to_string() },
         }
     }

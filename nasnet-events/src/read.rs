@@ -12,7 +12,7 @@ use crate::cold::ColdDir;
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
-use crate::hot::log::{self, Order, View};
+use crate::hot::log::{self, Order, RowState, View};
 use crate::merge::{Range, Slice, end_of, merge};
 use crate::position::Position;
 use crate::query::Query;
@@ -53,7 +53,7 @@ impl EventStore {
     }
 
     pub(crate) async fn view(&self) -> Result<View, Error> {
-        self.shared().manager.hot().read(READ, |conn| Box::pin(log::view(conn))).await
+        self.shared().hot().await?.read(READ, |conn| Box::pin(log::view(conn))).await
     }
 }
 
@@ -114,13 +114,7 @@ impl Cursor {
     /// already, because a tier gives events up only after the next one has confirmed them.
     async fn page(&mut self) -> Result<(), Error> {
         let order = self.query.order;
-        let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
-        let hot = self
-            .shared
-            .manager
-            .hot()
-            .read(READ, move |conn| Box::pin(async move { read_hot(conn, &query, range, started).await }))
-            .await?;
+        let hot = self.look_at_hot().await?;
         if !self.started {
             self.started = true;
             self.range = hot.range;
@@ -131,7 +125,7 @@ impl Cursor {
         }
         let mut slices = Vec::new();
         let damaged = hot.slice.as_ref().is_some_and(|slice| !slice.errors.is_empty());
-        let beyond_hot = hot.slice.is_none() || damaged;
+        let beyond_hot = hot.slice.is_none() || damaged || hot.has_holes;
         slices.extend(hot.slice);
         if beyond_hot && !hot.part.is_empty() {
             for scope in self.wanted_scopes().await? {
@@ -152,6 +146,19 @@ impl Cursor {
         self.buffer.extend(errors.into_iter().filter(|error| told.insert(error.to_string())).map(Err));
         self.buffer.extend(events.into_iter().map(Ok));
         Ok(())
+    }
+
+    async fn look_at_hot(&self) -> Result<Hot, Error> {
+        loop {
+            let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
+            let hot = self.shared.hot().await?;
+            let looked =
+                hot.read(READ, move |conn| Box::pin(async move { read_hot(conn, &query, range, started).await })).await;
+            // A hot tier that was wiped under the read is looked at again, as it is now.
+            if looked.is_ok() || self.shared.is_current(&hot) {
+                return looked;
+            }
+        }
     }
 
     async fn wanted_scopes(&self) -> Result<Vec<Scope>, Error> {
@@ -204,13 +211,15 @@ struct Hot {
     part: Range,
     /// The hot tier's events in that part, `None` when it lies below the hot log.
     slice: Option<Slice>,
+    /// Some of its events may be in the other tiers only.
+    has_holes: bool,
     unresolved: bool,
 }
 
 async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, started: bool) -> Result<Hot, Error> {
     let order = query.order;
     let view = log::view(conn).await?;
-    let mut unresolved = view.unresolved.is_some();
+    let mut unresolved = view.reserved.is_some();
     if !started {
         let mut seen = view;
         if let (Some(scopes), true) = (&query.scopes, unresolved) {
@@ -227,12 +236,19 @@ async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, 
         Order::Forwards => (true, range),
         Order::Backwards => (true, Range { low: range.low.max(below), high: range.high }),
     };
-    let slice = if is_hot { Some(read_log(conn, query, &view, part).await?) } else { None };
-    Ok(Hot { range, part, slice, unresolved })
+    let mut has_holes = false;
+    let slice = if is_hot { Some(read_log(conn, query, &view, part, &mut has_holes).await?) } else { None };
+    Ok(Hot { range, part, slice, has_holes, unresolved })
 }
 
 /// Events of the hot log in a range that lies within it.
-async fn read_log(conn: &mut SqliteConnection, query: &Query, view: &View, range: Range) -> Result<Slice, Error> {
+async fn read_log(
+    conn: &mut SqliteConnection,
+    query: &Query,
+    view: &View,
+    range: Range,
+    has_holes: &mut bool,
+) -> Result<Slice, Error> {
     let order = query.order;
     let mut slice = Slice::whole(range, order);
     let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
@@ -246,6 +262,14 @@ async fn read_log(conn: &mut SqliteConnection, query: &Query, view: &View, range
             match order {
                 Order::Forwards => from = last + 1,
                 Order::Backwards => to = first.saturating_sub(1),
+            }
+            *has_holes |= row.shed > 0;
+            if let (RowState::Reserved(reserved), true) = (&row.state, row.stalled)
+                && query.scopes.as_ref().is_none_or(|scopes| scopes.contains(&reserved.scope))
+            {
+                slice.errors.push(stalled(&reserved.scope, view.epoch, first, last));
+                slice.stop_at(Position::new(view.epoch, first), Position::new(view.epoch, last), order);
+                continue;
             }
             match row.events {
                 Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
@@ -262,6 +286,13 @@ async fn read_log(conn: &mut SqliteConnection, query: &Query, view: &View, range
         }
     }
     Ok(slice)
+}
+
+/// What a reader of all scopes sees in the place of events nobody can tell about now.
+fn stalled(scope: &Scope, epoch: u32, first: u64, last: u64) -> Error {
+    let value = format!("{} to {}", Position::new(epoch, first), Position::new(epoch, last));
+    let why = "whether their transaction committed is not known while the database cannot be asked";
+    Error::Unreadable { scope: scope.clone(), source: Box::new(Error::Invalid { what: "events", value, why }) }
 }
 
 async fn read_warm(
