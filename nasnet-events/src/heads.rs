@@ -109,6 +109,7 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
+    #[cfg(test)]
     pub(crate) fn new(epoch: u32) -> Self {
         Self::of_file(epoch, [0; 16])
     }

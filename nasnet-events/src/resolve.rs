@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::Error;
 use crate::heads::{Reservation, Resolution};
 use crate::hot::appender::{Command, Resolve};
-use crate::hot::session;
+use crate::hot::{log, session};
 use crate::position::Position;
 use crate::shared::Shared;
 use crate::warm::rows;
@@ -57,9 +57,24 @@ pub(crate) async fn sweep(shared: &Shared, queue: &mpsc::UnboundedSender<Command
             tracing::warn!(%error, scope = %reservation.scope, first_seq = reservation.first_seq,
                 "a reservation cannot be resolved yet");
             all = false;
+            let (first, last) = (Position::new(epoch, reservation.first_seq), reservation.last_seq());
+            if shared.is_stalled(first)
+                && let Err(error) = stall(shared, first, last).await
+            {
+                tracing::warn!(%error, %first, "readers of all scopes go on waiting for a reservation");
+            }
         }
     }
     all
+}
+
+/// Lets readers of all scopes go on without a reservation. It is resolved all the same once its database can be asked.
+async fn stall(shared: &Shared, first: Position, last_seq: u64) -> Result<(), Error> {
+    let hot = shared.hot().await?;
+    if shared.heads().epoch() == first.epoch {
+        hot.write(RESOLVE, move |conn| Box::pin(async move { log::stall(conn, first.seq, last_seq).await })).await?;
+    }
+    Ok(())
 }
 
 /// Looks into the database of the scope: found = published, absent = void.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use nasnet_dbmanager::{Database, DbManager};
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     /// First positions of the reservations of this store whose receipts are held by somebody.
     in_flight: Mutex<BTreeSet<Position>>,
     landed: Notify,
+    /// Reservations that could not be resolved, and since when, by the time since boot.
+    unresolvable: Mutex<HashMap<Position, u64>>,
     pub(crate) cold: Option<Arc<Mutex<ColdDir>>>,
     /// Wakes the resolver.
     pub(crate) resolver: Notify,
@@ -60,6 +62,7 @@ impl Shared {
             renewing: tokio::sync::Mutex::new(()),
             in_flight: Mutex::new(BTreeSet::new()),
             landed: Notify::new(),
+            unresolvable: Mutex::new(HashMap::new()),
             cold,
             resolver: Notify::new(),
             backlog: Notify::new(),
@@ -164,6 +167,15 @@ impl Shared {
             self.landed.notify_waiters();
             self.landed.notify_one();
         }
+    }
+
+    /// Notes that a reservation cannot be resolved; true once that has lasted for so long that others must not wait.
+    pub(crate) fn is_stalled(&self, first: Position) -> bool {
+        let now_ms = self.manager.now().boottime_ms;
+        let mut unresolvable = self.unresolvable.lock().unwrap_or_else(PoisonError::into_inner);
+        unresolvable.retain(|known, _| known.epoch == first.epoch);
+        let since_ms = *unresolvable.entry(first).or_insert(now_ms);
+        now_ms.saturating_sub(since_ms) >= u64::try_from(self.options.stall_after.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Leaves a reservation to the resolver.

@@ -123,7 +123,8 @@ async fn durable_appends_go_on_while_the_hot_tier_is_wiped_again_and_again() {
     store.resolve().await.unwrap();
     let query = Query::all().kind(support::kind("config.applied"));
     let mut found = read_ids(&store, query).await;
-    (found.sort(), ids.sort());
+    found.sort();
+    ids.sort();
     assert_eq!(found, ids, "every event once");
     assert_eq!(store.status().await.unwrap().unresolved, 0);
 }
