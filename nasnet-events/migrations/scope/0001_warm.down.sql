@@ -1,3 +1,4 @@
+DROP TABLE event_chain;
 DROP TABLE event_cursors;
 DROP TABLE event_segments;
 DROP TABLE event_rows;

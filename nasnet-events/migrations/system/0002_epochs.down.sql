@@ -1,1 +1,2 @@
+DROP TABLE event_subjects;
 DROP TABLE event_epochs;
