@@ -31,11 +31,14 @@ mod cold;
 mod epoch;
 mod hot;
 mod schema;
+#[allow(dead_code, reason = "written by what is built next")]
+mod truncation;
 mod warm;
 mod window;
 
 // What the store does.
 mod archive;
+mod consumer;
 mod durable;
 mod error;
 mod flush;
@@ -54,6 +57,7 @@ pub use body::Body;
 pub use chain::Digest;
 pub use class::{Class, ClassRules};
 pub use cold::{ColdState, prepare_cold_dir};
+pub use consumer::{Consumer, ConsumerName, Filter, Guard, GuardLimits, StartAt};
 pub use durability::Durability;
 pub use durable::PendingReceipt;
 pub use epoch::TailLost;
@@ -70,4 +74,5 @@ pub use schema::{high_waters, schema_sets};
 pub use shred::Shredded;
 pub use status::{Held, ScopeStatus, Status};
 pub use store::EventStore;
+pub use truncation::{Truncated, TruncatedBy};
 pub use upcast::Upcasters;

@@ -20,7 +20,7 @@ const INSERT: &str = "INSERT INTO event_segments (first_pos, last_pos, through_p
      wall_max_ms, kinds, streams, raw_bytes, prev_digest, digest, crc, body) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 const LAST: &str = "SELECT through_pos, complete_pos, digest FROM event_segments ORDER BY first_pos DESC LIMIT 1";
-const REMOVED: &str = "SELECT pos, digest FROM event_chain WHERE lane = 'segments'";
+const REMOVED: &str = "SELECT pos, digest FROM event_chain WHERE lane = 'segments' ORDER BY pos DESC LIMIT 1";
 const METAS_FORWARDS: &str = "SELECT first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, wall_max_ms, \
      kinds, streams, raw_bytes, prev_digest, digest, crc FROM event_segments \
      WHERE first_pos >= COALESCE((SELECT MAX(first_pos) FROM event_segments WHERE first_pos <= ?1), 0) \
