@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::class::ClassRules;
+use crate::upcast::Upcasters;
 
 /// Settings of an event store.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct EventOptions {
     /// How long readers of all scopes wait for a transaction whose database cannot be asked how it ended. After that they
     /// see an error in its place and go on; readers of its scope wait until it is known. Default 30 seconds.
     pub stall_after: Duration,
+    /// How old forms of bodies are read. Default none.
+    pub upcasters: Upcasters,
     /// The cold tier, `None` = no cold tier.
     pub cold: Option<ColdOptions>,
 }
@@ -41,6 +44,7 @@ impl Default for EventOptions {
             flush_bytes: 4 << 10,
             flush_interval: Duration::from_secs(5 * 60),
             stall_after: Duration::from_secs(30),
+            upcasters: Upcasters::new(),
             cold: None,
         }
     }
@@ -51,6 +55,13 @@ impl EventOptions {
     #[must_use]
     pub fn cold(mut self, cold: ColdOptions) -> Self {
         self.cold = Some(cold);
+        self
+    }
+
+    /// Sets how old forms of bodies are read.
+    #[must_use]
+    pub fn upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.upcasters = upcasters;
         self
     }
 
