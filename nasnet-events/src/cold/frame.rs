@@ -110,7 +110,21 @@ impl Header {
         if Reader::new(crc).array()? != crc32c::crc32c(body).to_le_bytes() {
             return Err(Malformed("checksum differs"));
         }
-        let mut reader = Reader::new(body);
+        let (header, rest) = Self::parse(body)?;
+        if rest.is_empty() { Ok(header) } else { Err(Malformed("description contradicts itself")) }
+    }
+
+    /// True when a whole description that checks stands at the start, whatever its prefix says of its length.
+    pub(crate) fn is_whole_at(bytes: &[u8]) -> bool {
+        let Ok((_, rest)) = Self::parse(bytes) else { return false };
+        let length = bytes.len() - rest.len();
+        let (Some(body), Some(crc)) = (bytes.get(..length), rest.get(..4)) else { return false };
+        crc == crc32c::crc32c(body).to_le_bytes()
+    }
+
+    /// Reads the fields, which say themselves where they end.
+    fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), Malformed> {
+        let mut reader = Reader::new(bytes);
         if reader.array()? != *MAGIC {
             return Err(Malformed("not a frame of events"));
         }
@@ -125,10 +139,10 @@ impl Header {
         let kind_count = reader.count(1)?;
         let kinds = (0..kind_count).map(|_| reader.text().map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
         let digest = reader.array()?;
-        if !reader.is_empty() || first > last || events == 0 || raw_bytes > RAW_BYTES_MAX {
+        if first > last || events == 0 || raw_bytes > RAW_BYTES_MAX {
             return Err(Malformed("description contradicts itself"));
         }
-        Ok(Self { events, first, last, wall_ms, packed_bytes, raw_bytes, kinds, digest })
+        Ok((Self { events, first, last, wall_ms, packed_bytes, raw_bytes, kinds, digest }, reader.remaining()))
     }
 
     /// Decodes and checks the lines this description is about.
