@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nasnet_dbmanager::{DbManager, Scope};
 
+use crate::chain::Digest;
 use crate::cold::fence::{Fence, Site, absent};
 use crate::cold::frame;
 use crate::cold::index::{Index, Place, Source, Tail};
@@ -307,21 +308,28 @@ impl ColdDir {
         Ok(last)
     }
 
-    /// The file that holds the newest frame of a scope.
-    fn current(&mut self, fence: &Fence, scope: &Scope) -> Result<Option<FileName>, Error> {
-        let mut newest: Option<(Position, FileName)> = None;
+    /// The file that holds the newest frame of a scope, and where the chain of its archived events stands.
+    fn current(&mut self, fence: &Fence, scope: &Scope) -> Result<Option<(FileName, Digest)>, Error> {
+        let mut newest: Option<(Position, FileName, Digest)> = None;
         for (name, path) in Self::files(fence, scope)? {
-            let Ok((index, _)) = self.index(fence, &path) else { continue };
-            let last = index.frames.iter().map(|place| place.header.last).max();
-            newest = newest.max(last.map(|last| (last, name)));
+            let (index, _) = self.index(fence, &path)?;
+            let Some(place) = index.frames.iter().max_by_key(|place| place.header.last) else { continue };
+            if newest.is_none_or(|(last, ..)| last < place.header.last) {
+                newest = Some((place.header.last, name, place.header.chain.1));
+            }
         }
-        Ok(newest.map(|(_, name)| name))
+        Ok(newest.map(|(_, name, chained)| (name, chained)))
     }
 
     /// The file for a frame: one that is ours or new.
-    fn file_for(&mut self, session: &Session, scope: &Scope, events: &[Recorded]) -> Result<PathBuf, Error> {
+    fn file_for(
+        &mut self,
+        session: &Session,
+        scope: &Scope,
+        events: &[Recorded],
+        current: Option<FileName>,
+    ) -> Result<PathBuf, Error> {
         let dir = Path::new(scope.as_str());
-        let current = self.current(&session.fence, scope)?;
         let mut name = FileName::of(events, current, session.today);
         for _ in 0..PARTS_MAX {
             let path = dir.join(name.to_string());
@@ -341,17 +349,14 @@ impl ColdDir {
     }
 
     /// Adds a frame, syncs it, reads it back from the medium and compares.
-    pub(crate) fn append(
-        &mut self,
-        session: &Session,
-        scope: &Scope,
-        events: &[Recorded],
-    ) -> Result<Archived, Error> {
+    pub(crate) fn append(&mut self, session: &Session, scope: &Scope, events: &[Recorded]) -> Result<Archived, Error> {
         let fence = &session.fence;
-        let path = self.file_for(session, scope, events)?;
+        let current = self.current(fence, scope)?;
+        let path = self.file_for(session, scope, events, current.map(|(name, _)| name))?;
         let shown = fence.shown(&path);
-        let (header, bytes) =
-            frame::encode(events).map_err(|error| Error::corrupt(format!("frame for {}", shown.display()), error))?;
+        let before = current.map_or(Digest::GENESIS, |(_, chained)| chained);
+        let (header, bytes) = frame::encode(events, before)
+            .map_err(|error| Error::corrupt(format!("frame for {}", shown.display()), error))?;
         let dir = Path::new(scope.as_str());
         self.step(Step::MakeDir)
             .and_then(|()| fence.make_dir(dir))

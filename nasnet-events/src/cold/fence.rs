@@ -103,7 +103,8 @@ impl Fence {
     }
 
     fn open_with(&self, path: &Path, flags: OFlags) -> io::Result<File> {
-        let opened: OwnedFd = rustix::fs::openat(&self.root, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))?;
+        let opened: OwnedFd =
+            rustix::fs::openat(&self.root, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))?;
         Ok(File::from(opened))
     }
 
@@ -129,7 +130,7 @@ impl Fence {
         self.open_with(path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
     }
 
-    /// Creates a directory unless it is there, durably. 
+    /// Creates a directory unless it is there, durably.
     pub(crate) fn make_dir(&self, path: &Path) -> io::Result<()> {
         match rustix::fs::mkdirat(&self.root, path, Mode::from_raw_mode(0o755)) {
             Ok(()) => self.root.sync_all(),

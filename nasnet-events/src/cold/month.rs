@@ -140,7 +140,15 @@ mod tests {
 
     #[test]
     fn other_files_are_left_alone() {
-        for name in ["events-2026-11.1.jsonl.zst", "events-2026-11.02.jsonl.zst", "events-2026-13.jsonl.zst", "events-2026-1.jsonl.zst", "events-2026-11.jsonl", "notes.txt", ""] {
+        for name in [
+            "events-2026-11.1.jsonl.zst",
+            "events-2026-11.02.jsonl.zst",
+            "events-2026-13.jsonl.zst",
+            "events-2026-1.jsonl.zst",
+            "events-2026-11.jsonl",
+            "notes.txt",
+            "",
+        ] {
             assert_eq!(name.parse::<FileName>(), Err(()), "{name}");
         }
     }
