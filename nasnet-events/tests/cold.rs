@@ -120,7 +120,7 @@ async fn a_last_frame_with_a_damaged_description_is_set_aside_and_never_cut_as_t
         let aside = site.cold().join(format!("r1/events-2026-11.jsonl.zst.damaged-{}", ends[1]));
         assert_eq!(std::fs::read(&aside).unwrap(), bytes[ends[1]..], "byte {damaged}: nothing is thrown away");
         let findings = store.status().await.unwrap().cold_findings;
-        assert_eq!(findings.damaged, [aside.clone()], "byte {damaged}");
+        assert_eq!(findings.damaged, std::slice::from_ref(&aside), "byte {damaged}");
         std::fs::remove_file(aside).unwrap();
     }
 

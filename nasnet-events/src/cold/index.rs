@@ -72,7 +72,7 @@ pub(crate) enum Tail {
 
 /// What is found at a place of a file.
 enum Look {
-    Frame(Place),
+    Frame(Box<Place>),
     Torn,
     Damaged,
 }
@@ -115,7 +115,7 @@ impl Index {
             let found = match look(source, self.whole_bytes, end)? {
                 Look::Frame(place) => {
                     self.whole_bytes = place.end();
-                    self.frames.push(place);
+                    self.frames.push(*place);
                     continue;
                 }
                 Look::Torn => Tail::Torn,
@@ -191,7 +191,7 @@ fn look(source: &Source, offset: u64, end: u64) -> Result<Look, Error> {
     };
     let packed_at = described_at + length as u64;
     let whole = packed_at.checked_add(header.packed_bytes).is_some_and(|frame_end| frame_end <= end);
-    Ok(if whole { Look::Frame(Place { offset, packed_at, header }) } else { Look::Torn })
+    Ok(if whole { Look::Frame(Box::new(Place { offset, packed_at, header })) } else { Look::Torn })
 }
 
 fn all_zero(bytes: &[u8]) -> bool {
