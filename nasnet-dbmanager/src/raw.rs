@@ -118,11 +118,17 @@ fn wrong_column(column: String, detail: &str) -> Error {
 /// Each statement is prepared once and kept with the connection; this is why its text lives as long as the program.
 pub struct RawConn<'c> {
     conn: &'c Connection,
+    /// What SQLite said of the last statement that failed.
+    last_error: Option<Error>,
 }
 
 impl<'c> RawConn<'c> {
     pub(crate) fn new(conn: &'c Connection) -> Self {
-        Self { conn }
+        Self { conn, last_error: None }
+    }
+
+    pub(crate) fn into_last_error(self) -> Option<Error> {
+        self.last_error
     }
 
     /// Runs a statement and returns how many rows it changed. The rows it returns, if any, are dropped.
@@ -133,7 +139,7 @@ impl<'c> RawConn<'c> {
     pub fn execute(&mut self, sql: &'static str, values: &[RawValue<'_>]) -> Result<u64, Error> {
         let mut statement = self.bound(sql, values)?;
         let mut rows = statement.raw_query();
-        while rows.next().map_err(failed)?.is_some() {}
+        while rows.next().map_err(|error| self.failed(error))?.is_some() {}
         drop(rows);
         Ok(if statement.readonly() { 0 } else { self.conn.changes() })
     }
@@ -155,10 +161,10 @@ impl<'c> RawConn<'c> {
         let mut statement = self.bound(sql, values)?;
         let writes = !statement.readonly();
         let mut rows = statement.raw_query();
-        let Some(row) = rows.next().map_err(failed)? else { return Ok(None) };
+        let Some(row) = rows.next().map_err(|error| self.failed(error))? else { return Ok(None) };
         let found = decode(&RawRow { row })?;
         // A statement that changes rows runs to its end; a query ends here.
-        while writes && rows.next().map_err(failed)?.is_some() {}
+        while writes && rows.next().map_err(|error| self.failed(error))?.is_some() {}
         Ok(Some(found))
     }
 
@@ -174,22 +180,28 @@ impl<'c> RawConn<'c> {
         let mut statement = self.bound(sql, values)?;
         let mut rows = statement.raw_query();
         let mut all = Vec::new();
-        while let Some(row) = rows.next().map_err(failed)? {
+        while let Some(row) = rows.next().map_err(|error| self.failed(error))? {
             all.push(decode(&RawRow { row })?);
         }
         Ok(all)
     }
 
-    fn bound(&self, sql: &'static str, values: &[RawValue<'_>]) -> Result<CachedStatement<'c>, Error> {
-        let mut statement = self.conn.prepare_cached(sql).map_err(failed)?;
+    fn bound(&mut self, sql: &'static str, values: &[RawValue<'_>]) -> Result<CachedStatement<'c>, Error> {
+        let mut statement = self.conn.prepare_cached(sql).map_err(|error| self.failed(error))?;
         if statement.parameter_count() != values.len() {
             let detail = format!("it takes {} values, {} were given", statement.parameter_count(), values.len());
             return Err(Error::Encode { what: "statement", detail });
         }
         for (at, value) in values.iter().enumerate() {
-            statement.raw_bind_parameter(at + 1, value).map_err(failed)?;
+            statement.raw_bind_parameter(at + 1, value).map_err(|error| self.failed(error))?;
         }
         Ok(statement)
+    }
+
+    fn failed(&mut self, error: rusqlite::Error) -> Error {
+        let error = translate_raw("run a statement", error);
+        self.last_error = Some(error.clone());
+        error
     }
 }
 
@@ -197,8 +209,4 @@ impl std::fmt::Debug for RawConn<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RawConn").finish_non_exhaustive()
     }
-}
-
-fn failed(error: rusqlite::Error) -> Error {
-    translate_raw("run a statement", error)
 }

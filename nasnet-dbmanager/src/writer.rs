@@ -29,6 +29,7 @@ use crate::raw::{Held, RawConn};
 use crate::schema::Profile;
 use crate::space::Space;
 use crate::vfs::Meter;
+use crate::vitals::Vitals;
 
 pub(crate) use seat::{Seat, serve};
 
@@ -165,6 +166,7 @@ pub(crate) struct Writer {
     condemned: Option<Live>,
     deadline: Duration,
     meter: Meter,
+    vitals: Arc<Vitals>,
     /// Held as long as this task may touch the file.
     _lock: Arc<FileLock>,
 }
@@ -175,10 +177,11 @@ impl Writer {
         guarded: Guarded,
         deadline: Duration,
         lock: Arc<FileLock>,
+        vitals: Arc<Vitals>,
     ) -> Result<Self, Error> {
         let meter = Meter::of(&target.path);
         let link = Link::Up(Live::new(guarded).await?);
-        let writer = Self { target, link, condemned: None, deadline, meter, _lock: lock };
+        let writer = Self { target, link, condemned: None, deadline, meter, vitals, _lock: lock };
         // What opening it wrote.
         writer.charge(&[]);
         Ok(writer)
@@ -202,9 +205,11 @@ impl Writer {
         let mut answers: Vec<Box<dyn Pending>> = Vec::with_capacity(waiting.len());
         while !waiting.is_empty() {
             let limit = self.deadline;
-            let target = self.target.clone();
+            let (target, vitals) = (self.target.clone(), Arc::clone(&self.vitals));
             let end = match self.driven().await {
-                Ok((guarded, keys, pages)) => group::transact(guarded, keys, pages, &mut waiting, limit, &target).await,
+                Ok((guarded, keys, pages)) => {
+                    group::transact(guarded, keys, pages, &mut waiting, limit, &target, &vitals).await
+                }
                 Err(error) => End { ran: fail_all(&mut waiting, &error), link: After::Keep },
             };
             self.settle(causes(&waiting[..end.ran]), end.link).await;
@@ -217,9 +222,9 @@ impl Writer {
     async fn commit_raw(&mut self, mut waiting: Vec<Box<dyn RawOperation>>) -> Vec<Box<dyn Pending>> {
         let mut answers: Vec<Box<dyn Pending>> = Vec::with_capacity(waiting.len());
         while !waiting.is_empty() {
-            let end = match self.begin_raw().await {
+            let end = match self.begin_raw(&mut waiting).await {
                 Ok(()) => self.run_raw(&mut waiting).await,
-                Err((error, link)) => End { ran: fail_all(&mut waiting, &error), link },
+                Err(link) => End { ran: waiting.len(), link },
             };
             self.settle(causes(&waiting[..end.ran]), end.link).await;
             answers.extend(waiting.drain(..end.ran).map(|operation| operation as Box<dyn Pending>));
@@ -231,19 +236,21 @@ impl Writer {
     pub(crate) fn run_now(&mut self, operation: &mut (dyn RawOperation + 'static)) -> bool {
         let Link::Up(Live { hands: Hands::Raw(held), pages, .. }) = &mut self.link else { return false };
         let link = match raw_group::begin(held) {
-            Ok(()) => raw_group::run(held, pages, &mut [&mut *operation], self.deadline, &self.target).link,
-            Err((Error::Busy { .. }, _)) => return false,
-            Err((error, link)) => {
-                operation.fail(error);
-                link
+            Ok(()) => {
+                raw_group::run(held, pages, &mut [&mut *operation], self.deadline, &self.target, &self.vitals).link
+            }
+            Err(Error::Busy { .. }) => return false,
+            Err(error) => {
+                operation.fail(error.clone());
+                After::failed_begin(&error, &self.vitals)
             }
         };
         self.charge(&[operation.cause()]);
-        if let After::Replace { check } = link {
-            // Closing it has to wait; the next operation does that first.
-            if let Link::Up(live) = std::mem::replace(&mut self.link, Link::Down { check }) {
-                self.condemned = Some(live);
-            }
+        // Closing a connection has to wait; the next operation does that first.
+        match link {
+            After::Keep => {}
+            After::Replace { check } => self.condemn(Link::Down { check }),
+            After::Damaged(error) => self.condemn(Link::Damaged(error)),
         }
         true
     }
@@ -255,24 +262,32 @@ impl Writer {
 
     /// Begins a transaction for raw operations. SQLite must not sleep on a thread of the runtime: while another process
     /// writes, this waits instead.
-    async fn begin_raw(&mut self) -> Result<(), (Error, After)> {
+    async fn begin_raw(&mut self, waiting: &mut [Box<dyn RawOperation>]) -> Result<(), After> {
         let patience = Instant::now() + BUSY_TIMEOUT;
-        for attempt in 0_u32.. {
+        let mut yields = 0;
+        loop {
             let begun = match self.raw().await {
                 Ok(held) => raw_group::begin(held),
-                Err(error) => return Err((error, After::Keep)),
+                Err(error) => {
+                    fail_all(waiting, &error);
+                    return Err(After::Keep);
+                }
             };
             match begun {
-                Err((Error::Busy { .. }, _)) if Instant::now() < patience => {}
-                begun => return begun,
+                Ok(()) => return Ok(()),
+                Err(Error::Busy { .. }) if Instant::now() < patience => {}
+                Err(error) => {
+                    fail_all(waiting, &error);
+                    return Err(After::failed_begin(&error, &self.vitals));
+                }
             }
-            if attempt < YIELDS_BEFORE_SLEEP {
+            if yields < YIELDS_BEFORE_SLEEP {
+                yields += 1;
                 tokio::task::yield_now().await;
             } else {
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
         }
-        Ok(())
     }
 
     /// Runs raw operations in the transaction that has begun: here, or where waiting for a sync holds nobody up.
@@ -282,15 +297,16 @@ impl Writer {
             let Link::Up(Live { hands: Hands::Raw(held), pages, .. }) = &mut self.link else {
                 return End { ran: fail_all(waiting, &self.closed()), link: After::Keep };
             };
-            return raw_group::run(held, pages, waiting, limit, &self.target);
+            return raw_group::run(held, pages, waiting, limit, &self.target, &self.vitals);
         }
         let link = std::mem::replace(&mut self.link, Link::Down { check: true });
-        let (mut operations, target) = (std::mem::take(waiting), self.target.clone());
+        let (target, vitals) = (self.target.clone(), Arc::clone(&self.vitals));
+        let mut operations = std::mem::take(waiting);
         let ran = tokio::task::spawn_blocking(move || {
             let Link::Up(Live { hands: Hands::Raw(held), keys, mut pages }) = link else {
                 return (link, End { ran: 0, link: After::Keep }, operations);
             };
-            let end = raw_group::run(&held, &mut pages, &mut operations, limit, &target);
+            let end = raw_group::run(&held, &mut pages, &mut operations, limit, &target, &vitals);
             (Link::Up(Live { hands: Hands::Raw(held), keys, pages }), end, operations)
         });
         // The thread never panics, since operations that do are caught; a runtime that ends takes everything along.
@@ -304,6 +320,10 @@ impl Writer {
     async fn settle(&mut self, causes: Vec<Cause>, link: After) {
         self.charge(&causes);
         match (link, self.target.space.clone()) {
+            (After::Damaged(error), _) => {
+                self.condemn(Link::Damaged(error));
+                self.bury().await;
+            }
             (After::Keep, space) => space.iter().for_each(|space| space.restock()),
             (After::Replace { check }, space) => {
                 self.disconnect(check).await;
@@ -359,18 +379,18 @@ impl Writer {
             }
             Link::Down { check } => {
                 self.link = Link::Down { check };
-                let mut guarded = self.target.connect(Role::Writer).await?;
-                if check && let Err(error) = quick_check(&mut guarded.conn).await {
-                    guarded.close().await.ok();
-                    if matches!(error, Error::Corrupt { .. }) {
-                        tracing::error!(path = %self.target.path.display(), %error, "database is damaged");
-                        self.link = Link::Damaged(error.clone());
+                match connect(&self.target, check).await {
+                    Ok(live) => {
+                        self.link = Link::Down { check: false };
+                        Ok(live)
                     }
-                    return Err(error);
+                    Err(error) => {
+                        if self.vitals.note_damage(&error) {
+                            self.link = Link::Damaged(error.clone());
+                        }
+                        Err(error)
+                    }
                 }
-                let live = Live::new(guarded).await?;
-                self.link = Link::Down { check: false };
-                Ok(live)
             }
         }
     }
@@ -380,10 +400,15 @@ impl Writer {
     }
 
     async fn disconnect(&mut self, check: bool) {
-        if let Link::Up(live) = std::mem::replace(&mut self.link, Link::Down { check }) {
+        self.condemn(Link::Down { check });
+        self.bury().await;
+    }
+
+    /// Gives the connection up without closing it yet.
+    fn condemn(&mut self, instead: Link) {
+        if let Link::Up(live) = std::mem::replace(&mut self.link, instead) {
             self.condemned = Some(live);
         }
-        self.bury().await;
     }
 
     /// Closes a connection that failed.
@@ -407,7 +432,9 @@ impl Writer {
         let row = sqlx::query(sql).fetch_one(&mut *conn).await;
         run(conn, format!("PRAGMA busy_timeout = {before}")).await?;
         let what = during("checkpoint");
-        let row = row.map_err(&what)?;
+        let row = row.map_err(&what).inspect_err(|error| {
+            self.vitals.note_damage(error);
+        })?;
         let pages = |index: usize| row.try_get::<i64, _>(index).map(|pages| u64::try_from(pages).unwrap_or(0));
         Ok(Checkpoint {
             busy: row.try_get::<i64, _>(0).map_err(&what)? != 0,
@@ -447,6 +474,15 @@ impl Writer {
     }
 }
 
+async fn connect(target: &Target, check: bool) -> Result<Live, Error> {
+    let mut guarded = target.connect(Role::Writer).await?;
+    if check && let Err(error) = quick_check(&mut guarded.conn).await {
+        guarded.close().await.ok();
+        return Err(error);
+    }
+    Live::new(guarded).await
+}
+
 fn causes<O: Pending + ?Sized>(operations: &[Box<O>]) -> Vec<Cause> {
     operations.iter().map(|operation| operation.cause()).collect()
 }
@@ -457,10 +493,36 @@ fn fail_all<O: Pending + ?Sized>(operations: &mut [Box<O>], error: &Error) -> us
 }
 
 /// What becomes of the connection after a transaction.
-#[derive(Debug, Clone, Copy)]
 enum After {
     Keep,
-    Replace { check: bool },
+    Replace {
+        check: bool,
+    },
+    /// The file is damaged: nothing more is written to it.
+    Damaged(Error),
+}
+
+impl After {
+    /// What a transaction that could not begin asks for.
+    fn failed_begin(error: &Error, vitals: &Vitals) -> Self {
+        vitals.note_trouble(error);
+        match error {
+            Error::Busy { .. } => Self::Keep,
+            _ if vitals.note_damage(error) => Self::Damaged(error.clone()),
+            _ => Self::Replace { check: false },
+        }
+    }
+
+    /// What a lost transaction asks for, given what SQLite said last.
+    fn lost(said: Option<Error>, vitals: &Vitals) -> Self {
+        match said {
+            Some(error) if vitals.note_damage(&error) => Self::Damaged(error),
+            said => {
+                said.iter().for_each(|error| vitals.note_trouble(error));
+                Self::Replace { check: false }
+            }
+        }
+    }
 }
 
 /// How many operations, counted from the front, have their result, and what becomes of the connection.

@@ -12,6 +12,7 @@ use crate::connection::{Guarded, Target};
 use crate::driver::{extended_code, translate};
 use crate::error::Error;
 use crate::keys::KeyRing;
+use crate::vitals::{self, Vitals};
 
 /// Runs operations from the front of `waiting` in one transaction, until all are done or the transaction is gone.
 pub(super) async fn transact(
@@ -21,13 +22,14 @@ pub(super) async fn transact(
     waiting: &mut [Box<dyn Operation>],
     limit: Duration,
     target: &Target,
+    vitals: &Vitals,
 ) -> End {
     let Guarded { conn, deadline, may_commit, rolled_back } = guarded;
     let mut tx = match conn.begin_with("BEGIN IMMEDIATE").await {
         Ok(tx) => tx,
         Err(error) => {
             let error = translate("begin a write", error);
-            let link = if matches!(error, Error::Busy { .. }) { After::Keep } else { After::Replace { check: false } };
+            let link = After::failed_begin(&error, vitals);
             return End { ran: fail_all(waiting, &error), link };
         }
     };
@@ -45,11 +47,13 @@ pub(super) async fn transact(
         {
             *pages = allowed;
         }
-        let ran = run_one(&mut tx, keys, operation.as_mut(), grouped, limit).await;
+        let (ran, said) = run_one(&mut tx, keys, operation.as_mut(), grouped, limit).await;
+        let damaged = said.as_ref().is_some_and(|error| vitals.note_damage(error));
         if deadline.passed() && !matches!(ran, Ran::Done) {
             operation.fail(Error::WriteDeadline { limit_ms: millis(limit) });
         }
-        let gone = matches!(ran, Ran::TransactionGone) || rolled_back.load(Ordering::Acquire);
+        // What the others wrote would go with the file.
+        let gone = damaged || matches!(ran, Ran::TransactionGone) || rolled_back.load(Ordering::Acquire);
         if started.elapsed() > SLOW {
             tracing::warn!(cause = %operation.cause(), ms = millis(started.elapsed()), "slow write operation");
         }
@@ -61,7 +65,7 @@ pub(super) async fn transact(
                 other.fail(Error::NotApplied);
             }
             drop(tx);
-            return End { ran: at + 1, link: After::Replace { check: false } };
+            return End { ran: at + 1, link: After::lost(said, vitals) };
         }
         deadline.clear();
     }
@@ -74,9 +78,13 @@ pub(super) async fn transact(
     let committed = tx.commit().await;
     may_commit.store(false, Ordering::Release);
     match committed {
-        Ok(()) => End { ran, link: After::Keep },
+        Ok(()) => {
+            vitals.note_commit();
+            End { ran, link: After::Keep }
+        }
         Err(error) => {
             let (verdict, link) = judge_commit(extended_code(&error), translate("commit", error), ran == 1);
+            vitals.note_trouble(&verdict);
             for operation in waiting.iter_mut().filter(|operation| operation.succeeded()) {
                 operation.fail(verdict.clone());
             }
@@ -85,29 +93,33 @@ pub(super) async fn transact(
     }
 }
 
+/// Runs one operation behind its savepoint; also tells what SQLite said last when it failed.
 async fn run_one(
     tx: &mut Transaction<'_, Sqlite>,
     keys: &mut KeyRing,
     operation: &mut dyn Operation,
     grouped: bool,
     limit: Duration,
-) -> Ran {
+) -> (Ran, Option<Error>) {
     if grouped && let Err(error) = sqlx::query("SAVEPOINT nasnet_op").execute(&mut **tx).await {
-        operation.fail(translate("begin a write", error));
-        return Ran::TransactionGone;
+        let error = translate("begin a write", error);
+        operation.fail(error.clone());
+        return (Ran::TransactionGone, Some(error));
     }
     let succeeded = match guarded_run(tx, keys, operation, limit).await {
         Some(succeeded) => succeeded,
-        None => return Ran::TransactionGone,
+        None => return (Ran::TransactionGone, None),
     };
+    // Before anything else is run on the connection, which would forget it.
+    let said = if succeeded { None } else { vitals::last_error(tx).await };
     if !grouped {
-        return if succeeded { Ran::Done } else { Ran::Undone };
+        return (if succeeded { Ran::Done } else { Ran::Undone }, said);
     }
     let end = if succeeded { "RELEASE nasnet_op" } else { "ROLLBACK TO nasnet_op; RELEASE nasnet_op" };
     match sqlx::raw_sql(end).execute(&mut **tx).await {
-        Ok(_) if succeeded => Ran::Done,
-        Ok(_) => Ran::Undone,
-        Err(_) => Ran::TransactionGone,
+        Ok(_) if succeeded => (Ran::Done, None),
+        Ok(_) => (Ran::Undone, said),
+        Err(error) => (Ran::TransactionGone, said.or_else(|| Some(translate("end an operation", error)))),
     }
 }
 

@@ -12,24 +12,25 @@ use crate::connection::Target;
 use crate::driver::{extended_code_raw, translate_raw};
 use crate::error::Error;
 use crate::raw::{Held, RawConn};
+use crate::vitals::Vitals;
 
 /// Begins the transaction. A database that another process writes to is [`Error::Busy`] at once.
-pub(super) fn begin(held: &Held) -> Result<(), (Error, After)> {
-    match step(held.conn(), "BEGIN IMMEDIATE") {
-        Ok(()) => {
-            held.rolled_back.store(false, Ordering::Release);
-            Ok(())
-        }
-        Err(error) => match translate_raw("begin a write", error) {
-            error @ Error::Busy { .. } => Err((error, After::Keep)),
-            error => Err((error, After::Replace { check: false })),
-        },
-    }
+pub(super) fn begin(held: &Held) -> Result<(), Error> {
+    step(held.conn(), "BEGIN IMMEDIATE").map_err(|error| translate_raw("begin a write", error))?;
+    held.rolled_back.store(false, Ordering::Release);
+    Ok(())
 }
 
 /// Runs operations from the front of `waiting` in the transaction that has begun, until all are done or it is gone, and
 /// commits it.
-pub(super) fn run<O>(held: &Held, pages: &mut u64, waiting: &mut [O], limit: Duration, target: &Target) -> End
+pub(super) fn run<O>(
+    held: &Held,
+    pages: &mut u64,
+    waiting: &mut [O],
+    limit: Duration,
+    target: &Target,
+    vitals: &Vitals,
+) -> End
 where
     O: DerefMut<Target = dyn RawOperation>,
 {
@@ -44,11 +45,13 @@ where
         if allowed != *pages && limit_pages(held.conn(), allowed) {
             *pages = allowed;
         }
-        let ran = run_one(held.conn(), &mut **operation, grouped);
+        let (ran, said) = run_one(held.conn(), &mut **operation, grouped);
+        let damaged = said.as_ref().is_some_and(|error| vitals.note_damage(error));
         if held.deadline.passed() && !matches!(ran, Ran::Done) {
             operation.fail(Error::WriteDeadline { limit_ms: millis(limit) });
         }
-        let gone = matches!(ran, Ran::TransactionGone) || held.rolled_back.load(Ordering::Acquire);
+        // What the others wrote would go with the file.
+        let gone = damaged || matches!(ran, Ran::TransactionGone) || held.rolled_back.load(Ordering::Acquire);
         if started.elapsed() > SLOW {
             tracing::warn!(cause = %operation.cause(), ms = millis(started.elapsed()), "slow write operation");
         }
@@ -59,7 +62,7 @@ where
             for other in done.iter_mut().filter(|other| other.succeeded()) {
                 other.fail(Error::NotApplied);
             }
-            return End { ran: at + 1, link: After::Replace { check: false } };
+            return End { ran: at + 1, link: After::lost(said, vitals) };
         }
         held.deadline.clear();
     }
@@ -72,9 +75,13 @@ where
     let committed = step(held.conn(), "COMMIT");
     held.may_commit.store(false, Ordering::Release);
     match committed {
-        Ok(()) => End { ran, link: After::Keep },
+        Ok(()) => {
+            vitals.note_commit();
+            End { ran, link: After::Keep }
+        }
         Err(error) => {
             let (verdict, link) = judge_commit(extended_code_raw(&error), translate_raw("commit", error), ran == 1);
+            vitals.note_trouble(&verdict);
             for operation in waiting.iter_mut().filter(|operation| operation.succeeded()) {
                 operation.fail(verdict.clone());
             }
@@ -83,11 +90,12 @@ where
     }
 }
 
-/// Runs an operation so that its panic harms nobody else.
-fn run_one(conn: &Connection, operation: &mut dyn RawOperation, grouped: bool) -> Ran {
+/// Runs an operation so that its panic harms nobody else; also tells what SQLite said last when it failed.
+fn run_one(conn: &Connection, operation: &mut dyn RawOperation, grouped: bool) -> (Ran, Option<Error>) {
     if grouped && let Err(error) = step(conn, "SAVEPOINT nasnet_op") {
-        operation.fail(translate_raw("begin a write", error));
-        return Ran::TransactionGone;
+        let error = translate_raw("begin a write", error);
+        operation.fail(error.clone());
+        return (Ran::TransactionGone, Some(error));
     }
     let mut raw = RawConn::new(conn);
     let succeeded = match std::panic::catch_unwind(AssertUnwindSafe(|| operation.run(&mut raw))) {
@@ -97,15 +105,17 @@ fn run_one(conn: &Connection, operation: &mut dyn RawOperation, grouped: bool) -
             false
         }
     };
+    // Operations return errors of their own types, in which that of SQLite may be hidden.
+    let said = if succeeded { None } else { raw.into_last_error() };
     if conn.is_autocommit() {
-        return Ran::TransactionGone;
+        return (Ran::TransactionGone, said);
     }
     if grouped
         && (!succeeded && step(conn, "ROLLBACK TO nasnet_op").is_err() || step(conn, "RELEASE nasnet_op").is_err())
     {
-        return Ran::TransactionGone;
+        return (Ran::TransactionGone, said);
     }
-    if succeeded { Ran::Done } else { Ran::Undone }
+    (if succeeded { Ran::Done } else { Ran::Undone }, said)
 }
 
 /// Runs a statement without values or rows.
