@@ -115,6 +115,18 @@ pub enum Error {
         #[source]
         source: Arc<sqlx::Error>,
     },
+    /// Another subscription reads as this consumer.
+    #[error("consumer {consumer} is read by another subscription")]
+    ConsumerBusy {
+        /// The consumer.
+        consumer: String,
+    },
+    /// This subscription gave no sign of life for too long, and another reads as its consumer now.
+    #[error("consumer {consumer} was taken over by another subscription")]
+    ConsumerTaken {
+        /// The consumer.
+        consumer: String,
+    },
     /// The store is shut down.
     #[error("event store is closed")]
     Closed,
@@ -163,7 +175,9 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Overloaded { .. } | Self::Unresolved { .. } | Self::ColdAbsent { .. } => true,
+            Self::Overloaded { .. } | Self::Unresolved { .. } | Self::ColdAbsent { .. } | Self::ConsumerBusy { .. } => {
+                true
+            }
             Self::Storage { source } => source.is_retryable(),
             Self::Unreadable { source, .. } => source.is_retryable(),
             Self::NotDurable { reached: None, source: Some(source) } => source.is_retryable(),

@@ -49,7 +49,10 @@ mod store;
 pub use archive::ArchiveReport;
 pub use class::{Class, ClassRules};
 pub use cold::{ColdState, prepare_cold_dir};
-pub use consumer::{Consumer, ConsumerName, Filter, Guard, GuardLimits, StartAt};
+pub use consumer::{
+    Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, StartAt, Subscription, project_in,
+    projected_through,
+};
 pub use durable::PendingReceipt;
 pub use epoch::TailLost;
 pub use error::{Conflict, Error};

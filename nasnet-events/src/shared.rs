@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nasnet_dbmanager::DbManager;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::cold::ColdDir;
+use crate::consumer::progress::Consumers;
 use crate::epoch::TailLost;
 use crate::heads::Heads;
 use crate::hot::session::Session;
@@ -26,6 +27,9 @@ pub(crate) struct Shared {
     pub(crate) resolver: Notify,
     /// Wakes `maintain` when a page of events waits to be flushed.
     pub(crate) backlog: Notify,
+    /// Wakes subscribers: the order of events has grown, or its end is resolved further.
+    pub(crate) moved: watch::Sender<u64>,
+    pub(crate) consumers: Consumers,
     /// One flush at a time, and one archive.
     pub(crate) flushing: tokio::sync::Mutex<()>,
     pub(crate) archiving: tokio::sync::Mutex<()>,
@@ -52,6 +56,8 @@ impl Shared {
             cold,
             resolver: Notify::new(),
             backlog: Notify::new(),
+            moved: watch::Sender::new(0),
+            consumers: Consumers::default(),
             flushing: tokio::sync::Mutex::new(()),
             archiving: tokio::sync::Mutex::new(()),
             closing: AtomicBool::new(false),
@@ -104,9 +110,15 @@ impl Shared {
         }
     }
 
+    /// Wakes subscribers.
+    pub(crate) fn note_moved(&self) {
+        self.moved.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.resolver.notify_one();
+        self.note_moved();
     }
 
     pub(crate) fn is_closing(&self) -> bool {
