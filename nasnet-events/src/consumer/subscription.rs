@@ -43,8 +43,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The stream of a consumer's items. It ends when the store is shut down.
 ///
-/// An error is an item of its own. A damaged place ([`Error::Corrupt`]) is told and passed; whatever else fails is tried
-/// again from the same position, after a second, as long as it is asked for.
+/// An error is an item of its own. A damaged place ([`Error::Corrupt`]) and an event that cannot be shown
+/// ([`Error::KeyMissing`], [`Error::Upcast`]) are told and passed; whatever else fails is tried again from the same position, after a second, as long as it is asked for.
 ///
 /// Dropping it keeps what was acknowledged and lets others read as this consumer.
 pub struct Subscription {
@@ -353,7 +353,7 @@ impl Reading {
             Some(cursor) => cursor,
             None => {
                 let query = self.consumer.filter.query().after(self.read_to);
-                Cursor::new(Arc::clone(&self.shared), query, Tiers::All)
+                Cursor::new(Arc::clone(&self.shared), query, Tiers::All).opened()
             }
         };
         let is_first = !cursor.is_started();
@@ -390,7 +390,12 @@ impl Reading {
         for item in page.items {
             match item {
                 Ok(event) => events.push(event),
-                Err(error @ Error::Corrupt { .. }) => damaged.push(error),
+                Err(
+                    error @ (Error::Corrupt { .. }
+                    | Error::Unopened { .. }
+                    | Error::KeyMissing { .. }
+                    | Error::Upcast { .. }),
+                ) => damaged.push(error),
                 // It may be there the next time: nothing of this page has been handed out.
                 Err(error) => return Err(error),
             }
