@@ -31,6 +31,7 @@ mod warm;
 mod window;
 
 // What the store does.
+mod append_each;
 mod archive;
 mod durable;
 mod error;

@@ -33,6 +33,7 @@ pub(crate) struct Plan<'a> {
     tops: HashMap<Slot, u64>,
     pending_tops: HashMap<Slot, u64>,
     ids: HashMap<Ulid, Known>,
+    placed: Vec<(Slot, u64)>,
 }
 
 /// One stream of a durable append.
@@ -47,7 +48,14 @@ pub(crate) struct DurableStream {
 impl<'a> Plan<'a> {
     pub(crate) fn new(heads: &'a mut Heads) -> Self {
         let next_seq = heads.next_seq();
-        Self { heads, next_seq, tops: HashMap::new(), pending_tops: HashMap::new(), ids: HashMap::new() }
+        Self {
+            heads,
+            next_seq,
+            tops: HashMap::new(),
+            pending_tops: HashMap::new(),
+            ids: HashMap::new(),
+            placed: Vec::new(),
+        }
     }
 
     /// Plans an append to the hot tier. On success the events carry position and version, unless they are known.
@@ -158,6 +166,7 @@ impl<'a> Plan<'a> {
                 pending,
             };
             self.ids.insert(event.id, known);
+            self.placed.push((slot, event.position.seq));
         }
         Ok(Receipt { first, last, version, achieved, deduplicated: false })
     }
@@ -206,7 +215,7 @@ impl<'a> Plan<'a> {
 
     /// What the batch changes, to be made known after its commit.
     pub(crate) fn into_changes(self) -> Changes {
-        Changes { next_seq: self.next_seq, tops: self.tops, ids: self.ids }
+        Changes { next_seq: self.next_seq, tops: self.tops, ids: self.ids, placed: self.placed }
     }
 }
 
@@ -215,6 +224,8 @@ pub(crate) struct Changes {
     pub(crate) next_seq: u64,
     pub(crate) tops: HashMap<Slot, u64>,
     pub(crate) ids: HashMap<Ulid, Known>,
+    /// Stream and sequence number of each event, ascending.
+    pub(crate) placed: Vec<(Slot, u64)>,
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::{DbManager, Scope};
 use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::class::Class;
@@ -118,11 +118,7 @@ impl EventStore {
             return self.append_durable(scope, stream, expected, events).await;
         }
         window::load(self.shared(), scope).await?;
-        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.inner.places).try_acquire_many_owned(count).map_err(|_| {
-            let waiting = self.shared().options.queue_events_max.saturating_sub(self.inner.places.available_permits());
-            Error::Overloaded { queue: waiting }
-        })?;
+        let permit = self.places(events.len())?;
         let (reply, answer) = oneshot::channel();
         let (scope, stream) = (scope.clone(), stream.clone());
         let append = Append { scope, stream, expected, events, reply, _permit: permit };
@@ -132,6 +128,15 @@ impl EventStore {
             Err(Error::Conflict(conflict)) => Err(Error::Conflict(self.with_missed(conflict).await)),
             other => other,
         }
+    }
+
+    /// Takes places in the queue for so many events.
+    pub(crate) fn places(&self, events: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let count = u32::try_from(events).unwrap_or(u32::MAX);
+        Arc::clone(&self.inner.places).try_acquire_many_owned(count).map_err(|_| {
+            let waiting = self.shared().options.queue_events_max.saturating_sub(self.inner.places.available_permits());
+            Error::Overloaded { queue: waiting }
+        })
     }
 
     /// Checks events and stamps them with class and time; positions and versions come later.
