@@ -45,6 +45,12 @@ struct Args {
     /// The program of `benches/peers`; without it the rows against event stores and key-value stores are left out.
     #[arg(long, env = "NASNET_PEERS")]
     peers: Option<PathBuf>,
+    /// Events of a round of the rows about the hot tier. Fewer flatter every store.
+    #[arg(long, default_value_t = 500_000)]
+    events: usize,
+    /// Rounds of these rows, each once with an idle and once with a busy second core.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
     /// Measure this row only.
     #[arg(long)]
     only: Option<String>,
@@ -60,7 +66,7 @@ async fn main() -> Result<(), Failure> {
     if peers.is_none() {
         eprintln!("no --peers: P1, P2, P3 and P7 are left out");
     }
-    rows.extend(hot::rows(peers.as_ref(), wanted).await?);
+    rows.extend(hot::rows(peers.as_ref(), hot::Size { rounds: args.rounds, events: args.events }, wanted).await?);
     if wanted("P4") {
         rows.extend(p4::rows().await?);
     }

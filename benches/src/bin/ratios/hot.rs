@@ -16,21 +16,38 @@ use nasnet_events::EventOptions;
 use crate::Failure;
 use crate::peers::Peers;
 
-/// Interleaved rounds, once with an idle and once with a busy second core.
-const ROUNDS: usize = 5;
-/// Events of a round: small runs flatter everybody.
-const EVENTS: usize = 500_000;
-/// Of the slow peer, which fewer events flatter.
-const SLOW_EVENTS: usize = 50_000;
-/// Events of a round of single appends.
-const SINGLE_EVENTS: usize = 100_000;
+/// How long it may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    /// Interleaved rounds, once with an idle and once with a busy second core.
+    pub(crate) rounds: usize,
+    /// Events of a round: small runs flatter everybody.
+    pub(crate) events: usize,
+}
+
+impl Size {
+    /// Of the slow peer, which fewer events flatter.
+    const fn slow(self) -> usize {
+        self.events / 10
+    }
+
+    /// Events of a round of single appends.
+    const fn single(self) -> usize {
+        self.events / 5
+    }
+}
+
 /// Callers of a group commit.
 const CALLERS: usize = 256;
 
 /// One thing that is measured in every round.
 type Key = (&'static str, usize);
 
-pub(crate) async fn rows(peers: Option<&Peers>, wanted: impl Fn(&str) -> bool) -> Result<Vec<Ratio>, Failure> {
+pub(crate) async fn rows(
+    peers: Option<&Peers>,
+    size: Size,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Ratio>, Failure> {
     let wanted_any = |ids: &[&str]| ids.iter().any(|id| wanted(id));
     let mut table = Vec::new();
     let mut worst: BTreeMap<(&str, String), (f64, f64)> = BTreeMap::new();
@@ -38,35 +55,35 @@ pub(crate) async fn rows(peers: Option<&Peers>, wanted: impl Fn(&str) -> bool) -
         let _core = busy.then(BusyCore::start);
         let mut times: BTreeMap<Key, Vec<Duration>> = BTreeMap::new();
         let mut note = |key: Key, time: Duration| times.entry(key).or_default().push(time);
-        for _ in 0..ROUNDS {
+        for _ in 0..size.rounds {
             if wanted_any(&["P1", "P5", "P6", "P7"]) {
-                note(("ours", 1_000), ours(1_000, EVENTS).await?);
+                note(("ours", 1_000), ours(1_000, size.events).await?);
             }
             if wanted("P2") {
-                note(("ours", 100), ours(100, EVENTS).await?);
+                note(("ours", 100), ours(100, size.events).await?);
             }
             if wanted("P3") {
-                note(("callers", 1), callers(CALLERS, SINGLE_EVENTS).await?);
+                note(("callers", 1), callers(CALLERS, size.single()).await?);
             }
             if wanted("P5") {
-                note(("rusqlite", 1_000), rusqlite(1_000, EVENTS)?);
+                note(("rusqlite", 1_000), rusqlite(1_000, size.events)?);
             }
             if wanted("P6") {
-                note(("log", 1_000), log(1_000, EVENTS)?);
+                note(("log", 1_000), log(1_000, size.events)?);
             }
             let Some(peers) = peers else { continue };
             if wanted("P1") {
-                note(("sqlite-es", 1_000), peers.round("sqlite-es", 1_000, SLOW_EVENTS)?);
+                note(("sqlite-es", 1_000), peers.round("sqlite-es", 1_000, size.slow())?);
             }
             if wanted("P2") {
-                note(("sqlite-es", 100), peers.round("sqlite-es", 100, SLOW_EVENTS)?);
+                note(("sqlite-es", 100), peers.round("sqlite-es", 100, size.slow())?);
             }
             if wanted("P3") {
-                note(("sqlite-es-tasks", 1), peers.round("sqlite-es-tasks", 1, SLOW_EVENTS / 5)?);
+                note(("sqlite-es-tasks", 1), peers.round("sqlite-es-tasks", 1, size.slow() / 5)?);
             }
             if wanted("P7") {
                 for engine in ["umadb", "fjall", "redb"] {
-                    note((engine, 1_000), peers.round(engine, 1_000, EVENTS)?);
+                    note((engine, 1_000), peers.round(engine, 1_000, size.events)?);
                 }
             }
         }
