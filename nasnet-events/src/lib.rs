@@ -27,12 +27,15 @@ mod cold;
 mod epoch;
 mod hot;
 mod schema;
+#[allow(dead_code, reason = "written by what is built next")]
+mod truncation;
 mod warm;
 mod window;
 
 // What the store does.
 mod append_each;
 mod archive;
+mod consumer;
 mod durable;
 mod error;
 mod flush;
@@ -47,6 +50,7 @@ mod store;
 pub use archive::ArchiveReport;
 pub use class::{Class, ClassRules};
 pub use cold::{ColdState, prepare_cold_dir};
+pub use consumer::{Consumer, ConsumerName, Filter, Guard, GuardLimits, StartAt};
 pub use durable::PendingReceipt;
 pub use epoch::TailLost;
 pub use error::{Conflict, Error};
@@ -61,3 +65,4 @@ pub use receipt::{Achieved, Receipt};
 pub use schema::{high_waters, schema_sets};
 pub use status::{Held, ScopeStatus, Status};
 pub use store::EventStore;
+pub use truncation::{Truncated, TruncatedBy};
