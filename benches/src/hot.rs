@@ -43,7 +43,7 @@ impl Hot {
     /// When its type or its body is none.
     pub fn event(&self, sample: Sample) -> Result<NewEvent, Failure> {
         let body = RawValue::from_string(sample.body)?;
-        Ok(NewEvent::new(self.db.next_ulid(), EventType::parse(sample.kind)?, &body)?)
+        Ok(NewEvent::with_body(self.db.next_ulid(), EventType::parse(sample.kind)?, body))
     }
 
     /// Appends samples, each to its own stream, and returns when all are committed.

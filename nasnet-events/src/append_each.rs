@@ -3,11 +3,12 @@
 use nasnet_dbmanager::Scope;
 use tokio::sync::oneshot;
 
-use crate::class::Class;
+use crate::durability::{self, Way};
 use crate::error::Error;
 use crate::event::StreamAppend;
 use crate::hot::appender::{Append, Command};
 use crate::receipt::Receipt;
+use crate::sealing;
 use crate::store::EventStore;
 use crate::window;
 
@@ -40,14 +41,15 @@ impl EventStore {
         let mut hot = Vec::with_capacity(appends.len());
         let mut durable = Vec::new();
         for StreamAppend { stream, expected, events } in appends {
-            let events = match self.record(scope, &stream, events) {
+            let keys = sealing::for_append(self.shared(), &events).await?;
+            let events = match self.record(scope, &stream, events, &keys) {
                 Ok(events) => events,
                 Err(error) => {
                     answers.push(Some(Answer::Ready(Err(error))));
                     continue;
                 }
             };
-            if events.iter().any(|event| event.class == Class::Critical) {
+            if matches!(durability::way(None, &events), Way::Durable) {
                 durable.push((answers.len(), stream, expected, events));
                 answers.push(None);
                 continue;

@@ -1,8 +1,9 @@
 //! What the store knows in memory: the next position, the version of every stream, the ids of the idempotency window and
 //! the reservations that are not resolved. Pure: no I/O and no clock. Rebuilt at open.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
 

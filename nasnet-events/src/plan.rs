@@ -1,7 +1,6 @@
 //! The rules of appending: which positions and versions a batch gets, and what is refused. Pure.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
 
@@ -179,10 +178,10 @@ impl<'a> Plan<'a> {
         events: &[Recorded],
         dead: Option<&HashSet<Ulid>>,
     ) -> Result<Option<Receipt>, Refusal> {
-        let mut seen = HashSet::with_capacity(events.len());
+        let mut seen = HashSet::new();
         let mut hits: Vec<(Ulid, Known)> = Vec::new();
         for event in events {
-            if !seen.insert(event.id) {
+            if events.len() > 1 && !seen.insert(event.id) {
                 return Err(Refusal::IdReused(event.id));
             }
             let planned = self.ids.get(&event.id).copied();

@@ -313,7 +313,8 @@ impl EventStore {
 
 /// Keeps a body on one line, as the cold tier needs it. JSON has no line breaks inside its tokens.
 fn one_line(body: Box<RawValue>) -> Result<Box<RawValue>, Error> {
-    if !body.get().contains(['\n', '\r']) {
+    // By bytes: this looks at every body, and a search by characters takes several times as long.
+    if memchr::memchr2(b'\n', b'\r', body.get().as_bytes()).is_none() {
         return Ok(body);
     }
     RawValue::from_string(body.get().replace(['\n', '\r'], " ")).map_err(|error| Error::Invalid {

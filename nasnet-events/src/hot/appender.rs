@@ -1,8 +1,8 @@
 //! The one task that gives positions: it drains a queue and writes each batch as one transaction of hot.db.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use foldhash::HashSet;
 use nasnet_dbmanager::{Cause, Scope};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use ulid::Ulid;
