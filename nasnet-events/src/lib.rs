@@ -56,11 +56,10 @@ pub use archive::ArchiveReport;
 pub use body::Body;
 pub use chain::Digest;
 pub use class::{Class, ClassRules};
-    Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, StartAt, Subscription, project_in,
-    projected_through,
 pub use cold::{ColdFindings, ColdState, prepare_cold_dir};
 pub use consumer::{
-pub use consumer::{Consumer, ConsumerName, Filter, Guard, GuardLimits, StartAt};
+    Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, StartAt, Subscription, project_in,
+    projected_through,
 };
 pub use durability::Durability;
 pub use durable::PendingReceipt;
