@@ -57,7 +57,7 @@ pub use archive::ArchiveReport;
 pub use body::Body;
 pub use chain::Digest;
 pub use class::{Class, ClassRules};
-pub use cold::{ColdState, prepare_cold_dir};
+pub use cold::{ColdFindings, ColdState, prepare_cold_dir};
 pub use consumer::{
     Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, StartAt, Subscription, project_in,
     projected_through,
