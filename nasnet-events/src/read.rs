@@ -12,8 +12,9 @@ use crate::cold::ColdDir;
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
-use crate::hot::log::{self, Order, RowState, View};
+use crate::hot::log::{self, Order, Row, RowState, View};
 use crate::merge::{Range, Slice, end_of, merge};
+use crate::name::StreamName;
 use crate::position::Position;
 use crate::query::Query;
 use crate::sealing;
@@ -203,11 +204,16 @@ impl Cursor {
     }
 
     async fn look_at_hot(&self) -> Result<Hot, Error> {
+        let left = self.left.map_or(PAGE_EVENTS, |left| usize::try_from(left).unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS));
         loop {
             let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
-            let hot = self.shared.hot().await?;
-            let looked =
-                hot.read(READ, move |conn| Box::pin(async move { read_hot(conn, &query, range, started).await })).await;
+            let shared = Arc::clone(&self.shared);
+            let hot = shared.hot().await?;
+            let looked = hot
+                .read(READ, move |conn| {
+                    Box::pin(async move { read_hot(conn, &shared, &query, range, started, left).await })
+                })
+                .await;
             // A hot tier that was wiped under the read is looked at again, as it is now.
             if looked.is_ok() || self.shared.is_current(&hot) {
                 return looked;
@@ -283,7 +289,14 @@ struct Hot {
     unresolved: bool,
 }
 
-async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, started: bool) -> Result<Hot, Error> {
+async fn read_hot(
+    conn: &mut SqliteConnection,
+    shared: &Shared,
+    query: &Query,
+    mut range: Range,
+    started: bool,
+    left: usize,
+) -> Result<Hot, Error> {
     let order = query.order;
     let view = log::view(conn).await?;
     let mut unresolved = view.reserved.is_some();
@@ -304,8 +317,52 @@ async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, 
         Order::Backwards => (true, Range { low: range.low.max(below), high: range.high }),
     };
     let mut has_holes = false;
-    let slice = if is_hot { Some(read_log(conn, query, &view, part, &mut has_holes).await?) } else { None };
+    let slice = match &query.stream {
+        _ if !is_hot => None,
+        Some(stream) => Some(read_stream(conn, shared, query, stream, &view, part, (left, &mut has_holes)).await?),
+        None => Some(read_log(conn, query, &view, part, (left, &mut has_holes)).await?),
+    };
     Ok(Hot { range, part, slice, has_holes, unresolved })
+}
+
+/// Events of one stream in a range that lies within the hot log: only the rows that hold some are decoded.
+async fn read_stream(
+    conn: &mut SqliteConnection,
+    shared: &Shared,
+    query: &Query,
+    stream: &StreamName,
+    view: &View,
+    range: Range,
+    (left, has_holes): (usize, &mut bool),
+) -> Result<Slice, Error> {
+    let order = query.order;
+    // What another process has just appended is not known here yet, so that stretch is scanned.
+    let (epoch, known) = {
+        let heads = shared.heads();
+        (heads.epoch(), heads.next_seq().saturating_sub(1))
+    };
+    if epoch != view.epoch || range.low.seq >= known || (order == Order::Backwards && range.high.seq > known) {
+        let low = if epoch == view.epoch { range.low.max(Position::new(epoch, known)) } else { range.low };
+        let above = if order == Order::Backwards { Range { low, ..range } } else { range };
+        return read_log(conn, query, view, above, (left, has_holes)).await;
+    }
+    let part = Range { high: range.high.min(Position::new(epoch, known)), ..range };
+    let limit = left.clamp(1, HOT_ROWS_MAX);
+    let scopes = query.scopes.as_deref();
+    let within = (part.low.seq + 1, part.high.seq);
+    let (seqs, all) = shared.heads().next_of_stream(scopes, stream, within, order, limit);
+    let mut slice = Slice::whole(part, order);
+    if let (false, Some(last)) = (all, seqs.last()) {
+        let last = Position::new(epoch, *last);
+        slice.stop_at(last, last, order);
+    }
+    if !seqs.is_empty() {
+        for row in log::holding(conn, epoch, &seqs).await? {
+            *has_holes |= row.shed > 0;
+            take(&mut slice, row, query, epoch);
+        }
+    }
+    Ok(slice)
 }
 
 /// Events of the hot log in a range that lies within it.
@@ -314,15 +371,18 @@ async fn read_log(
     query: &Query,
     view: &View,
     range: Range,
-    has_holes: &mut bool,
+    (left, has_holes): (usize, &mut bool),
 ) -> Result<Slice, Error> {
     let order = query.order;
     let mut slice = Slice::whole(range, order);
     let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
     let mut read = 0;
+    // A few first: whoever wants the newest hundred should not wait for two thousand.
+    let mut limit = if left < PAGE_EVENTS { 2 } else { HOT_ROWS };
     while !range.is_empty() && from <= to {
-        let rows = log::page(conn, view.epoch, (from, to), order, HOT_ROWS).await?;
-        let exhausted = rows.len() < HOT_ROWS as usize;
+        let rows = log::page(conn, view.epoch, (from, to), order, limit).await?;
+        let exhausted = rows.len() < limit as usize;
+        limit = (limit * 2).min(HOT_ROWS);
         read += rows.len();
         for row in rows {
             let (first, last) = (row.first_seq, row.last_seq());
@@ -331,28 +391,32 @@ async fn read_log(
                 Order::Backwards => to = first.saturating_sub(1),
             }
             *has_holes |= row.shed > 0;
-            if let (RowState::Reserved(reserved), true) = (&row.state, row.stalled)
-                && query.scopes.as_ref().is_none_or(|scopes| scopes.contains(&reserved.scope))
-            {
-                slice.errors.push(stalled(&reserved.scope, view.epoch, first, last));
-                slice.stop_at(Position::new(view.epoch, first), Position::new(view.epoch, last), order);
-                continue;
-            }
-            match row.events {
-                Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
-                Err(error) => slice.errors.push(error),
-            }
+            take(&mut slice, row, query, view.epoch);
             slice.stop_at(Position::new(view.epoch, first), Position::new(view.epoch, last), order);
         }
         if exhausted {
             slice.covered = end_of(range, order);
             break;
         }
-        if slice.events.len() >= PAGE_EVENTS || read >= HOT_ROWS_MAX {
+        if slice.events.len() >= left.min(PAGE_EVENTS) || read >= HOT_ROWS_MAX {
             break;
         }
     }
     Ok(slice)
+}
+
+/// Takes the wanted events of a row, or what stands for them.
+fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
+    if let (RowState::Reserved(reserved), true) = (&row.state, row.stalled)
+        && query.scopes.as_ref().is_none_or(|scopes| scopes.contains(&reserved.scope))
+    {
+        slice.errors.push(stalled(&reserved.scope, epoch, row.first_seq, row.last_seq()));
+        return;
+    }
+    match row.events {
+        Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
+        Err(error) => slice.errors.push(error),
+    }
 }
 
 /// What a reader of all scopes sees in the place of events nobody can tell about now.
