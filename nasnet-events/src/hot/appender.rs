@@ -162,13 +162,11 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
         }
         let rows = std::mem::take(&mut batch.rows);
         let inserted = hot
-            .write(APPEND, move |conn| {
-                Box::pin(async move {
-                    for (first_seq, last_seq, resolution) in resolutions {
-                        log::resolve(conn, first_seq, last_seq, resolution).await?;
-                    }
-                    log::insert(conn, epoch, &rows).await
-                })
+            .write_raw(APPEND, move |conn| {
+                for (first_seq, last_seq, resolution) in resolutions {
+                    log::resolve(conn, first_seq, last_seq, resolution)?;
+                }
+                log::insert(conn, epoch, &rows)
             })
             .await?;
         // What went into a file that is gone is appended again, to the one in its place.
