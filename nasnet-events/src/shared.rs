@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::cold::ColdDir;
+use crate::decide::Turns;
 use crate::durability::Promises;
 use crate::epoch::TailLost;
 use crate::heads::Heads;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     /// Wakes `maintain` when a page of events waits to be flushed.
     pub(crate) backlog: Notify,
     promises: Mutex<Promises>,
+    pub(crate) turns: Turns,
     /// Wakes `maintain` when a flush is due earlier than it was.
     pub(crate) promised: Notify,
     /// One flush at a time, and one archive.
@@ -60,6 +62,7 @@ impl Shared {
             resolver: Notify::new(),
             backlog: Notify::new(),
             promises: Mutex::new(Promises::default()),
+            turns: Turns::new(),
             promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
             archiving: tokio::sync::Mutex::new(()),

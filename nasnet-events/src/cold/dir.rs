@@ -79,6 +79,13 @@ pub(crate) struct Archived {
     pub(crate) bytes: u64,
 }
 
+/// The frames of a scope, and what is damaged between them.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    pub(crate) places: Vec<(PathBuf, Place)>,
+    pub(crate) damaged: Vec<Error>,
+}
+
 /// The directory, and what is known of its files.
 #[derive(Debug)]
 pub(crate) struct ColdDir {
@@ -266,6 +273,28 @@ impl ColdDir {
             last = last.max(newest);
         }
         Ok(last)
+    }
+
+    /// All frames of a scope in the order of their positions.
+    pub(crate) fn frames(&mut self, scope: &Scope) -> Result<Frames, Error> {
+        self.check()?;
+        let mut frames = Frames { places: Vec::new(), damaged: Vec::new() };
+        for (_, path) in self.files(scope)? {
+            let index = match self.index(&path) {
+                Ok((index, _)) => index,
+                Err(error) => {
+                    frames.damaged.push(error);
+                    continue;
+                }
+            };
+            frames.damaged.extend(index.damaged.iter().map(|(from, to)| {
+                let what = format!("{} at byte {from}", path.display());
+                Error::corrupt(what, format!("{} bytes are no frame", to - from))
+            }));
+            frames.places.extend(index.frames.iter().map(|place| (path.clone(), place.clone())));
+        }
+        frames.places.sort_by_key(|(_, place)| place.header.first);
+        Ok(frames)
     }
 
     /// Where the chain of a scope's archived events stands.
