@@ -63,7 +63,10 @@ pub use body::Body;
 pub use chain::Digest;
 pub use class::{Class, ClassRules};
 pub use cold::{ColdState, prepare_cold_dir};
-pub use consumer::{Consumer, ConsumerName, Filter, Guard, GuardLimits, StartAt};
+pub use consumer::{
+    Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, StartAt, Subscription, project_in,
+    projected_through,
+};
 pub use durability::Durability;
 pub use durable::PendingReceipt;
 pub use epoch::TailLost;

@@ -82,6 +82,19 @@ pub(crate) struct Cursor {
     left: Option<u64>,
     /// Damage told already, since a later page may meet it again.
     told: HashSet<String>,
+    /// Scopes whose warm tier the last page was looked for in.
+    below: Option<Vec<Scope>>,
+}
+
+/// A page of a read that goes forwards.
+pub(crate) struct Page {
+    pub(crate) items: VecDeque<Result<Recorded, Error>>,
+    /// It is complete up to here.
+    pub(crate) through: Position,
+    /// Where the read ends.
+    pub(crate) end: Position,
+    /// The scopes that were asked for what the hot tier does not have; `None` when it has all of the page.
+    pub(crate) scopes: Option<Vec<Scope>>,
 }
 
 impl Cursor {
@@ -95,7 +108,7 @@ impl Cursor {
         let left = query.limit;
         let (buffer, told) = (VecDeque::new(), HashSet::new());
         let opened = false;
-        Self { shared, query: Arc::new(query), tiers, opened, range, started: false, buffer, left, told }
+        Self { shared, query: Arc::new(query), tiers, opened, range, started: false, buffer, left, told, below: None }
     }
 
     /// Gives events as callers see them, not as they are stored.
@@ -127,6 +140,21 @@ impl Cursor {
         }
     }
 
+    /// True once the end of the read is fixed.
+    pub(crate) const fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// Reads the next page whole, `None` at the end. After an error the same page can be asked for again.
+    pub(crate) async fn next_page(&mut self) -> Result<Option<Page>, Error> {
+        if self.range.is_empty() {
+            return Ok(None);
+        }
+        self.page().await?;
+        let items = std::mem::take(&mut self.buffer);
+        Ok(Some(Page { items, through: self.range.low, end: self.range.high, scopes: self.below.take() }))
+    }
+
     /// Reads one page, from the hot log or from the tiers below it.
     ///
     /// The hot log is looked at first. It is complete from its floor on, so a page is either above the floor and its
@@ -154,9 +182,11 @@ impl Cursor {
         let beyond_hot = hot.slice.is_none() || damaged;
         slices.extend(hot.slice);
         if beyond_hot && !hot.part.is_empty() {
-            for scope in self.wanted_scopes().await? {
-                slices.extend(self.warm(&scope, hot.part).await);
+            let scopes = self.wanted_scopes().await?;
+            for scope in &scopes {
+                slices.extend(self.warm(scope, hot.part).await);
             }
+            self.below = Some(scopes);
             if self.tiers == Tiers::All
                 && let Some(cold) = &self.shared.cold
             {

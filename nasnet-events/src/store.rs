@@ -276,6 +276,7 @@ impl EventStore {
         shared.close();
         resolve::sweep(shared, self.queue()).await;
         let flushed = self.flush(FlushReason::Shutdown).await;
+        let checkpoints = shared.consumers.save(shared, true).await;
         // Already gone when this is the second call.
         drop(self.queue().send(Command::Stop));
         let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
@@ -283,6 +284,7 @@ impl EventStore {
             drop(task.await);
         }
         shared.end_session();
+        checkpoints?;
         let report = flushed?;
         crate::maintain::tell(&report);
         if report.failed.is_empty() { self.record_clean_end(report.through).await } else { Ok(()) }

@@ -246,6 +246,7 @@ fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch
     }
     drop(heads);
     shared.note_backlog();
+    shared.note_moved();
     for (command, outcome) in commands {
         match (command, outcome) {
             (Command::Append(append), Outcome::Appended(result)) => {
@@ -374,5 +375,6 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
     if left_open {
         shared.resolver.notify_one();
     }
+    shared.note_moved();
     Ok(())
 }
