@@ -1,5 +1,7 @@
 //! Walks along the chains of a scope, tier by tier, and shows each event with what is recorded of its chain.
 
+use std::sync::{Arc, PoisonError};
+
 use nasnet_dbmanager::{Cause, Scope};
 use sqlx::SqliteConnection;
 
@@ -112,21 +114,19 @@ impl EventStore {
         see: &mut (dyn FnMut(Step) + Send),
     ) -> Result<(), Error> {
         let Some(cold) = self.shared().cold.clone() else { return Ok(()) };
-        let own = scope.clone();
-        let found =
-            blocking(move || cold.lock().unwrap_or_else(std::sync::PoisonError::into_inner).frames(&own)).await?;
-        let mut damaged = found.damaged.into_iter();
-        damaged.by_ref().for_each(|error| see(Step::Damaged { position: None, through: None, error, after: None }));
-        for (path, place) in found.places {
-            let header = place.header.clone();
+        let (own, shared) = (scope.clone(), Arc::clone(&cold));
+        let found = blocking(move || shared.lock().unwrap_or_else(PoisonError::into_inner).frames(&own)).await?;
+        found.damaged.into_iter().for_each(|error| {
+            see(Step::Damaged { position: None, through: None, error, after: None });
+        });
+        for frame in found.places {
+            let header = frame.1.header.clone();
             if header.last <= stretch.after || header.first > stretch.until {
                 continue;
             }
             see(Step::At { position: header.first.before(), digest: header.chain.0, may_be_removed: false });
-            let opened = blocking(move || {
-                let file = std::fs::File::open(&path).map_err(|error| Error::io("open", &path, error))?;
-                place.open(&path, &file)
-            });
+            let shared = Arc::clone(&cold);
+            let opened = blocking(move || shared.lock().unwrap_or_else(PoisonError::into_inner).open_frame(&frame));
             match opened.await {
                 Ok(events) => {
                     events.into_iter().for_each(|event| see(Step::Event(Box::new(event))));
