@@ -156,7 +156,7 @@ impl EventStore {
     /// True when every event of the scope that was appended is visible.
     async fn is_settled(&self, scope: &Scope) -> Result<bool, Error> {
         let own = [scope.clone()];
-        let hot = self.shared().manager.hot();
+        let hot = self.shared().hot().await?;
         let unresolved = hot.read(DECIDE, move |conn| Box::pin(async move { log::unresolved_of(conn, &own).await }));
         Ok(unresolved.await?.is_none())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use nasnet_dbmanager::{Cause, Database, Scope};
 
@@ -9,6 +10,7 @@ use crate::class::Class;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::{self, Order, Row, RowState};
+use crate::pace;
 use crate::position::Position;
 use crate::store::EventStore;
 use crate::warm::segment;
@@ -104,6 +106,12 @@ impl EventStore {
             body_bytes: 0,
             failed: Vec::new(),
         };
+        let now_ms = shared.manager.now().boottime_ms;
+        let since = shared.last_flush_ms().map(|at| Duration::from_millis(now_ms.saturating_sub(at)));
+        if !pace::goes_ahead(shared.manager.flash_level(), reason, shared.options.flush_interval, since) {
+            return Ok(report);
+        }
+        shared.set_last_flush_ms(now_ms);
         while report.until.seq < end {
             if !shared.is_current(&hot) {
                 // What was read from a lost hot tier would come after its end was told.

@@ -10,6 +10,7 @@ mod class;
 mod event;
 mod expected;
 mod name;
+mod pace;
 mod position;
 mod receipt;
 pub mod types;

@@ -38,6 +38,11 @@ impl EventStore {
                 }
                 Err(error) => tracing::warn!(%error, "flush failed"),
             }
+            if reason == FlushReason::Interval
+                && let Err(error) = self.expire().await
+            {
+                tracing::warn!(%error, "what is old stays in the hot tier");
+            }
         }
         tell(&self.flush(FlushReason::Shutdown).await?);
         Ok(())

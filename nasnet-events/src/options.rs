@@ -21,6 +21,10 @@ pub struct EventOptions {
     pub flush_bytes: usize,
     /// Longest time `maintain` leaves Normal events in tmpfs only. Default 5 minutes.
     pub flush_interval: Duration,
+    /// Most bytes of hot.db, `None` = 64 MiB or 15 % of its file system, whichever is less. Default `None`.
+    pub hot_bytes_max: Option<u64>,
+    /// How long events stay in the hot tier that are on flash or of class Low, by the time since boot. Default 24 hours.
+    pub hot_keep: Duration,
     /// How long readers of all scopes wait for a transaction whose database cannot be asked how it ended. After that they
     /// see an error in its place and go on; readers of its scope wait until it is known. Default 30 seconds.
     pub stall_after: Duration,
@@ -43,6 +47,8 @@ impl Default for EventOptions {
             body_bytes_max: 256 << 10,
             flush_bytes: 4 << 10,
             flush_interval: Duration::from_secs(5 * 60),
+            hot_bytes_max: None,
+            hot_keep: Duration::from_secs(24 * 60 * 60),
             stall_after: Duration::from_secs(30),
             upcasters: Upcasters::new(),
             cold: None,

@@ -16,6 +16,7 @@ use crate::decide::Turns;
 use crate::durability::Promises;
 use crate::epoch::{self, Opened, TailLost};
 use crate::error::Error;
+use crate::event::Recorded;
 use crate::heads::Heads;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
@@ -24,6 +25,14 @@ use crate::store::{blocking, lock_opening};
 
 /// How long a wiped hot tier waits for the transactions that hold positions in it before it is numbered anew.
 const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
+
+/// 64 MiB, or 15 % of the file system if that is less.
+fn hot_bytes_max(run_dir: &std::path::Path) -> u64 {
+    const MOST: u64 = 64 << 20;
+    const PERCENT: u64 = 15;
+    let Ok(facts) = rustix::fs::statvfs(run_dir) else { return MOST };
+    (facts.f_blocks.saturating_mul(facts.f_frsize) / 100).saturating_mul(PERCENT).clamp(1 << 20, MOST)
+}
 
 /// State of an open store. Its locks are held for a few instructions, never across an await.
 pub(crate) struct Shared {
@@ -39,6 +48,12 @@ pub(crate) struct Shared {
     /// First positions of the reservations of this store whose receipts are held by somebody.
     in_flight: Mutex<BTreeSet<Position>>,
     landed: Notify,
+    /// Most bytes of hot.db.
+    pub(crate) hot_bytes_max: u64,
+    /// When the last flush went ahead, by the time since boot.
+    last_flush_ms: Mutex<Option<u64>>,
+    /// Bytes appended since somebody looked how many there are.
+    hot_unseen: AtomicU64,
     /// Reservations that could not be resolved, and since when, by the time since boot.
     unresolvable: Mutex<HashMap<Position, u64>>,
     pub(crate) cold: Option<Arc<Mutex<ColdDir>>>,
@@ -62,6 +77,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(manager: DbManager, options: EventOptions, session: Session, opened: Opened) -> Self {
+        let hot_bytes_max = options.hot_bytes_max.unwrap_or_else(|| hot_bytes_max(manager.run_dir()));
         let cold = options.cold.as_ref().map(|cold| Arc::new(Mutex::new(ColdDir::new(cold, &manager))));
         Self {
             manager,
@@ -73,6 +89,9 @@ impl Shared {
             renewing: tokio::sync::Mutex::new(()),
             in_flight: Mutex::new(BTreeSet::new()),
             landed: Notify::new(),
+            hot_bytes_max,
+            last_flush_ms: Mutex::new(None),
+            hot_unseen: AtomicU64::new(u64::MAX / 2),
             unresolvable: Mutex::new(HashMap::new()),
             cold,
             resolver: Notify::new(),
@@ -182,6 +201,34 @@ impl Shared {
         if self.in_flight().remove(&first) {
             self.landed.notify_waiters();
             self.landed.notify_one();
+        }
+    }
+
+    /// Counts bytes that are about to be appended; true once so many came together that somebody has to look.
+    pub(crate) fn is_room_unknown(&self, bytes: u64, step: u64) -> bool {
+        let unseen = self.hot_unseen.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let is_unknown = unseen > step;
+        if is_unknown {
+            self.hot_unseen.store(0, Ordering::Relaxed);
+        }
+        is_unknown
+    }
+
+    pub(crate) fn last_flush_ms(&self) -> Option<u64> {
+        *self.last_flush_ms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_last_flush_ms(&self, boottime_ms: u64) {
+        *self.last_flush_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(boottime_ms);
+    }
+
+    /// Takes events that are lost out of what is still to be flushed.
+    pub(crate) fn forget_backlog(&self, epoch: u32, lost: &[Recorded]) {
+        let mut heads = self.heads();
+        if heads.epoch() == epoch {
+            for event in lost {
+                heads.flushed(&event.scope, std::slice::from_ref(event));
+            }
         }
     }
 

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, PoisonError};
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Cause, FlashReport, Scope};
 
 use crate::archive;
 use crate::cold::{ColdFindings, ColdState};
 use crate::epoch::{self, TailLost};
 use crate::error::Error;
-use crate::hot::log;
+use crate::hot::{log, shed, truncated};
 use crate::position::Position;
 use crate::store::{EventStore, blocking};
 use crate::warm::{rows, segment};
@@ -62,6 +62,16 @@ pub struct Status {
     pub voids: u64,
     /// Positions whose transaction has not ended.
     pub unresolved: u64,
+    /// Bytes of hot.db in use, and the most it may have.
+    pub hot_bytes: (u64, u64),
+    /// Events removed from this hot tier for want of room.
+    pub shed: u64,
+    /// Those of them that were to reach flash.
+    pub lost: u64,
+    /// Low events of this hot tier whose time was over.
+    pub expired: u64,
+    /// What was written to flash today, by all crates and processes, and how far the budget is used up.
+    pub flash: FlashReport,
     /// The warm tier by scope; a database that cannot be read has its error instead.
     pub warm: Vec<Result<ScopeStatus, Error>>,
     /// Whether the cold tier is there.
@@ -86,11 +96,14 @@ impl EventStore {
     /// Safe.
     pub async fn status(&self) -> Result<Status, Error> {
         let shared = self.shared();
-        let (view, [given, bytes, voids, unresolved]) = shared
+        let ((view, [given, bytes, voids, unresolved]), [shed, expired, lost], used) = shared
             .hot()
             .await?
             .read(STATUS, |conn| {
-                Box::pin(async move { Ok::<_, Error>((log::view(conn).await?, log::totals(conn).await?)) })
+                Box::pin(async move {
+                    let totals = (log::view(conn).await?, log::totals(conn).await?);
+                    Ok::<_, Error>((totals, truncated::totals(conn).await?, shed::used_bytes(conn).await?))
+                })
             })
             .await?;
         let mut warm = Vec::new();
@@ -124,6 +137,11 @@ impl EventStore {
             },
             voids,
             unresolved,
+            hot_bytes: (used, shared.hot_bytes_max),
+            shed,
+            lost,
+            expired,
+            flash: shared.manager.flash_report().await?,
             warm,
             cold_state,
             cold,

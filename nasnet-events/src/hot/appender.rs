@@ -13,6 +13,7 @@ use crate::event::Recorded;
 use crate::expected::Expected;
 use crate::heads::{Reservation, ReservedBy, Resolution};
 use crate::hot::log::{self, Found, NewRow, Order, ROW_EVENTS_MAX, RowState};
+use crate::hot::shed;
 use crate::name::StreamName;
 use crate::plan::{Changes, DurableStream, Plan, Refusal};
 use crate::position::Position;
@@ -27,6 +28,8 @@ const RELOAD: Cause = Cause::new("event-reload");
 const DRAIN_MAX: usize = 1_024;
 /// Events from which zstd pays in tmpfs.
 const COMPRESS_EVENTS_MIN: usize = 32;
+/// What a row takes beside its body.
+const ROW_BYTES: u64 = 64;
 /// Times a batch is planned anew because other processes wrote; each time at least one of them made progress.
 const COLLISIONS_MAX: u32 = 1_000;
 /// Rows read at once while catching up with the log.
@@ -134,7 +137,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<
 
 /// Plans and writes the batch, again as long as others write at the same place.
 async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> Result<Batch, Error> {
-    let mut fresh = false;
+    let (mut fresh, mut relieved) = (false, false);
     for _ in 0..COLLISIONS_MAX {
         if !shared.is_current(&shared.manager.hot()) {
             turn_away(commands);
@@ -161,14 +164,25 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
             return Ok(batch);
         }
         let rows = std::mem::take(&mut batch.rows);
-        let inserted = hot
+        let bytes = rows.iter().map(|row| row.body.len() as u64 + ROW_BYTES).sum();
+        shed::make_room(shared, &hot, epoch, bytes, false).await?;
+        let written = hot
             .write_raw(APPEND, move |conn| {
                 for (first_seq, last_seq, resolution) in resolutions {
                     log::resolve(conn, first_seq, last_seq, resolution)?;
                 }
                 log::insert(conn, epoch, &rows)
             })
-            .await?;
+            .await;
+        let inserted = match written {
+            // Room is made once; after that whoever fills the file system has to.
+            Err(error) if is_no_space(&error) && !relieved => {
+                relieved = true;
+                shed::make_room(shared, &hot, epoch, bytes, true).await?;
+                continue;
+            }
+            written => written?,
+        };
         // What went into a file that is gone is appended again, to the one in its place.
         if inserted && shared.is_current(&hot) {
             return Ok(batch);
@@ -176,6 +190,10 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
         *stale = true;
     }
     Err(Error::Overloaded { queue: commands.len() })
+}
+
+fn is_no_space(error: &Error) -> bool {
+    matches!(error, Error::Storage { source } if matches!(**source, nasnet_dbmanager::Error::NoSpace { .. }))
 }
 
 /// Answers reservations for transactions on system.db: they hold what the opening of a wiped hot tier has to write.

@@ -84,6 +84,8 @@ pub(crate) struct Row {
     pub(crate) state: RowState,
     /// Events that are not here any more.
     pub(crate) shed: u64,
+    /// Bytes of the body.
+    pub(crate) body_bytes: u64,
     /// A reservation that readers of all scopes do not wait for.
     pub(crate) stalled: bool,
     pub(crate) events: Result<Vec<Recorded>, Error>,
@@ -270,6 +272,7 @@ fn rows_of(epoch: u32, found: Vec<FoundRow>) -> Result<Vec<Row>, Error> {
                 }),
                 _ => return Err(Error::corrupt(what(), "unknown state")),
             };
+            let body_bytes = body.as_ref().map_or(0, |body| body.len() as u64);
             let events = body.map_or(Ok(Vec::new()), |body| {
                 let events = block::decode(&body).map_err(|error| Error::corrupt(what(), error))?;
                 let seqs = first_seq..=first_seq.saturating_add(count.saturating_sub(1));
@@ -282,7 +285,7 @@ fn rows_of(epoch: u32, found: Vec<FoundRow>) -> Result<Vec<Row>, Error> {
                     Err(Error::corrupt(what(), "its events stand elsewhere"))
                 }
             });
-            Ok(Row { first_seq, count, state, shed, stalled: stalled != 0, events })
+            Ok(Row { first_seq, count, state, shed, body_bytes, stalled: stalled != 0, events })
         })
         .collect()
 }

@@ -4,5 +4,5 @@ pub(crate) mod appender;
 pub(crate) mod index;
 pub(crate) mod log;
 pub(crate) mod session;
-#[allow(dead_code, reason = "written by what is built next")]
+pub(crate) mod shed;
 pub(crate) mod truncated;

@@ -77,3 +77,12 @@ pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result
     }
     Ok(all)
 }
+
+const TOTALS: &str = "SELECT COALESCE(SUM(CASE WHEN by = 'shed' THEN events END), 0), \
+     COALESCE(SUM(CASE WHEN by = 'retention' THEN events END), 0), COALESCE(SUM(lost), 0) FROM hot_truncated";
+
+/// Events removed for want of room, because of their age, and those among them that were to reach flash.
+pub(crate) async fn totals(conn: &mut SqliteConnection) -> Result<[u64; 3], Error> {
+    let found: (i64, i64, i64) = sqlx::query_as(TOTALS).fetch_one(conn).await?;
+    Ok([found.0, found.1, found.2].map(i64::cast_unsigned))
+}

@@ -1,0 +1,280 @@
+//! Takes events out of the hot log: those whose time is over, and for want of room those that can best be spared.
+//!
+//! A row keeps its numbers whatever is taken out of it, so the order has no gap. Reservations and the newest row stay.
+
+use nasnet_dbmanager::{BootId, Cause, Database};
+use sqlx::SqliteConnection;
+
+use crate::block::{self, Packing};
+use crate::class::Class;
+use crate::error::Error;
+use crate::event::Recorded;
+use crate::hot::log::{self, Order, Row, RowState};
+use crate::hot::truncated::{self, Removed};
+use crate::options::ColdPolicy;
+use crate::shared::Shared;
+use crate::store::EventStore;
+
+/// Rows looked at in one transaction.
+const ROWS: u32 = 128;
+
+const KEEP: &str = "UPDATE hot_log SET body = ?2, shed = ?3 WHERE first_seq = ?1";
+const EMPTY: &str = "UPDATE hot_log SET state = 'shed', scope = NULL, reservation = NULL, body = NULL, shed = count \
+     WHERE first_seq = ?1";
+/// Neighbours that hold nothing become one row: an emptied row alone would keep its page.
+const JOIN: &str = "UPDATE hot_log SET count = count + ?2, shed = shed + ?2 \
+     WHERE first_seq = (SELECT MAX(first_seq) FROM hot_log WHERE first_seq < ?1) AND state = 'shed'";
+const JOINED: &str = "DELETE FROM hot_log WHERE first_seq = ?1";
+/// What holds nothing any more leaves the front of the log; the newest row says where the order goes on.
+const ADVANCE: &str = "DELETE FROM hot_log WHERE first_seq < MIN((SELECT MAX(first_seq) FROM hot_log), \
+     COALESCE((SELECT MIN(first_seq) FROM hot_log WHERE state NOT IN ('shed', 'void')), 9223372036854775807))";
+const PAGES: &str =
+    "SELECT (SELECT page_count FROM pragma_page_count) - (SELECT freelist_count FROM pragma_freelist_count)";
+const PAGE_BYTES: u64 = 4096;
+
+/// Which events go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Spare {
+    /// Those of this boot up to a time since it, as far as they are on flash or need not be.
+    Older { boot: BootId, boottime_ms: u64, low: bool },
+    /// Low ones.
+    Low,
+    /// Those that are on flash.
+    OnFlash,
+    /// Normal ones that are not on flash yet: they are lost.
+    Unflushed,
+}
+
+/// What one pass did.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// Where the next pass goes on, `None` at the end.
+    pub(crate) next: Option<u64>,
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+    /// Events that were to reach flash and are lost.
+    pub(crate) lost: Vec<Recorded>,
+}
+
+/// Bytes of the file that are in use.
+pub(crate) async fn used_bytes(conn: &mut SqliteConnection) -> Result<u64, Error> {
+    let pages: i64 = sqlx::query_scalar(PAGES).fetch_one(conn).await?;
+    Ok(pages.cast_unsigned().saturating_mul(PAGE_BYTES))
+}
+
+/// Looks at some rows from a number on, in the caller's transaction, until enough bytes are free.
+pub(crate) async fn sweep(
+    conn: &mut SqliteConnection,
+    epoch: u32,
+    from: u64,
+    spare: Spare,
+    bytes_wanted: u64,
+) -> Result<Swept, Error> {
+    let view = log::view(conn).await?;
+    if view.epoch != epoch {
+        return Ok(Swept::default());
+    }
+    let rows = log::page(conn, epoch, (from, view.end), Order::Forwards, ROWS).await?;
+    let mut swept = Swept { next: Some(view.end), ..Swept::default() };
+    for row in rows {
+        let (first_seq, last_seq) = (row.first_seq, row.last_seq());
+        // The newest row.
+        if last_seq >= view.end {
+            swept.next = None;
+            break;
+        }
+        swept.next = Some(last_seq + 1);
+        let Some(part) = part(row, spare, view.flushed_through) else { continue };
+        match part {
+            Part::Done => {
+                swept.next = None;
+                break;
+            }
+            Part::Goes { body_bytes, kept, shed, gone, unflushed } => {
+                let left = if kept.is_empty() {
+                    let (first, count) = (first_seq.cast_signed(), (last_seq - first_seq + 1).cast_signed());
+                    let joined = sqlx::query(JOIN).bind(first).bind(count).execute(&mut *conn).await?;
+                    let sql = if joined.rows_affected() > 0 { JOINED } else { EMPTY };
+                    sqlx::query(sql).bind(first).execute(&mut *conn).await?;
+                    0
+                } else {
+                    let refs: Vec<&Recorded> = kept.iter().collect();
+                    let (body, _) = block::encode(&refs, Packing::Zstd(1))
+                        .map_err(|error| Error::corrupt("hot.db hot_log", error))?;
+                    sqlx::query(KEEP)
+                        .bind(first_seq.cast_signed())
+                        .bind(body.as_slice())
+                        .bind(shed.cast_signed())
+                        .execute(&mut *conn)
+                        .await?;
+                    body.len() as u64
+                };
+                swept.bytes += body_bytes.saturating_sub(left);
+                swept.events += gone.len() as u64 + unflushed.len() as u64;
+                let (events, lost) = ((gone.len() + unflushed.len()) as u64, unflushed.len() as u64);
+                let ends = gone.iter().chain(&unflushed).map(|event| event.position.seq);
+                if let (Some(first_seq), Some(last_seq)) = (ends.clone().min(), ends.max()) {
+                    let expired = matches!(spare, Spare::Older { .. });
+                    truncated::note(conn, &Removed { first_seq, last_seq, events, lost, expired }).await?;
+                }
+                swept.lost.extend(unflushed);
+            }
+        }
+        if swept.bytes >= bytes_wanted {
+            break;
+        }
+    }
+    sqlx::query(ADVANCE).execute(&mut *conn).await?;
+    Ok(swept)
+}
+
+enum Part {
+    /// Everything further on is younger.
+    Done,
+    Goes {
+        body_bytes: u64,
+        kept: Vec<Recorded>,
+        shed: u64,
+        /// Nowhere else, by their class.
+        gone: Vec<Recorded>,
+        unflushed: Vec<Recorded>,
+    },
+}
+
+/// What of a row goes; `None` when nothing does. Pure.
+fn part(row: Row, spare: Spare, flushed_through: u64) -> Option<Part> {
+    let mirrored = match row.state {
+        RowState::Block => false,
+        RowState::Mirrored => true,
+        RowState::Reserved(_) | RowState::Void | RowState::Shed => return None,
+    };
+    let events = row.events.ok()?;
+    if let Spare::Older { boot, boottime_ms, .. } = spare
+        && events.iter().any(|event| event.boot != boot || event.boottime_ms > boottime_ms)
+    {
+        return Some(Part::Done);
+    }
+    if mirrored {
+        let goes = matches!(spare, Spare::OnFlash | Spare::Older { .. });
+        return goes.then(|| Part::Goes {
+            body_bytes: row.body_bytes,
+            kept: Vec::new(),
+            shed: row.count,
+            gone: Vec::new(),
+            unflushed: Vec::new(),
+        });
+    }
+    let (mut kept, mut gone, mut unflushed) = (Vec::new(), Vec::new(), Vec::new());
+    let count = events.len();
+    for event in events {
+        let on_flash = event.class != Class::Low && event.position.seq <= flushed_through;
+        match (spare, event.class) {
+            (Spare::Low | Spare::Older { low: true, .. }, Class::Low) => gone.push(event),
+            (Spare::OnFlash | Spare::Older { .. }, _) if on_flash => {}
+            (Spare::Unflushed, Class::Normal) if !on_flash => unflushed.push(event),
+            _ => kept.push(event),
+        }
+    }
+    (kept.len() < count).then(|| Part::Goes {
+        body_bytes: row.body_bytes,
+        shed: row.count - kept.len() as u64,
+        kept,
+        gone,
+        unflushed,
+    })
+}
+
+const SHED: Cause = Cause::new("event-shed").critical();
+const EXPIRE: Cause = Cause::new("event-expire").critical();
+
+/// Makes room for bytes that are about to be appended: Low events go first, then those that are on flash already, at last
+/// those that were to get there, the oldest first. `full` = the file system has none left.
+pub(crate) async fn make_room(
+    shared: &Shared,
+    hot: &Database,
+    epoch: u32,
+    bytes: u64,
+    full: bool,
+) -> Result<(), Error> {
+    let max = shared.hot_bytes_max;
+    // Looking costs a read, so it is done once in a while.
+    if !shared.is_room_unknown(bytes, max / 64) && !full {
+        return Ok(());
+    }
+    let used = hot.read(SHED, |conn| Box::pin(used_bytes(conn))).await?;
+    if used > max / 4 * 3 {
+        // What is flushed now need not be lost later.
+        shared.backlog.notify_one();
+    }
+    let over = (used + bytes).saturating_sub(max);
+    let wanted = match (full, over) {
+        (true, _) => (used / 8).max(2 * bytes),
+        (false, 0) => return Ok(()),
+        (false, over) => over + max / 16,
+    };
+    if full {
+        // Its log has to grow before it can shrink.
+        drop(hot.checkpoint().await);
+    }
+    let mut freed = 0;
+    for spare in [Spare::Low, Spare::OnFlash, Spare::Unflushed] {
+        let mut from = 1;
+        if matches!(spare, Spare::Unflushed) && freed > 0 {
+            // Nothing is lost for a margin.
+            let used = hot.read(SHED, |conn| Box::pin(used_bytes(conn))).await?;
+            if used + bytes <= max && !full {
+                break;
+            }
+        }
+        while freed < wanted {
+            let left = wanted - freed;
+            let swept = hot
+                .write(SHED, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, left).await }))
+                .await?;
+            freed += swept.bytes;
+            shared.forget_backlog(epoch, &swept.lost);
+            match swept.next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+    }
+    tracing::warn!(used, max, freed, full, "events were removed from the hot tier for want of room");
+    if full {
+        drop(hot.checkpoint().await);
+    }
+    Ok(())
+}
+
+impl EventStore {
+    /// Removes from the hot tier what has been there for longer than [`crate::EventOptions::hot_keep`], by the time since
+    /// boot: what is on flash, and Low events unless a cold tier is still to take them. Called by
+    /// [`EventStore::maintain`]. Returns how many Low events ended.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when hot.db cannot be read or written.
+    ///
+    /// # Cancel safety
+    /// Safe: it removes in steps.
+    pub async fn expire(&self) -> Result<u64, Error> {
+        let shared = self.shared();
+        let now = shared.manager.now();
+        let keep_ms = u64::try_from(shared.options.hot_keep.as_millis()).unwrap_or(u64::MAX);
+        let Some(boottime_ms) = now.boottime_ms.checked_sub(keep_ms) else { return Ok(0) };
+        let low = shared.options.cold.as_ref().is_none_or(|cold| cold.policy == ColdPolicy::WarmOnly);
+        let spare = Spare::Older { boot: now.boot, boottime_ms, low };
+        let hot = shared.hot().await?;
+        let epoch = shared.heads().epoch();
+        let (mut from, mut events) = (1, 0);
+        loop {
+            let swept = hot
+                .write(EXPIRE, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, u64::MAX).await }))
+                .await?;
+            events += swept.events;
+            match swept.next {
+                Some(next) => from = next,
+                None => return Ok(events),
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The hot tier is bounded: what can be spared goes first, and is counted and told.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod support;
+
+use std::time::Duration;
+
+use nasnet_dbmanager::DbManager;
+use nasnet_events::{EventOptions, EventStore, Expected, FlushReason, NewEvent, Query};
+use support::{Site, event, kind, normal, on_scope, read_ids, router, stream};
+use ulid::Ulid;
+
+const MAX: u64 = 512 << 10;
+
+async fn open(site: &Site) -> (DbManager, EventStore) {
+    let mut options = EventOptions::default();
+    options.hot_bytes_max = Some(MAX);
+    site.open_with(options).await
+}
+
+/// An event whose body does not get smaller by compression.
+fn bulky(manager: &DbManager, name: &str) -> NewEvent {
+    let ids: Vec<String> = (0..80).map(|_| manager.next_ulid().random().to_string()).collect();
+    NewEvent::new(manager.next_ulid(), kind(name), &ids).unwrap()
+}
+
+async fn append(store: &EventStore, event: NewEvent) -> Ulid {
+    let id = event.id;
+    store.append(&router("r1"), &stream("s"), Expected::Any, vec![event]).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn low_events_go_first_and_their_removal_is_counted() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut kept = Vec::new();
+    for round in 0..600 {
+        append(&store, bulky(&manager, "metric.updated")).await;
+        if round % 10 == 0 {
+            kept.push(append(&store, normal(&manager)).await);
+        }
+    }
+    let status = store.status().await.unwrap();
+    assert!(status.shed > 0 && status.lost == 0, "{} shed, {} lost", status.shed, status.lost);
+    assert!(status.hot_bytes.0 <= MAX + (64 << 10), "{} bytes", status.hot_bytes.0);
+    assert_eq!(status.end.seq, 660, "every position is accounted for");
+    let normal_events = Query::all().kind(kind("resource.updated"));
+    assert_eq!(read_ids(&store, normal_events.clone()).await, kept);
+    assert_eq!(read_ids(&store, Query::all()).await.len() as u64, 660 - status.shed);
+    // By stream, which finds its way by an index in memory, also after that was built anew.
+    let by_stream = || Query::scope(router("r1")).stream(stream("s"));
+    assert_eq!(read_ids(&store, by_stream()).await.len() as u64, 660 - status.shed);
+    let other = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+    assert_eq!(read_ids(&other, by_stream()).await.len() as u64, 660 - status.shed);
+}
+
+#[tokio::test]
+async fn what_is_on_flash_leaves_the_hot_tier_and_stays_readable() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut ids = Vec::new();
+    for _ in 0..12 {
+        for _ in 0..50 {
+            ids.push(append(&store, bulky(&manager, "resource.updated")).await);
+        }
+        store.flush(FlushReason::Requested).await.unwrap();
+    }
+    let status = store.status().await.unwrap();
+    assert_eq!((status.shed, status.lost), (0, 0), "nothing is lost that was flushed");
+    assert!(status.hot_bytes.0 <= MAX + (64 << 10), "{} bytes", status.hot_bytes.0);
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+    let by_stream = Query::scope(router("r1")).stream(stream("s"));
+    assert_eq!(read_ids(&store, by_stream).await, ids);
+    ids.reverse();
+    assert_eq!(read_ids(&store, Query::all().backwards()).await, ids);
+}
+
+/// "journald: the flush dropped the runtime journal when the persistent one was full": what could not be flushed goes last,
+/// the oldest first, and its loss is counted.
+#[tokio::test]
+async fn unflushed_events_are_lost_last_and_oldest_first_and_never_by_a_failing_flush() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut ids = vec![append(&store, bulky(&manager, "resource.updated")).await];
+    on_scope(&manager, &router("r1"), "ALTER TABLE event_segments RENAME TO elsewhere").await;
+    for _ in 0..60 {
+        ids.push(append(&store, bulky(&manager, "resource.updated")).await);
+    }
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    assert_eq!(report.failed.len(), 1);
+    assert_eq!(read_ids(&store, Query::all()).await, ids, "a flush that failed removed nothing");
+    for _ in 0..600 {
+        ids.push(append(&store, bulky(&manager, "resource.updated")).await);
+    }
+    let lost = store.status().await.unwrap().lost;
+    assert!(lost > 0);
+    on_scope(&manager, &router("r1"), "ALTER TABLE elsewhere RENAME TO event_segments").await;
+    let left = read_ids(&store, Query::all()).await;
+    assert_eq!(left, ids[usize::try_from(lost).unwrap()..], "the newest are there");
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (left.len() as u64, 0));
+}
+
+#[tokio::test]
+async fn after_a_day_of_uptime_flushed_and_low_events_leave_the_hot_tier_whatever_the_wall_clock_says() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let low = append(&store, event(&manager, "metric.updated")).await;
+    let flushed = append(&store, event(&manager, "resource.updated")).await;
+    let durable = append(&store, event(&manager, "config.applied")).await;
+    store.flush(FlushReason::Requested).await.unwrap();
+    let unflushed = append(&store, event(&manager, "resource.updated")).await;
+    for wall_ms in [0, support::NOW_MS + 56 * 31_557_600_000] {
+        site.clock.set_wall_ms(wall_ms);
+        assert_eq!(store.expire().await.unwrap(), 0, "the clock jumped, no time has passed");
+    }
+    site.clock.set_wall_ms(support::NOW_MS);
+    assert_eq!(read_ids(&store, Query::all()).await, [low, flushed, durable, unflushed]);
+    site.clock.advance(Duration::from_secs(25 * 60 * 60));
+    let young = append(&store, event(&manager, "metric.updated")).await;
+    assert_eq!(store.expire().await.unwrap(), 1);
+    assert_eq!(read_ids(&store, Query::all()).await, [flushed, durable, unflushed, young]);
+    let status = store.status().await.unwrap();
+    assert_eq!((status.expired, status.shed, status.lost), (1, 0, 0));
+    assert_eq!(status.hot.oldest.unwrap().seq, 4, "what is on flash has left the front of the log");
+}
