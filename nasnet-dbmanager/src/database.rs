@@ -13,7 +13,7 @@ use ulid::Ulid;
 
 use crate::budget::Ledger;
 use crate::error::Error;
-use crate::file_lock::FileLock;
+use crate::db_lock::FileLock;
 use crate::id::{Cause, Class};
 use crate::keys::{self, KeyOutcome};
 use crate::layout;
@@ -70,7 +70,7 @@ pub(crate) struct Limits {
 
 impl Database {
     /// Starts the writer and the readers of an opened file.
-    pub(crate) async fn start(opened: Opened, limits: Limits) -> Result<Self, Error> {
+    pub(crate) fn start(opened: Opened, limits: Limits) -> Self {
         let Opened { target, writer, lock, file_uid } = opened;
         let lock: Arc<FileLock> = Arc::new(lock);
         let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock));
@@ -80,7 +80,7 @@ impl Database {
             None => None,
             Some(guarded) => {
                 let (sender, receiver) = mpsc::channel(limits.queue.max(1));
-                let writer = Writer::new(target, guarded, limits.write, lock).await?;
+                let writer = Writer::new(target, guarded, limits.write, lock);
                 tokio::spawn(writer.serve(receiver));
                 Some(sender)
             }
@@ -95,7 +95,7 @@ impl Database {
             closed: AtomicBool::new(false),
             closing: tokio::sync::Mutex::new(false),
         };
-        Ok(Self { shared: Arc::new(shared), lease: None })
+        Self { shared: Arc::new(shared), lease: None }
     }
 
     pub(crate) fn with_lease(mut self, lease: Arc<Lease>) -> Self {

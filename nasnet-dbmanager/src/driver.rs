@@ -67,6 +67,12 @@ pub(crate) fn translate(operation: &'static str, error: sqlx::Error) -> Error {
     Error::Storage { operation, source: Arc::new(error) }
 }
 
+/// Translates a result code of SQLite itself.
+pub(crate) fn translate_code(operation: &'static str, code: i32, message: String) -> Error {
+    let unnamed = || Error::Storage { operation, source: Arc::new(sqlx::Error::Protocol(message.clone())) };
+    classify(code, message.clone()).unwrap_or_else(unnamed)
+}
+
 /// A shorthand for `map_err`: `.map_err(during("read the registry"))`.
 pub(crate) fn during(operation: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |error| translate(operation, error)

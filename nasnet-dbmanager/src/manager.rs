@@ -23,7 +23,7 @@ use crate::meta;
 use crate::open::{self, Spec};
 use crate::options::{OnDamage, OnOpen, Options};
 use crate::quarantine::{Recoveries, is_recoverable};
-use crate::registry;
+use crate::registry::{self, Known};
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
@@ -60,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) ulids: Arc<UlidGen>,
     pub(crate) failures: Failures,
     pub(crate) recoveries: Recoveries,
+    pub(crate) known: Known,
 }
 
 impl DbManager {
@@ -128,6 +129,7 @@ impl DbManager {
             files,
             failures: Failures::default(),
             recoveries: Recoveries::default(),
+            known: Known::default(),
         };
         let inner = Arc::new(inner);
         inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
@@ -203,11 +205,7 @@ impl DbManager {
     pub(crate) async fn lease(&self, id: &RouterId) -> Result<Database, Error> {
         let inner = Arc::clone(&self.inner);
         let open_id = id.clone();
-        let open = move || async move {
-            let record = registry::active(&inner.system, &open_id).await?;
-            let spec = inner.files.router(&open_id, record.file_uid);
-            start(&inner.files, &spec, inner.files.options().clock.now()).await
-        };
+        let open = move || async move { inner.open_router(&open_id).await };
         let leased = self.inner.routers.lease(id, open).await;
         self.inner.failures.note(id, &leased);
         leased
@@ -361,6 +359,26 @@ impl DbManager {
 }
 
 impl Inner {
+    async fn open_router(&self, id: &RouterId) -> Result<Database, Error> {
+        // Whoever takes a router out of the fleet or gives it another file moves its directory first, under the lock of
+        // the file. So what was registered once may be tried: what has changed since does not open.
+        if let Some(uid) = self.known.get(id) {
+            match self.start_router(id, Some(uid)).await {
+                Err(error) if !error.is_retryable() => self.known.forget(id),
+                started => return started,
+            }
+        }
+        let file_uid = registry::active(&self.system, id).await?.file_uid;
+        let started = self.start_router(id, file_uid).await?;
+        self.known.remember(id, started.file_uid());
+        Ok(started)
+    }
+
+    async fn start_router(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<Database, Error> {
+        let spec = self.files.router(id, file_uid);
+        start(&self.files, &spec, self.files.options().clock.now()).await
+    }
+
     /// Adds what was written to the ledger; `save` also where it outlives the boot, if that is worth a write.
     async fn settle_ledger(&self, save: bool) -> Result<(), Error> {
         let now = self.files.options().clock.now();
@@ -427,7 +445,7 @@ async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Dat
 
 async fn start(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Database, Error> {
     let opened = open::open(spec, &files.policy(now)).await?;
-    Database::start(opened, files.limits()).await
+    Ok(Database::start(opened, files.limits()))
 }
 
 fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, database: &Database) -> DatabaseStats {

@@ -3,19 +3,20 @@
 //! A shared lock is held while a database is open. Whatever needs it alone (creating, checking after an unclean stop,
 //! migrating) takes the exclusive lock first, closes its connection, lets go, takes the shared lock and looks again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::{Guarded, Role, Target, quick_check};
 use crate::durable::{self, Access};
 use crate::error::Error;
-use crate::file_lock::FileLock;
+use crate::db_lock::{DbLock, FileLock};
 use crate::layout::{self, UNFINISHED};
 use crate::meta::{self, Identity};
-use crate::migrate;
+use crate::migrate::{self, Sets};
 use crate::options::OnOpen;
 use crate::schema::{FileKind, Profile, SchemaSet};
-use crate::template;
+use crate::template::{self, Templates};
 use crate::vfs;
 
 /// How often another process may change the file between two looks before opening gives up.
@@ -25,9 +26,10 @@ const LOOKS_MAX: u32 = 5;
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
     pub(crate) target: Target,
-    pub(crate) lock: PathBuf,
+    pub(crate) lock: DbLock,
     pub(crate) identity: Identity,
-    pub(crate) sets: Vec<SchemaSet>,
+    pub(crate) sets: Arc<Sets>,
+    pub(crate) templates: Templates,
 }
 
 /// What the options say about opening.
@@ -73,22 +75,22 @@ impl Spec {
 /// Opens a database.
 pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> {
     for _ in 0..LOOKS_MAX {
-        if let Some(alone) = FileLock::try_exclusive(&spec.lock)? {
-            look_alone(spec, policy).await?;
-            drop(alone);
-        }
-        let lock = FileLock::shared(&spec.lock, policy.lock_timeout).await?;
+        let lock = look(spec, policy).await?;
         if spec.is_missing()? {
             if spec.target.profile == Profile::Flash {
                 return Err(spec.missing());
             }
             drop(lock);
-            let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+            let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
             look_alone(spec, policy).await?;
             continue;
         }
-        let mut guarded = spec.target.connect(Role::Writer).await?;
-        match verify(&mut guarded, spec, policy).await {
+        let (mut guarded, file_uid, version) = connect(spec).await?;
+        let due = match migrate::pending_since(&mut guarded.conn, spec.path(), &spec.sets, version).await {
+            Err(Error::SchemaTooNew { .. }) if policy.on_open == OnOpen::ReadOnly => Ok(Vec::new()),
+            due => due,
+        };
+        match judge(due, spec, policy) {
             Err(error) => {
                 guarded.close().await.ok();
                 return Err(error);
@@ -96,10 +98,10 @@ pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> 
             Ok(Verdict::Migrate) => {
                 guarded.close().await?;
                 drop(lock);
-                let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+                let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
                 migrate_alone(spec, policy).await?;
             }
-            Ok(Verdict::Use { file_uid }) => {
+            Ok(Verdict::Use) => {
                 let writer = match policy.on_open {
                     OnOpen::ReadOnly => {
                         guarded.close().await?;
@@ -111,23 +113,53 @@ pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> 
             }
         }
     }
-    Err(Error::InUse { path: spec.lock.clone() })
+    Err(Error::InUse { path: spec.lock.database().to_owned() })
+}
+
+/// Takes the shared lock. Whoever finds the file unused has a look at it first, and nobody comes in between.
+async fn look(spec: &Spec, policy: &Policy) -> Result<FileLock, Error> {
+    match spec.lock.try_exclusive()? {
+        Some(alone) => {
+            look_alone(spec, policy).await?;
+            alone.downgrade()
+        }
+        None => spec.lock.shared(policy.lock_timeout).await,
+    }
+}
+
+/// Connects to a file that carries the right marks; also returns its uid and the version of its schema.
+async fn connect(spec: &Spec) -> Result<(Guarded, [u8; 16], u32), Error> {
+    let (guarded, answers) = match spec.target.connect_asking(Role::Writer, meta::QUESTIONS).await {
+        Ok(connected) => connected,
+        Err(Error::Storage { .. }) => return connect_to_unmarked(spec).await,
+        Err(error) => return Err(error),
+    };
+    match meta::judge_answers(answers, spec.path(), &spec.identity) {
+        Ok((file_uid, version)) => Ok((guarded, file_uid, version)),
+        Err(error) => {
+            guarded.close().await.ok();
+            Err(error)
+        }
+    }
+}
+
+/// Says what is wrong with a file that does not even have the table of the marks.
+async fn connect_to_unmarked(spec: &Spec) -> Result<(Guarded, [u8; 16], u32), Error> {
+    let mut guarded = spec.target.connect(Role::Writer).await?;
+    let verified = meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await;
+    guarded.close().await.ok();
+    let detail = "its marks cannot be read".to_owned();
+    verified.and(Err(Error::WrongDatabase { path: spec.path().to_owned(), detail }))
 }
 
 enum Verdict {
-    Use { file_uid: [u8; 16] },
+    Use,
     Migrate,
 }
 
-async fn verify(guarded: &mut Guarded, spec: &Spec, policy: &Policy) -> Result<Verdict, Error> {
-    let file_uid = meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;
-    let pending = migrate::pending(&mut guarded.conn, spec.path(), &spec.sets).await;
-    let pending = match (pending, policy.on_open) {
-        (Err(Error::SchemaTooNew { .. }), OnOpen::ReadOnly) => Vec::new(),
-        (pending, _) => pending?,
-    };
-    match (pending.first(), policy.on_open) {
-        (None, _) | (Some(_), OnOpen::ReadOnly) => Ok(Verdict::Use { file_uid }),
+fn judge(due: Result<Vec<(SchemaSet, u32)>, Error>, spec: &Spec, policy: &Policy) -> Result<Verdict, Error> {
+    match (due?.first(), policy.on_open) {
+        (None, _) | (Some(_), OnOpen::ReadOnly) => Ok(Verdict::Use),
         (Some(_), OnOpen::Migrate) => Ok(Verdict::Migrate),
         (Some((set, found)), OnOpen::Refuse) => Err(Error::MigrationPending {
             path: spec.path().to_owned(),
@@ -151,29 +183,31 @@ async fn look_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
         return Ok(());
     }
     tracing::info!(path = %spec.path().display(), "database was not closed properly; checking it");
-    let mut guarded = spec.target.connect(Role::Writer).await?;
-    let checked = quick_check(&mut guarded.conn).await;
+    // Closing after that must not move the log into a file that is damaged, another one, or of a later program.
+    let mut guarded = spec.target.connect_for_examination().await?;
+    let examined = async {
+        quick_check(&mut guarded.conn).await?;
+        meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;
+        migrate::pending(&mut guarded.conn, spec.path(), &spec.sets).await.map(|_| ())
+    }
+    .await;
     let closed = guarded.close().await;
-    checked.and(closed)
+    match examined.and(closed) {
+        // Reading it is allowed; whoever does that leaves it as it is too.
+        Err(Error::SchemaTooNew { .. }) if policy.on_open == OnOpen::ReadOnly => Ok(()),
+        examined => examined,
+    }
 }
 
 /// Brings a database to the schema of the program without keeping it open; returns the sets that were behind, with the
 /// versions they had and have.
 pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Vec<(&'static str, u32, u32)>, Error> {
-    if let Some(alone) = FileLock::try_exclusive(&spec.lock)? {
-        look_alone(spec, policy).await?;
-        drop(alone);
-    }
-    let lock = FileLock::shared(&spec.lock, policy.lock_timeout).await?;
+    let lock = look(spec, policy).await?;
     if spec.is_missing()? {
         return Err(spec.missing());
     }
-    let mut guarded = spec.target.connect(Role::Writer).await?;
-    let behind = async {
-        meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;
-        migrate::pending(&mut guarded.conn, spec.path(), &spec.sets).await
-    }
-    .await;
+    let (mut guarded, _, version) = connect(spec).await?;
+    let behind = migrate::pending_since(&mut guarded.conn, spec.path(), &spec.sets, version).await;
     let closed = guarded.close().await;
     let behind: Vec<_> = behind?.iter().map(|(set, found)| (set.name, *found, set.version())).collect();
     closed?;
@@ -181,7 +215,7 @@ pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Vec<(&'stati
         return Ok(behind);
     }
     drop(lock);
-    let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+    let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
     migrate_alone(spec, policy).await?;
     Ok(behind)
 }
@@ -201,13 +235,13 @@ async fn migrate_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
 
 /// Creates the database of a spec unless it is there, and returns its uid.
 pub(crate) async fn create(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
-    let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+    let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
     create_alone(spec, policy).await
 }
 
 /// As [`create`], but gives up at once when another process has the lock.
 pub(crate) async fn try_create(spec: &Spec, policy: &Policy) -> Result<Option<[u8; 16]>, Error> {
-    let Some(_alone) = FileLock::try_exclusive(&spec.lock)? else { return Ok(None) };
+    let Some(_alone) = spec.lock.try_exclusive()? else { return Ok(None) };
     create_alone(spec, policy).await.map(Some)
 }
 
@@ -236,11 +270,12 @@ async fn build(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
     };
     // What an interrupted attempt left is worthless: nothing refers to it.
     layout::remove_tree(&workshop)?;
-    layout::create_dir(&workshop)?;
+    // It need not outlive a power cut before it is renamed.
+    durable::create_dir(&workshop).map_err(|error| Error::io("create", &workshop, error))?;
     let target = Target { path: workshop.join(file_name), ..spec.target.clone() };
     let built = match spec.identity.kind {
         FileKind::Router => copy_template(&target, spec, policy, file_uid).await,
-        _ => fill(&target, spec, policy, file_uid).await,
+        _ => fill_synced(&target, spec, policy, file_uid).await,
     };
     vfs::forget(&target.path);
     let moved = built.and_then(|()| put_in_place(spec, &target.path, &workshop));
@@ -257,9 +292,14 @@ async fn copy_template(target: &Target, spec: &Spec, policy: &Policy, file_uid: 
             .map_err(|error| Error::io("write", &target.path, error)),
         Err(error) => {
             tracing::debug!(path = %spec.path().display(), %error, "no template; building the database itself");
-            fill(target, spec, policy, file_uid).await
+            fill_synced(target, spec, policy, file_uid).await
         }
     }
+}
+
+async fn fill_synced(target: &Target, spec: &Spec, policy: &Policy, file_uid: [u8; 16]) -> Result<(), Error> {
+    fill(target, spec, policy, file_uid).await?;
+    if target.profile == Profile::Flash { layout::sync(&target.path) } else { Ok(()) }
 }
 
 /// Creates a database file and fills it with its marks and schemas.
@@ -286,7 +326,6 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
         return Err(Error::Medium { code: crate::driver::code::IOERR, detail });
     }
     if flash {
-        layout::sync(built)?;
         layout::sync(workshop)?;
     }
     let from = if unit == spec.path() { built } else { workshop };
@@ -302,7 +341,7 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
 
 /// Takes a database that nobody has open back to an earlier version of one schema set.
 pub(crate) async fn migrate_down(spec: &Spec, policy: &Policy, set: &str, version: u32) -> Result<u32, Error> {
-    let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+    let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
     if spec.is_missing()? {
         return Err(spec.missing());
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::connection::{Guarded, Role, Target};
 use crate::driver::during;
 use crate::error::Error;
-use crate::file_lock::FileLock;
+use crate::db_lock::FileLock;
 use crate::idle::Idle;
 use crate::writer::{millis, panic_message, within};
 

@@ -22,7 +22,7 @@ use ulid::Ulid;
 use crate::connection::{Guarded, Role, Target, quick_check, run};
 use crate::driver::{code, during, extended_code, translate};
 use crate::error::Error;
-use crate::file_lock::FileLock;
+use crate::db_lock::FileLock;
 use crate::id::Cause;
 use crate::keys::KeyRing;
 use crate::space::Space;
@@ -99,10 +99,9 @@ struct Live {
 }
 
 impl Live {
-    async fn new(mut guarded: Guarded) -> Result<Self, Error> {
-        let keys = KeyRing::load(&mut guarded.conn).await?;
+    fn new(guarded: Guarded) -> Self {
         guarded.may_commit.store(false, Ordering::Release);
-        Ok(Self { guarded, keys, pages: 0 })
+        Self { guarded, keys: KeyRing::default(), pages: 0 }
     }
 }
 
@@ -117,17 +116,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) async fn new(
-        target: Target,
-        guarded: Guarded,
-        deadline: Duration,
-        lock: Arc<FileLock>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(target: Target, guarded: Guarded, deadline: Duration, lock: Arc<FileLock>) -> Self {
         let meter = Meter::of(&target.path);
-        let writer = Self { target, link: Link::Up(Live::new(guarded).await?), deadline, meter, _lock: lock };
+        let writer = Self { target, link: Link::Up(Live::new(guarded)), deadline, meter, _lock: lock };
         // What opening it wrote.
         writer.charge(&[]);
-        Ok(writer)
+        writer
     }
 
     /// Charges what was written to the file since the last time.
@@ -241,7 +235,7 @@ impl Writer {
                 }
                 return Err(error);
             }
-            self.link = Link::Up(Live::new(guarded).await?);
+            self.link = Link::Up(Live::new(guarded));
         }
         match &mut self.link {
             Link::Up(live) => Ok(live),

@@ -11,6 +11,8 @@ mod p13;
 mod p14;
 #[path = "ratios/p17.rs"]
 mod p17;
+#[path = "ratios/s7.rs"]
+mod s7;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -53,6 +55,9 @@ async fn main() -> Result<(), Failure> {
     }
     if wanted("P17") {
         rows.extend(p17::rows(disk).await?);
+    }
+    if wanted("S7") {
+        rows.extend(s7::rows(disk).await?);
     }
     if wanted("P18") {
         rows.extend(lease_rows(disk).await?);
