@@ -13,9 +13,9 @@ use ulid::Ulid;
 
 use self::copy::{Inspection, Scratch, blocking};
 use crate::custody::{self, KnownBackup};
+use crate::dir_lock::DirLock;
 use crate::durable::{self, Access};
 use crate::error::Error;
-use crate::dir_lock::DirLock;
 use crate::id::{Cause, Scope};
 use crate::layout::{self, UNFINISHED};
 use crate::manager::DbManager;

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 
 use crate::budget::Ledger;
-use crate::error::Error;
 use crate::db_lock::FileLock;
+use crate::error::Error;
 use crate::id::{Cause, Class};
 use crate::keys::{self, KeyOutcome};
 use crate::layout;
@@ -71,7 +71,7 @@ pub(crate) struct Limits {
 impl Database {
     /// Starts the writer and the readers of an opened file.
     pub(crate) fn start(opened: Opened, limits: Limits) -> Self {
-        let Opened { target, writer, lock, file_uid } = opened;
+        let Opened { target, writer, lock, file_uid, .. } = opened;
         let lock: Arc<FileLock> = Arc::new(lock);
         let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock));
         let path = target.path.clone();

@@ -269,7 +269,8 @@ fn find(file: &File, name: &str) -> io::Result<(Option<u64>, u64)> {
     let read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(read);
     let wanted = record(name);
-    let place = bytes.chunks(RECORD).position(|found| found.get(..NAME) == wanted.get(..NAME)).map(|index| index * RECORD);
+    let place =
+        bytes.chunks(RECORD).position(|found| found.get(..NAME) == wanted.get(..NAME)).map(|index| index * RECORD);
     let end = bytes.len().div_ceil(RECORD) * RECORD;
     Ok((place.map(|place| place as u64), end as u64))
 }
@@ -369,6 +370,11 @@ impl FileLock {
     /// Notes something beside the lock, for whoever takes it next; it lasts as long as the boot.
     pub(crate) fn note(&self, note: &str) -> Result<(), Error> {
         self.file.note(&self.name, note)
+    }
+
+    /// Returns the file of the notes, whose date is that of the last note.
+    pub(crate) fn notes(&self) -> &Path {
+        &self.file.path
     }
 
     /// Returns what was noted last.

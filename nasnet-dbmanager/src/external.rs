@@ -9,10 +9,21 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use crate::custody::{self, Action, AsideReason, Intent};
 use crate::durable;
 use crate::error::Error;
+use crate::high_water;
+use crate::id::{Cause, RouterId};
 use crate::layout;
+use crate::manager::{DbManager, Inner};
+use crate::open::{self, Policy, Spec};
+use crate::options::OnOpen;
+use crate::schema::FileKind;
+use crate::system::audit::{self, AuditEntry};
+
+const ADOPT: Cause = Cause::new("router-adopt").critical();
 
 /// How far the time the machine was started is from what it says, in nanoseconds.
 const BOOT_SLACK: i128 = 5_000_000_000;
@@ -139,11 +150,13 @@ fn judge(
     booted: i128,
 ) -> Option<Replaced> {
     let replaced = |stale_log| Some(Replaced { stale_log });
-    let newer_than_log = log.is_some_and(|log| file.changed > log.changed);
     match note {
-        // Nobody has opened it since the machine was started, so nobody moved anything of the log into it.
-        Note::Nothing if newer_than_log && file.changed > booted.saturating_add(BOOT_SLACK) => replaced(true),
-        Note::Nothing => None,
+        // Nobody has opened it since the machine was started, so nobody moved anything of the log into it. A log that is as
+        // young was copied together with it.
+        Note::Nothing => {
+            let is_young = |seen: Seen| seen.changed > booted.saturating_add(BOOT_SLACK);
+            log.filter(|log| is_young(file) && !is_young(*log)).and_then(|_| replaced(true))
+        }
         Note::Closed(left) if left == file => None,
         // There was no log then: one that is there now came with the file.
         Note::Closed(_) => replaced(false),
@@ -151,9 +164,12 @@ fn judge(
             let is_old_copy = !left.is_same_file(&file) || file.changed != left.changed && file.changed < at;
             match log {
                 None => is_old_copy.then_some(Replaced { stale_log: false }),
-                Some(log) if log.inode != left_log => (!left.is_same_file(&file)).then_some(Replaced { stale_log: false }),
+                // What the program wrote is younger than its opening.
+                Some(log) if log.inode != left_log || log.changed < at => {
+                    (!left.is_same_file(&file)).then_some(Replaced { stale_log: false })
+                }
                 Some(_) if is_old_copy => replaced(true),
-                Some(_) if !newer_than_log => None,
+                Some(log) if file.changed <= log.changed => None,
                 // Moving the log is the last thing a program of ours can have done to the file.
                 Some(_) => match progress() {
                     Some(Progress { untouched: true, .. } | Progress { agrees: false, .. }) => replaced(true),
@@ -259,6 +275,98 @@ pub(crate) fn set_log_aside(path: &Path) -> Result<(), Error> {
     path.parent().map_or(Ok(()), layout::sync)
 }
 
+/// A router whose file was replaced from outside and adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExternalRestore {
+    /// The router.
+    pub router: RouterId,
+    /// When it was adopted, wall clock.
+    pub at_ms: i64,
+    /// The name below `safety/` of the log that belonged to the file before.
+    pub log: Option<String>,
+}
+
+/// The files this process adopted.
+#[derive(Debug, Default)]
+pub(crate) struct ExternalRestores(Mutex<BTreeMap<RouterId, ExternalRestore>>);
+
+impl ExternalRestores {
+    pub(crate) fn of(&self, id: &RouterId) -> Option<ExternalRestore> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    fn note(&self, restore: ExternalRestore) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(restore.router.clone(), restore);
+    }
+}
+
+impl DbManager {
+    /// Returns the routers whose files were replaced while they were closed, as this process found and adopted them. The
+    /// audit log has them all, as `router.restored_externally`.
+    pub fn external_restores(&self) -> Vec<ExternalRestore> {
+        self.inner.external.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+impl Inner {
+    /// Takes over a file that was checked: counters go past what it uses, a log that is not its own goes to `safety/`.
+    pub(crate) async fn adopt(&self, id: &RouterId, path: &Path) -> Result<(), Error> {
+        let now = self.files.options().clock.now();
+        if self.system.is_read_only() {
+            self.external.note(ExternalRestore { router: id.clone(), at_ms: now.wall_ms, log: None });
+            return Ok(());
+        }
+        for (counter, found) in high_water::in_file(&self.files.options().high_waters, path, FileKind::Router).await? {
+            self.system.counters().raise(counter, found).await?;
+        }
+        let directory = format!("{id}-{}", self.ulids.next(&now).to_string().to_ascii_lowercase());
+        let stale = stale_log_of(path);
+        let bytes = layout::size_of(&stale)?;
+        let log = match fs::exists(&stale) {
+            Ok(true) => Some(directory),
+            _ => None,
+        };
+        let cause = "the log of a file that was replaced from outside".to_owned();
+        let aside = log.clone().map(|directory| Intent { id: id.clone(), action: Action::Restore, directory, cause });
+        let details = serde_json::json!({ "log": log });
+        let entry = AuditEntry::new("storage", "router.restored_externally").target(id.as_str()).details(details);
+        if let Some(directory) = &log {
+            move_log(&stale, &self.files.layout().safety(directory))?;
+        }
+        tracing::warn!(router = %id, ?log, "a database was replaced from outside and is adopted");
+        let noted: Result<(), Error> = self
+            .system
+            .write(ADOPT, move |conn| {
+                Box::pin(async move {
+                    if let Some(aside) = &aside {
+                        custody::set_aside(conn, aside, AsideReason::Replaced, bytes, &now).await?;
+                    }
+                    audit::append_in(conn, &entry, &now).await.map(|_| ())
+                })
+            })
+            .await;
+        noted?;
+        self.external.note(ExternalRestore { router: id.clone(), at_ms: now.wall_ms, log });
+        Ok(())
+    }
+
+    /// Opens a replaced file as far as it takes to adopt it.
+    pub(crate) async fn adopt_replaced(&self, id: &RouterId, spec: &Spec) -> Result<(), Error> {
+        let policy = self.files.policy(self.files.options().clock.now());
+        let opened = open::open(spec, &Policy { on_open: OnOpen::ReadOnly, ..policy }).await?;
+        if opened.is_replaced { self.adopt(id, spec.path()).await } else { Ok(()) }
+    }
+}
+
+fn move_log(stale: &Path, place: &Path) -> Result<(), Error> {
+    layout::create_dir(place)?;
+    let Some(name) = stale.file_name() else { return Ok(()) };
+    durable::rename(stale, &place.join(name)).map_err(|error| Error::io("rename", stale, error))?;
+    layout::sync(place)?;
+    stale.parent().map_or(Ok(()), layout::sync)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,6 +421,7 @@ mod tests {
         // The log was brought along, or taken away.
         assert_eq!(said(note, seen(8, 310), Some(seen(10, 300)), untouched), Some(false));
         assert_eq!(said(note, seen(8, 310), None, None), Some(false));
+        assert_eq!(said(note, seen(7, 150), Some(seen(9, 160)), untouched), None);
         assert_eq!(said(note, seen(7, 100), None, None), None);
     }
 
@@ -321,7 +430,7 @@ mod tests {
         let after = 2 * BOOT_SLACK;
         assert_eq!(said(Note::Nothing, seen(7, after), Some(seen(9, 500)), None), Some(true));
         assert_eq!(said(Note::Nothing, seen(7, 900), Some(seen(9, 500)), None), None);
-        assert_eq!(said(Note::Nothing, seen(7, after), Some(seen(9, after)), None), None);
+        assert_eq!(said(Note::Nothing, seen(7, after), Some(seen(9, after - 1)), None), None, "copied together");
         assert_eq!(said(Note::Nothing, seen(7, after), None, None), None);
     }
 }

@@ -9,9 +9,9 @@ use rustix::fs::{Access, access, statfs};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::dir_lock::DirLock;
 use crate::durable;
 use crate::error::Error;
-use crate::dir_lock::DirLock;
 use crate::layout::{self, Layout, UNFINISHED};
 use crate::options::Options;
 

@@ -13,6 +13,7 @@ use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
 use crate::database::Database;
 use crate::error::Error;
+use crate::external::ExternalRestores;
 use crate::fleet_files::FleetFiles;
 use crate::health::Failures;
 use crate::home::Home;
@@ -61,6 +62,7 @@ pub(crate) struct Inner {
     pub(crate) failures: Failures,
     pub(crate) recoveries: Recoveries,
     pub(crate) known: Known,
+    pub(crate) external: ExternalRestores,
 }
 
 impl DbManager {
@@ -130,6 +132,7 @@ impl DbManager {
             failures: Failures::default(),
             recoveries: Recoveries::default(),
             known: Known::default(),
+            external: ExternalRestores::default(),
         };
         let inner = Arc::new(inner);
         inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
@@ -376,7 +379,14 @@ impl Inner {
 
     async fn start_router(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<Database, Error> {
         let spec = self.files.router(id, file_uid);
-        start(&self.files, &spec, self.files.options().clock.now()).await
+        let opened = open::open(&spec, &self.files.policy(self.files.options().clock.now())).await?;
+        let is_replaced = opened.is_replaced;
+        let database = Database::start(opened, self.files.limits());
+        if is_replaced && let Err(error) = self.adopt(id, database.path()).await {
+            database.close().await.ok();
+            return Err(error);
+        }
+        Ok(database)
     }
 
     /// Adds what was written to the ledger; `save` also where it outlives the boot, if that is worth a write.

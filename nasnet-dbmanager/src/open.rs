@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backup::copy;
 use crate::connection::{Guarded, Role, Target, quick_check};
+use crate::db_lock::{DbLock, FileLock};
 use crate::durable::{self, Access};
 use crate::error::Error;
-use crate::db_lock::{DbLock, FileLock};
+use crate::external;
 use crate::layout::{self, UNFINISHED};
 use crate::meta::{self, Identity};
 use crate::migrate::{self, Sets};
@@ -48,10 +50,12 @@ pub(crate) struct Opened {
     pub(crate) writer: Option<Guarded>,
     pub(crate) lock: FileLock,
     pub(crate) file_uid: [u8; 16],
+    /// Somebody put this file in the place of the one that was closed last.
+    pub(crate) is_replaced: bool,
 }
 
 impl Spec {
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.target.path
     }
 
@@ -74,15 +78,17 @@ impl Spec {
 
 /// Opens a database.
 pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> {
+    let mut is_replaced = false;
     for _ in 0..LOOKS_MAX {
-        let lock = look(spec, policy).await?;
+        let Look { lock, is_first, is_replaced: found } = look(spec, policy).await?;
+        is_replaced |= found;
         if spec.is_missing()? {
             if spec.target.profile == Profile::Flash {
                 return Err(spec.missing());
             }
             drop(lock);
             let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
-            look_alone(spec, policy).await?;
+            look_alone(spec, policy, "").await?;
             continue;
         }
         let (mut guarded, file_uid, version) = connect(spec).await?;
@@ -109,22 +115,46 @@ pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> 
                     }
                     _ => Some(guarded),
                 };
-                return Ok(Opened { target: spec.target.clone(), writer, lock, file_uid });
+                let lock = if spec.identity.kind == FileKind::Router { noting(lock, spec, is_first)? } else { lock };
+                return Ok(Opened { target: spec.target.clone(), writer, lock, file_uid, is_replaced });
             }
         }
     }
     Err(Error::InUse { path: spec.lock.database().to_owned() })
 }
 
+/// The shared lock, and what was seen while nobody else had the file.
+struct Look {
+    lock: FileLock,
+    is_first: bool,
+    is_replaced: bool,
+}
+
 /// Takes the shared lock. Whoever finds the file unused has a look at it first, and nobody comes in between.
-async fn look(spec: &Spec, policy: &Policy) -> Result<FileLock, Error> {
+async fn look(spec: &Spec, policy: &Policy) -> Result<Look, Error> {
     match spec.lock.try_exclusive()? {
         Some(alone) => {
-            look_alone(spec, policy).await?;
-            alone.downgrade()
+            let note = alone.noted()?;
+            let is_replaced = look_alone(spec, policy, &note).await;
+            // A look changes nothing about how the file was left, so the note stays when this fails.
+            let lock = alone.downgrade()?;
+            Ok(Look { lock, is_first: true, is_replaced: is_replaced? })
         }
-        None => spec.lock.shared(policy.lock_timeout).await,
+        None => {
+            let lock = spec.lock.shared(policy.lock_timeout).await?;
+            Ok(Look { lock, is_first: false, is_replaced: false })
+        }
     }
+}
+
+/// Notes how the file is, now that it is open, and has it noted when it is closed.
+fn noting(lock: FileLock, spec: &Spec, is_first: bool) -> Result<FileLock, Error> {
+    if is_first {
+        // The time comes from the kernel, as that of the file does.
+        lock.note("")?;
+        lock.note(&external::note_of_open(spec.path(), lock.notes()))?;
+    }
+    Ok(lock.noting_at_the_end(spec.path(), external::note_of_close))
 }
 
 /// Connects to a file that carries the right marks; also returns its uid and the version of its schema.
@@ -171,22 +201,36 @@ fn judge(due: Result<Vec<(SchemaSet, u32)>, Error>, spec: &Spec, policy: &Policy
 }
 
 /// What the first to open a file does while nobody else can: it makes a file that lives in memory, and checks one that
-/// was not closed properly.
-async fn look_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
+/// was not closed properly, or is not the one that was closed; tells whether that is so.
+async fn look_alone(spec: &Spec, policy: &Policy, note: &str) -> Result<bool, Error> {
     if spec.is_missing()? {
         if spec.target.profile == Profile::Tmpfs {
             build(spec, policy).await?;
         }
-        return Ok(());
+        return Ok(false);
     }
-    if layout::size_of(&layout::wal_of(spec.path()))? == 0 {
-        return Ok(());
+    let replaced = match spec.identity.kind {
+        FileKind::Router => external::look(spec.path(), note)?,
+        _ => None,
+    };
+    if replaced.is_some_and(|replaced| replaced.stale_log) {
+        tracing::warn!(path = %spec.path().display(), "the log of another file is set aside");
+        external::set_log_aside(spec.path())?;
     }
-    tracing::info!(path = %spec.path().display(), "database was not closed properly; checking it");
+    let is_replaced =
+        replaced.is_some() || spec.identity.kind == FileKind::Router && external::stale_log_of(spec.path()).exists();
+    if !is_replaced && layout::size_of(&layout::wal_of(spec.path()))? == 0 {
+        return Ok(false);
+    }
+    tracing::info!(path = %spec.path().display(), is_replaced, "database is not as it was left; checking it");
     // Closing after that must not move the log into a file that is damaged, another one, or of a later program.
     let mut guarded = spec.target.connect_for_examination().await?;
     let examined = async {
-        quick_check(&mut guarded.conn).await?;
+        if is_replaced {
+            copy::integrity_check(&mut guarded.conn).await?;
+        } else {
+            quick_check(&mut guarded.conn).await?;
+        }
         meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;
         migrate::pending(&mut guarded.conn, spec.path(), &spec.sets).await.map(|_| ())
     }
@@ -194,17 +238,23 @@ async fn look_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
     let closed = guarded.close().await;
     match examined.and(closed) {
         // Reading it is allowed; whoever does that leaves it as it is too.
-        Err(Error::SchemaTooNew { .. }) if policy.on_open == OnOpen::ReadOnly => Ok(()),
-        examined => examined,
+        Err(Error::SchemaTooNew { .. }) if policy.on_open == OnOpen::ReadOnly => Ok(is_replaced),
+        examined => examined.map(|()| is_replaced),
     }
 }
 
-/// Brings a database to the schema of the program without keeping it open; returns the sets that were behind, with the
-/// versions they had and have.
-pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Vec<(&'static str, u32, u32)>, Error> {
-    let lock = look(spec, policy).await?;
+/// A set that was behind, with the version it had and the one it has.
+pub(crate) type BroughtUp = (&'static str, u32, u32);
+
+/// Brings a database to the schema of the program without keeping it open; returns the sets that were behind. `None` for
+/// a file that was replaced, which has to be adopted first.
+pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Option<Vec<BroughtUp>>, Error> {
+    let Look { lock, is_replaced, .. } = look(spec, policy).await?;
     if spec.is_missing()? {
         return Err(spec.missing());
+    }
+    if is_replaced {
+        return Ok(None);
     }
     let (mut guarded, _, version) = connect(spec).await?;
     let behind = migrate::pending_since(&mut guarded.conn, spec.path(), &spec.sets, version).await;
@@ -212,12 +262,12 @@ pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Vec<(&'stati
     let behind: Vec<_> = behind?.iter().map(|(set, found)| (set.name, *found, set.version())).collect();
     closed?;
     if behind.is_empty() {
-        return Ok(behind);
+        return Ok(Some(behind));
     }
     drop(lock);
     let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
     migrate_alone(spec, policy).await?;
-    Ok(behind)
+    Ok(Some(behind))
 }
 
 async fn migrate_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {

@@ -48,11 +48,7 @@ struct Statement {
 
 impl Statement {
     /// Prepares the first statement of a text; also returns how many bytes of it that is.
-    fn prepare(
-        db: *mut ffi::sqlite3,
-        sql: &[u8],
-        operation: &'static str,
-    ) -> Result<(Option<Self>, usize), Error> {
+    fn prepare(db: *mut ffi::sqlite3, sql: &[u8], operation: &'static str) -> Result<(Option<Self>, usize), Error> {
         let mut statement = ptr::null_mut();
         let mut tail = ptr::null();
         let start = sql.as_ptr().cast::<c_char>();
@@ -74,7 +70,9 @@ impl Statement {
         match unsafe { ffi::sqlite3_step(self.statement) } {
             ffi::SQLITE_DONE => Ok(Vec::new()),
             // SAFETY: as above, and it stands on a row.
-            ffi::SQLITE_ROW => Ok((0..unsafe { ffi::sqlite3_column_count(self.statement) }).map(|c| self.column(c)).collect()),
+            ffi::SQLITE_ROW => {
+                Ok((0..unsafe { ffi::sqlite3_column_count(self.statement) }).map(|c| self.column(c)).collect())
+            }
             _ => Err(failure(self.db, operation)),
         }
     }
@@ -107,7 +105,8 @@ fn failure(db: *mut ffi::sqlite3, operation: &'static str) -> Error {
     // SAFETY: the handle is open and nobody else uses it; the message is null-terminated and copied at once.
     let (code, message) = unsafe {
         let message = ffi::sqlite3_errmsg(db);
-        let text = if message.is_null() { String::new() } else { CStr::from_ptr(message).to_string_lossy().into_owned() };
+        let text =
+            if message.is_null() { String::new() } else { CStr::from_ptr(message).to_string_lossy().into_owned() };
         (ffi::sqlite3_extended_errcode(db), text)
     };
     translate_code(operation, code, message)

@@ -3,12 +3,11 @@
 //! Each step writes its intent to `system.db`, moves the directory with one rename, and notes the new state together
 //! with the end of the intent. After a crash in between, opening the fleet carries the intent out.
 
-
 use crate::clock::Now;
 use crate::custody::{self, Action, Intent, RetiredRouter};
 use crate::database::Database;
-use crate::error::Error;
 use crate::db_lock::{DbLock, FileLock};
+use crate::error::Error;
 use crate::fleet_files::FleetFiles;
 use crate::id::{Cause, RouterId};
 use crate::layout;

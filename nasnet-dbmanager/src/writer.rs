@@ -20,9 +20,9 @@ use tokio::time::Instant;
 use ulid::Ulid;
 
 use crate::connection::{Guarded, Role, Target, quick_check, run};
+use crate::db_lock::FileLock;
 use crate::driver::{code, during, extended_code, translate};
 use crate::error::Error;
-use crate::db_lock::FileLock;
 use crate::id::Cause;
 use crate::keys::KeyRing;
 use crate::space::Space;

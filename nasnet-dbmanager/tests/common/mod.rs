@@ -1,5 +1,12 @@
 //! A fleet in a temporary directory, with one small table per router.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,7 +64,8 @@ impl ForeignLock {
     fn take(path: &Path, name: &str, alone: bool) -> Option<Self> {
         let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
         let text = std::fs::read_to_string(path).unwrap();
-        let record = text.lines().position(|line| line.get(..80).is_some_and(|found| found.trim_end() == name)).unwrap() * 256;
+        let record =
+            text.lines().position(|line| line.get(..80).is_some_and(|found| found.trim_end() == name)).unwrap() * 256;
         let range = nix::libc::flock {
             l_type: if alone { nix::libc::F_WRLCK } else { nix::libc::F_RDLCK } as i16,
             l_whence: nix::libc::SEEK_SET as i16,

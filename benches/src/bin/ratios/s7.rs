@@ -75,12 +75,7 @@ async fn measure(routers: u32, disk: Option<&Path>) -> Result<(f64, u32), Failur
     Ok((median(in_turn).as_secs_f64() / median(at_once).as_secs_f64(), failed))
 }
 
-async fn migrate(
-    place: &Place,
-    steps: usize,
-    parallel: usize,
-    routers: u32,
-) -> Result<(Duration, u32), Failure> {
+async fn migrate(place: &Place, steps: usize, parallel: usize, routers: u32) -> Result<(Duration, u32), Failure> {
     let manager = DbManager::open(options(place, steps)).await?;
     let start = Instant::now();
     let report = manager.migrate_all(parallel).await?;
