@@ -10,6 +10,7 @@ use crate::clock::Now;
 use crate::connection::Target;
 use crate::database::Limits;
 use crate::db_lock::{DbLock, LockFile};
+use crate::health::Migrating;
 use crate::id::RouterId;
 use crate::layout::Layout;
 use crate::meta::Identity;
@@ -19,6 +20,7 @@ use crate::options::{OnOpen, Options};
 use crate::schema::{FileKind, Profile, SchemaSet};
 use crate::space::Space;
 use crate::template::Templates;
+use crate::vitals::{Suspects, Vitals};
 
 /// Describes the files of one fleet.
 #[derive(Debug, Clone)]
@@ -32,6 +34,8 @@ pub(crate) struct FleetFiles {
     space: Arc<Space>,
     ledger: Arc<Ledger>,
     locks: Arc<LockFile>,
+    suspects: Arc<Suspects>,
+    migrating: Arc<Migrating>,
 }
 
 impl FleetFiles {
@@ -42,7 +46,8 @@ impl FleetFiles {
         let locks = LockFile::new(layout.locks());
         let of = |kind| Sets::new(sets.iter().filter(|set| set.file == kind).cloned().collect());
         let sets_of = FileKind::ALL.into_iter().map(|kind| (kind, Arc::new(of(kind)))).collect();
-        Self { layout, fleet_id, sets, sets_of, options, space, ledger, locks }
+        let (suspects, migrating) = (Arc::default(), Arc::default());
+        Self { layout, fleet_id, sets, sets_of, options, space, ledger, locks, suspects, migrating }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -55,6 +60,22 @@ impl FleetFiles {
 
     pub(crate) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
+    }
+
+    /// Returns the databases whose schema is being changed.
+    pub(crate) fn migrating(&self) -> &Arc<Migrating> {
+        &self.migrating
+    }
+
+    /// Returns what was found damaged while in use.
+    pub(crate) fn suspects(&self) -> &Arc<Suspects> {
+        &self.suspects
+    }
+
+    /// Returns what a database opened from a spec reports to.
+    pub(crate) fn vitals(&self, spec: &Spec, file_uid: [u8; 16]) -> Arc<Vitals> {
+        let identity = &spec.identity;
+        Vitals::new(identity.kind, identity.router_id.clone(), file_uid, Arc::clone(&self.suspects))
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -91,6 +112,7 @@ impl FleetFiles {
             },
             lock,
             identity,
+            migrating: Arc::clone(&self.migrating),
             sets: self.sets_of(kind),
             templates: Templates { lock: self.locks.lock_of("template", dir.clone()), dir },
         }

@@ -31,6 +31,7 @@ mod stats;
 mod database;
 mod keys;
 mod manager;
+mod raw;
 
 mod attach;
 mod fleet;
@@ -70,6 +71,7 @@ mod restore;
 mod retire;
 mod sweep;
 mod template;
+mod vitals;
 
 pub mod system;
 pub mod vfs;
@@ -96,6 +98,7 @@ pub use manager::{DbManager, RouterDb, ScopeDb};
 pub use manifest::{BackupFile, FailedBackup, Manifest, Which};
 pub use options::{MasterKeySource, OnDamage, OnOpen, Options, Preset};
 pub use quarantine::{LostRange, Moment, Recovery, RestoredFrom, TableLoss, Verdict, verdict};
+pub use raw::{FromColumn, RawConn, RawRow, RawValue};
 pub use restore::system::SystemRestored;
 pub use restore::{RestoreMode, RestoreReport, RestoredRouter};
 pub use schema::{FileKind, Migration, Profile, SchemaSet};

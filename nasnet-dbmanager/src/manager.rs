@@ -23,7 +23,7 @@ use crate::lease::OpenSet;
 use crate::meta;
 use crate::open::{self, Spec};
 use crate::options::{OnDamage, OnOpen, Options};
-use crate::quarantine::{Recoveries, is_recoverable};
+use crate::quarantine::{Recoveries, alarm, is_recoverable};
 use crate::registry::{self, Known};
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
@@ -137,6 +137,7 @@ impl DbManager {
         let inner = Arc::new(inner);
         inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
         tokio::spawn(keep_ledger(Arc::downgrade(&inner)));
+        tokio::spawn(alarm::watch(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
 
@@ -206,6 +207,8 @@ impl DbManager {
 
     /// Leases a router as it is, whatever is to be done about damage.
     pub(crate) async fn lease(&self, id: &RouterId) -> Result<Database, Error> {
+        // Nobody gets at a file again in which damage was found.
+        self.settle_suspicion(id).await?;
         let inner = Arc::clone(&self.inner);
         let open_id = id.clone();
         let open = move || async move { inner.open_router(&open_id).await };
@@ -332,6 +335,8 @@ impl DbManager {
         if let Err(error) = self.inner.settle_ledger(true).await {
             tracing::warn!(%error, "saving the flash ledger failed");
         }
+        // Whoever waits for damage has nothing more to wait for.
+        self.inner.files.suspects().found.notify_one();
         let closed = [
             self.inner.hot.close().await,
             self.inner.runtime.close().await,
@@ -381,7 +386,8 @@ impl Inner {
         let spec = self.files.router(id, file_uid);
         let opened = open::open(&spec, &self.files.policy(self.files.options().clock.now())).await?;
         let is_replaced = opened.is_replaced;
-        let database = Database::start(opened, self.files.limits());
+        let vitals = self.files.vitals(&spec, opened.file_uid);
+        let database = Database::start(opened, self.files.limits(), vitals);
         if is_replaced && let Err(error) = self.adopt(id, database.path()).await {
             database.close().await.ok();
             return Err(error);
@@ -455,7 +461,8 @@ async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Dat
 
 async fn start(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Database, Error> {
     let opened = open::open(spec, &files.policy(now)).await?;
-    Ok(Database::start(opened, files.limits()))
+    let vitals = files.vitals(spec, opened.file_uid);
+    Ok(Database::start(opened, files.limits(), vitals))
 }
 
 fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, database: &Database) -> DatabaseStats {

@@ -13,6 +13,7 @@ use crate::db_lock::{DbLock, FileLock};
 use crate::durable::{self, Access};
 use crate::error::Error;
 use crate::external;
+use crate::health::Migrating;
 use crate::layout::{self, UNFINISHED};
 use crate::meta::{self, Identity};
 use crate::migrate::{self, Sets};
@@ -32,6 +33,8 @@ pub(crate) struct Spec {
     pub(crate) identity: Identity,
     pub(crate) sets: Arc<Sets>,
     pub(crate) templates: Templates,
+    /// Where changing its schema is noted.
+    pub(crate) migrating: Arc<Migrating>,
 }
 
 /// What the options say about opening.
@@ -271,6 +274,7 @@ pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Option<Vec<B
 }
 
 async fn migrate_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
+    let _under_way = spec.migrating.begin(spec.path());
     let mut guarded = spec.target.connect(Role::Writer).await?;
     let migrated = async {
         meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;

@@ -29,6 +29,8 @@ pub enum FlushReason {
     PageFull,
     /// They have waited long enough.
     Interval,
+    /// An append was promised to be on flash by now.
+    Promised,
     /// An archive needs them in the warm tier.
     Archive,
     /// The process ends.
@@ -86,6 +88,9 @@ impl EventStore {
         let _one_at_a_time = shared.flushing.lock().await;
         let view = self.view().await?;
         let epoch = view.epoch;
+        if let Some(floor) = view.floor {
+            shared.heads().forget_below(floor);
+        }
         let stable = view.stable().seq;
         let start = Position::new(epoch, view.flushed_through);
         let mut report = FlushReport {
@@ -107,6 +112,7 @@ impl EventStore {
                 report.through = report.until;
             }
         }
+        shared.keep_promises(report.through);
         if report.through > start {
             let seq = report.through.seq;
             shared.manager.hot().write(FLUSH, move |conn| Box::pin(log::set_flushed(conn, seq))).await?;

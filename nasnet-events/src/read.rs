@@ -14,8 +14,10 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::{self, Order, View};
 use crate::merge::{Range, Slice, end_of, merge};
+use crate::name::StreamName;
 use crate::position::Position;
 use crate::query::Query;
+use crate::sealing;
 use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
 use crate::warm::{names, rows, segment};
@@ -48,6 +50,16 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: dropping the stream ends the read.
     pub fn read(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
+        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).opened();
+        futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
+    }
+
+    /// Reads events as they are stored: sealed bodies stay sealed, and none is upcast. For whoever hands events on
+    /// without looking into them.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the stream ends the read.
+    pub fn read_stored(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
         let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All);
         futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
     }
@@ -62,6 +74,8 @@ pub(crate) struct Cursor {
     shared: Arc<Shared>,
     query: Arc<Query>,
     tiers: Tiers,
+    /// Bodies are opened and brought to their current form.
+    opened: bool,
     range: Range,
     /// The end of the range is fixed by the first page.
     started: bool,
@@ -69,6 +83,19 @@ pub(crate) struct Cursor {
     left: Option<u64>,
     /// Damage told already, since a later page may meet it again.
     told: HashSet<String>,
+    /// Scopes whose warm tier the last page was looked for in.
+    below: Option<Vec<Scope>>,
+}
+
+/// A page of a read that goes forwards.
+pub(crate) struct Page {
+    pub(crate) items: VecDeque<Result<Recorded, Error>>,
+    /// It is complete up to here.
+    pub(crate) through: Position,
+    /// Where the read ends.
+    pub(crate) end: Position,
+    /// The scopes that were asked for what the hot tier does not have; `None` when it has all of the page.
+    pub(crate) scopes: Option<Vec<Scope>>,
 }
 
 impl Cursor {
@@ -81,7 +108,14 @@ impl Cursor {
         let range = Range { low: query.after, high: query.until };
         let left = query.limit;
         let (buffer, told) = (VecDeque::new(), HashSet::new());
-        Self { shared, query: Arc::new(query), tiers, range, started: false, buffer, left, told }
+        let opened = false;
+        Self { shared, query: Arc::new(query), tiers, opened, range, started: false, buffer, left, told, below: None }
+    }
+
+    /// Gives events as callers see them, not as they are stored.
+    pub(crate) const fn opened(mut self) -> Self {
+        self.opened = true;
+        self
     }
 
     /// The next event or error, `None` at the end.
@@ -107,6 +141,21 @@ impl Cursor {
         }
     }
 
+    /// True once the end of the read is fixed.
+    pub(crate) const fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// Reads the next page whole, `None` at the end. After an error the same page can be asked for again.
+    pub(crate) async fn next_page(&mut self) -> Result<Option<Page>, Error> {
+        if self.range.is_empty() {
+            return Ok(None);
+        }
+        self.page().await?;
+        let items = std::mem::take(&mut self.buffer);
+        Ok(Some(Page { items, through: self.range.low, end: self.range.high, scopes: self.below.take() }))
+    }
+
     /// Reads one page, from the hot log or from the tiers below it.
     ///
     /// The hot log is looked at first. It is complete from its floor on, so a page is either above the floor and its
@@ -114,12 +163,16 @@ impl Cursor {
     /// already, because a tier gives events up only after the next one has confirmed them.
     async fn page(&mut self) -> Result<(), Error> {
         let order = self.query.order;
+        let left = self.left.map_or(PAGE_EVENTS, |left| usize::try_from(left).unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS));
         let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
+        let shared = Arc::clone(&self.shared);
         let hot = self
             .shared
             .manager
             .hot()
-            .read(READ, move |conn| Box::pin(async move { read_hot(conn, &query, range, started).await }))
+            .read(READ, move |conn| {
+                Box::pin(async move { read_hot(conn, &shared, &query, range, started, left).await })
+            })
             .await?;
         if !self.started {
             self.started = true;
@@ -134,9 +187,11 @@ impl Cursor {
         let beyond_hot = hot.slice.is_none() || damaged;
         slices.extend(hot.slice);
         if beyond_hot && !hot.part.is_empty() {
-            for scope in self.wanted_scopes().await? {
-                slices.extend(self.warm(&scope, hot.part).await);
+            let scopes = self.wanted_scopes().await?;
+            for scope in &scopes {
+                slices.extend(self.warm(scope, hot.part).await);
             }
+            self.below = Some(scopes);
             if self.tiers == Tiers::All
                 && let Some(cold) = &self.shared.cold
             {
@@ -150,7 +205,11 @@ impl Cursor {
         }
         let told = &mut self.told;
         self.buffer.extend(errors.into_iter().filter(|error| told.insert(error.to_string())).map(Err));
-        self.buffer.extend(events.into_iter().map(Ok));
+        let mut events: Vec<Result<Recorded, Error>> = events.into_iter().map(Ok).collect();
+        if self.opened {
+            present(&self.shared, &mut events).await?;
+        }
+        self.buffer.extend(events);
         Ok(())
     }
 
@@ -196,6 +255,19 @@ impl Cursor {
     }
 }
 
+/// Brings stored events into the form callers see: sealed bodies are opened, old ones upcast. An event that cannot be is
+/// an error in its place.
+pub(crate) async fn present(shared: &Shared, events: &mut [Result<Recorded, Error>]) -> Result<(), Error> {
+    sealing::open_all(shared, events).await?;
+    for item in events.iter_mut() {
+        let upcast = item.as_mut().map_or(Ok(()), |event| shared.options.upcasters.apply(event));
+        if let Err(error) = upcast {
+            *item = Err(error);
+        }
+    }
+    Ok(())
+}
+
 /// What the hot log says about the next page.
 struct Hot {
     /// The whole range, its end fixed by the first page.
@@ -207,7 +279,14 @@ struct Hot {
     unresolved: bool,
 }
 
-async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, started: bool) -> Result<Hot, Error> {
+async fn read_hot(
+    conn: &mut SqliteConnection,
+    shared: &Shared,
+    query: &Query,
+    mut range: Range,
+    started: bool,
+    left: usize,
+) -> Result<Hot, Error> {
     let order = query.order;
     let view = log::view(conn).await?;
     let mut unresolved = view.unresolved.is_some();
@@ -227,19 +306,74 @@ async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, 
         Order::Forwards => (true, range),
         Order::Backwards => (true, Range { low: range.low.max(below), high: range.high }),
     };
-    let slice = if is_hot { Some(read_log(conn, query, &view, part).await?) } else { None };
+    let slice = match &query.stream {
+        _ if !is_hot => None,
+        Some(stream) => Some(read_stream(conn, shared, query, stream, &view, part, left).await?),
+        None => Some(read_log(conn, query, &view, part, left).await?),
+    };
     Ok(Hot { range, part, slice, unresolved })
 }
 
+/// Events of one stream in a range that lies within the hot log: only the rows that hold some are decoded.
+async fn read_stream(
+    conn: &mut SqliteConnection,
+    shared: &Shared,
+    query: &Query,
+    stream: &StreamName,
+    view: &View,
+    range: Range,
+    left: usize,
+) -> Result<Slice, Error> {
+    let order = query.order;
+    // What another process has just appended is not known here yet, so that stretch is scanned.
+    let (epoch, known) = {
+        let heads = shared.heads();
+        (heads.epoch(), heads.next_seq().saturating_sub(1))
+    };
+    if epoch != view.epoch || range.low.seq >= known || (order == Order::Backwards && range.high.seq > known) {
+        let low = if epoch == view.epoch { range.low.max(Position::new(epoch, known)) } else { range.low };
+        let above = if order == Order::Backwards { Range { low, ..range } } else { range };
+        return read_log(conn, query, view, above, left).await;
+    }
+    let part = Range { high: range.high.min(Position::new(epoch, known)), ..range };
+    let limit = left.clamp(1, HOT_ROWS_MAX);
+    let scopes = query.scopes.as_deref();
+    let within = (part.low.seq + 1, part.high.seq);
+    let (seqs, all) = shared.heads().next_of_stream(scopes, stream, within, order, limit);
+    let mut slice = Slice::whole(part, order);
+    if let (false, Some(last)) = (all, seqs.last()) {
+        let last = Position::new(epoch, *last);
+        slice.stop_at(last, last, order);
+    }
+    if !seqs.is_empty() {
+        for row in log::holding(conn, epoch, &seqs).await? {
+            match row.events {
+                Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
+                Err(error) => slice.errors.push(error),
+            }
+        }
+    }
+    Ok(slice)
+}
+
 /// Events of the hot log in a range that lies within it.
-async fn read_log(conn: &mut SqliteConnection, query: &Query, view: &View, range: Range) -> Result<Slice, Error> {
+async fn read_log(
+    conn: &mut SqliteConnection,
+    query: &Query,
+    view: &View,
+    range: Range,
+    left: usize,
+) -> Result<Slice, Error> {
     let order = query.order;
     let mut slice = Slice::whole(range, order);
     let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
     let mut read = 0;
+    // A few first: whoever wants the newest hundred should not wait for two thousand.
+    let mut limit = if left < PAGE_EVENTS { 2 } else { HOT_ROWS };
     while !range.is_empty() && from <= to {
-        let rows = log::page(conn, view.epoch, (from, to), order, HOT_ROWS).await?;
-        let exhausted = rows.len() < HOT_ROWS as usize;
+        let rows = log::page(conn, view.epoch, (from, to), order, limit).await?;
+        let exhausted = rows.len() < limit as usize;
+        limit = (limit * 2).min(HOT_ROWS);
         read += rows.len();
         for row in rows {
             let (first, last) = (row.first_seq, row.last_seq());
@@ -257,7 +391,7 @@ async fn read_log(conn: &mut SqliteConnection, query: &Query, view: &View, range
             slice.covered = end_of(range, order);
             break;
         }
-        if slice.events.len() >= PAGE_EVENTS || read >= HOT_ROWS_MAX {
+        if slice.events.len() >= left.min(PAGE_EVENTS) || read >= HOT_ROWS_MAX {
             break;
         }
     }
@@ -276,11 +410,11 @@ async fn read_warm(
     let mut single = Slice::whole(range, order);
     let page = rows::page(conn, scope, (range.low, range.high), query.stream.as_ref(), order, limit).await?;
     let full = page.len() >= PAGE_EVENTS;
-    for (position, row) in page {
+    for row in page {
         if full {
-            single.stop_at(position, position, order);
+            single.stop_at(row.position, row.position, order);
         }
-        match row {
+        match row.event {
             Ok(event) if query.matches(&event) => single.events.push(event),
             Ok(_) => {}
             Err(error) => single.errors.push(error),

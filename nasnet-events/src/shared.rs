@@ -2,15 +2,20 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nasnet_dbmanager::DbManager;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::cold::ColdDir;
+use crate::consumer::progress::Consumers;
+use crate::durability::Promises;
 use crate::epoch::TailLost;
 use crate::heads::Heads;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
+use crate::position::Position;
 
 /// State of an open store. Its locks are held for a few instructions, never across an await.
 pub(crate) struct Shared {
@@ -26,6 +31,12 @@ pub(crate) struct Shared {
     pub(crate) resolver: Notify,
     /// Wakes `maintain` when a page of events waits to be flushed.
     pub(crate) backlog: Notify,
+    /// Wakes subscribers: the order of events has grown, or its end is resolved further.
+    pub(crate) moved: watch::Sender<u64>,
+    pub(crate) consumers: Consumers,
+    promises: Mutex<Promises>,
+    /// Wakes `maintain` when a flush is due earlier than it was.
+    pub(crate) promised: Notify,
     /// One flush at a time, and one archive.
     pub(crate) flushing: tokio::sync::Mutex<()>,
     pub(crate) archiving: tokio::sync::Mutex<()>,
@@ -52,6 +63,10 @@ impl Shared {
             cold,
             resolver: Notify::new(),
             backlog: Notify::new(),
+            moved: watch::Sender::new(0),
+            consumers: Consumers::default(),
+            promises: Mutex::new(Promises::default()),
+            promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
             archiving: tokio::sync::Mutex::new(()),
             closing: AtomicBool::new(false),
@@ -104,9 +119,35 @@ impl Shared {
         }
     }
 
+    /// Wakes subscribers.
+    pub(crate) fn note_moved(&self) {
+        self.moved.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
+    fn promises(&self) -> MutexGuard<'_, Promises> {
+        self.promises.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Promises that everything up to `position` is on flash within `delay`.
+    pub(crate) fn promise(&self, position: Position, delay: Duration) {
+        self.promises().add(position, Instant::now(), delay);
+        self.promised.notify_one();
+    }
+
+    /// Takes note of a flush.
+    pub(crate) fn keep_promises(&self, through: Position) {
+        self.promises().kept(through);
+    }
+
+    /// When a flush is due because of what was promised.
+    pub(crate) fn flush_due(&self) -> Option<Instant> {
+        self.promises().next()
+    }
+
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.resolver.notify_one();
+        self.note_moved();
     }
 
     pub(crate) fn is_closing(&self) -> bool {
