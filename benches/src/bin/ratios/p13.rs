@@ -121,8 +121,18 @@ pub(crate) async fn rows(disk: Option<&Path>) -> Result<Vec<Ratio>, Failure> {
     }
     manager.shutdown().await?;
     Ok(vec![
-        Ratio::at_least("P13", "reopen and check the version vs sqlx connect with the same settings and migrate()", reopen, 1.25),
-        Ratio::at_least("P13", "create 1,000 databases from a template vs create and migrate by sqlx, as durable", create, 3.0),
+        Ratio::at_least(
+            "P13",
+            "reopen and check the version vs sqlx connect with the same settings and migrate()",
+            reopen,
+            1.25,
+        ),
+        Ratio::at_least(
+            "P13",
+            "create 1,000 databases from a template vs create and migrate by sqlx, as durable",
+            create,
+            3.0,
+        ),
     ])
 }
 
