@@ -47,6 +47,7 @@ mod evict;
 mod external;
 mod fleet_files;
 mod home;
+mod hot;
 mod idle;
 mod layout;
 mod lease;

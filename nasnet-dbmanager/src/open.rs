@@ -208,7 +208,7 @@ fn judge(due: Result<Vec<(SchemaSet, u32)>, Error>, spec: &Spec, policy: &Policy
 async fn look_alone(spec: &Spec, policy: &Policy, note: &str) -> Result<bool, Error> {
     if spec.is_missing()? {
         if spec.target.profile == Profile::Tmpfs {
-            build(spec, policy).await?;
+            make_in_memory(spec, policy).await?;
         }
         return Ok(false);
     }
@@ -244,6 +244,31 @@ async fn look_alone(spec: &Spec, policy: &Policy, note: &str) -> Result<bool, Er
         Err(Error::SchemaTooNew { .. }) if policy.on_open == OnOpen::ReadOnly => Ok(is_replaced),
         examined => examined.map(|()| is_replaced),
     }
+}
+
+/// Makes a file that lives in memory unless it is there. Others may still have the file open that was in its place: they
+/// hold the lock of the database, so the makers have a lock of their own.
+pub(crate) async fn make_in_memory(spec: &Spec, policy: &Policy) -> Result<(), Error> {
+    let path = spec.path().with_extension("db-making");
+    let lock = tokio::task::spawn_blocking(move || {
+        let options = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = options.and_then(|file| file.lock().map(|()| file));
+        file.map_err(|error| Error::io("lock", &path, error))
+    });
+    let _making = lock.await.map_err(|error| Error::Panicked { message: error.to_string() })??;
+    if !spec.is_missing()? {
+        return Ok(());
+    }
+    // What a wipe left of a log would be taken for the new file's.
+    for suffix in ["-wal", "-shm"] {
+        let mut name = spec.path().as_os_str().to_owned();
+        name.push(suffix);
+        let left = Path::new(&name);
+        if left.exists() {
+            crate::durable::remove_file(left).map_err(|error| Error::io("remove", left, error))?;
+        }
+    }
+    build(spec, policy).await.map(drop)
 }
 
 /// A set that was behind, with the version it had and the one it has.
