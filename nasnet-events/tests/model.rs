@@ -1,5 +1,5 @@
 //! Random histories against a list: appends by two stores, transactions that commit, roll back or lose their receipt,
-//! flushes, archives, restarts and a hot tier that is wiped. Every event that was promised is read once and in order,
+//! flushes, archives, restarts and a hot tier that is wiped, also under the open stores. Every event that was promised is read once and in order,
 //! and every position of the epoch is an event or a void.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
@@ -49,6 +49,8 @@ enum Op {
     },
     /// What retention does once a day is over: archived events leave the hot log.
     Expire,
+    /// tmpfs is wiped under the open stores.
+    Wipe,
     Reopen {
         clean: bool,
         wipe: bool,
@@ -83,6 +85,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..2_usize).prop_map(|by| Op::Flush { by }),
         1 => (0..2_usize).prop_map(|by| Op::Archive { by }),
         1 => Just(Op::Expire),
+        1 => Just(Op::Wipe),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(clean, wipe)| Op::Reopen { clean, wipe }),
     ]
 }
@@ -255,6 +258,7 @@ impl World {
                 }
             }
             Op::Expire => self.expire().await,
+            Op::Wipe => self.wipe().await,
             Op::Reopen { clean, wipe } => self.reopen(clean, wipe).await,
         }
     }
@@ -332,16 +336,37 @@ impl World {
         }
         self.opened = Some(open(&self.site).await);
         if wipe {
-            let losses = self.stores()[0].losses();
-            let loss = losses.iter().find(|loss| loss.epoch == self.epoch);
-            let gone = self.acked.iter().filter(|acked| acked.position.epoch == self.epoch && !acked.is_somewhere());
-            for acked in gone.filter(|acked| acked.class != Class::Low) {
-                let loss = loss.expect("a loss is told");
-                assert!(acked.position.seq > loss.after_seq, "{acked:?} is lost, told was {loss:?}");
-            }
-            assert!(!clean || loss.is_none(), "nothing is lost after a clean end");
-            (self.epoch, self.given, self.voids) = (self.epoch + 1, 0, 0);
+            self.lost(clean);
         }
+        self.recount_heads();
+    }
+
+    /// tmpfs is wiped while both stores are open.
+    async fn wipe(&mut self) {
+        self.settle().await;
+        self.site.wipe_hot();
+        self.acked.iter_mut().for_each(|acked| acked.in_hot = false);
+        for store in self.stores() {
+            assert_eq!(store.status().await.unwrap().epoch, self.epoch + 1);
+        }
+        self.lost(false);
+        self.recount_heads();
+    }
+
+    /// Checks what is told of a hot tier that is gone.
+    fn lost(&mut self, clean: bool) {
+        let losses = self.stores()[0].losses();
+        let loss = losses.iter().find(|loss| loss.epoch == self.epoch);
+        let gone = self.acked.iter().filter(|acked| acked.position.epoch == self.epoch && !acked.is_somewhere());
+        for acked in gone.filter(|acked| acked.class != Class::Low) {
+            let loss = loss.expect("a loss is told");
+            assert!(acked.position.seq > loss.after_seq, "{acked:?} is lost, told was {loss:?}");
+        }
+        assert!(!clean || loss.is_none(), "nothing is lost after a clean end");
+        (self.epoch, self.given, self.voids) = (self.epoch + 1, 0, 0);
+    }
+
+    fn recount_heads(&mut self) {
         // Versions go on from what hot and warm hold.
         for (scope, heads) in self.heads.iter_mut().enumerate() {
             for (stream, head) in heads.iter_mut().enumerate() {

@@ -290,14 +290,20 @@ impl Reconciler {
     async fn note_drift(&self, router: &RouterId, report: &DriftReport) -> Result<(), Error> {
         let drifted: Vec<&ResourceDrift> = report.drifted().collect();
         let stream = StreamName::parse("drift/router")?;
-        let mut events = Vec::with_capacity(drifted.len());
-        for drift in drifted {
-            events.push(NewEvent::new(self.db.next_ulid(), types::DRIFT_DETECTED, drift)?.actor("reconcile"));
+        // A router may have drifted in more places than one append takes.
+        for drifted in drifted.chunks(DRIFTS_MAX) {
+            let mut events = Vec::with_capacity(drifted.len());
+            for drift in drifted {
+                events.push(NewEvent::new(self.db.next_ulid(), types::DRIFT_DETECTED, drift)?.actor("reconcile"));
+            }
+            self.events.append(&Scope::Router(router.clone()), &stream, Expected::Any, events).await?;
         }
-        self.events.append(&Scope::Router(router.clone()), &stream, Expected::Any, events).await?;
         Ok(())
     }
 }
+
+/// Drifted resources noted in one append.
+const DRIFTS_MAX: usize = 1_000;
 
 /// One resource compared.
 struct Compared {
