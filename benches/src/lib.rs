@@ -3,6 +3,7 @@
 
 pub mod events;
 pub mod footprint;
+pub mod leases;
 pub mod measure;
 pub mod naive;
 pub mod place;
