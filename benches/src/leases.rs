@@ -1,16 +1,13 @@
 //! Leases and the locks one would use instead, for the programs that measure them side by side.
 
-use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nasnet_dbmanager::{DbManager, Options};
 use nasnet_locking::{AcquireRequest, LockInfo, LockKey, LockManager};
 
+pub use crate::hot::Failure;
 use crate::naive::NaiveLock;
-
-/// Anything that goes wrong while measuring.
-pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// Opens databases with the tables of leases.
 ///
