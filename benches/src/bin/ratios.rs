@@ -21,6 +21,8 @@ mod p4;
 mod p8;
 #[path = "ratios/peers.rs"]
 mod peers;
+#[path = "ratios/s7.rs"]
+mod s7;
 
 use std::path::PathBuf;
 
@@ -76,6 +78,9 @@ async fn main() -> Result<(), Failure> {
     }
     if wanted("P17") {
         rows.extend(p17::rows(disk).await?);
+    }
+    if wanted("S7") {
+        rows.extend(s7::rows(disk).await?);
     }
     if wanted("P18") {
         rows.extend(p18::rows(disk).await?);
