@@ -30,6 +30,8 @@ use crate::window;
 
 const APPEND: Cause = Cause::new("event-append");
 
+/// How often a transaction that waits for its positions looks whether the hot tier was wiped.
+const RENEWAL_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 /// Times a durable append starts again because the hot tier was wiped under it.
 const RENEWALS_MAX: u32 = 8;
 
@@ -132,7 +134,18 @@ impl EventStore {
         let (reply, answer) = oneshot::channel();
         let reserve = Reserve { scope: scope.clone(), streams, dead, reply };
         self.queue().send(Command::Reserve(reserve)).map_err(|_| Error::Closed)?;
-        let reserved = match answer.await.map_err(|_| Error::Closed)? {
+        let mut answer = answer;
+        let answered = loop {
+            match tokio::time::timeout(RENEWAL_LOOK, &mut answer).await {
+                Ok(answered) => break answered,
+                // The appender may be waiting for system.db, which this transaction holds.
+                Err(_) if *scope == Scope::System && !shared.is_current(&shared.manager.hot()) => {
+                    return Err(Error::Renewing);
+                }
+                Err(_) => {}
+            }
+        };
+        let reserved = match answered.map_err(|_| Error::Closed)? {
             Err(Error::Conflict(conflict)) => return Err(Error::Conflict(self.with_missed(conflict).await)),
             other => other?,
         };
