@@ -38,6 +38,7 @@ mod warm;
 mod window;
 
 // What the store does.
+mod append_each;
 mod archive;
 mod consumer;
 mod durable;
