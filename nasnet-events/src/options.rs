@@ -97,7 +97,12 @@ impl ColdOptions {
     /// A cold tier in `dir` that takes every event.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), allow_same_device: false, policy: ColdPolicy::default(), archive: ArchivePolicy::default() }
+        Self {
+            dir: dir.into(),
+            allow_same_device: false,
+            policy: ColdPolicy::default(),
+            archive: ArchivePolicy::default(),
+        }
     }
 
     /// Accepts a directory on the same device as the data directory.

@@ -68,6 +68,10 @@ const STREAM_BACKWARDS: &str = select!(
      ORDER BY r.pos DESC LIMIT ?3"
 );
 
+/// The statements that read pages.
+#[cfg(test)]
+pub(super) const PAGES: [&str; 5] = [FORWARDS, BACKWARDS, STREAM_FORWARDS, STREAM_BACKWARDS, COUNT];
+
 /// CRC32C over an event with its names spelled out, so that a damaged name is noticed too, and over its place in the
 /// chain.
 fn checksum(event: &Recorded, chain: Digest) -> u32 {

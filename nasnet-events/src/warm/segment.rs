@@ -75,6 +75,15 @@ macro_rules! sql {
 static FLUSHED: Sql = sql!("event_segments");
 static SEALED: Sql = sql!("event_sealed");
 
+/// The statements that read pages.
+#[cfg(test)]
+pub(super) fn pages() -> Vec<&'static str> {
+    [&FLUSHED, &SEALED]
+        .into_iter()
+        .flat_map(|sql| [sql.metas_forwards, sql.metas_backwards, sql.body, sql.last])
+        .collect()
+}
+
 /// Where the events of a segment were before. The positions of the two kinds interleave; among themselves they do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
