@@ -80,7 +80,7 @@ static SEALED: Sql = sql!("event_sealed");
 pub(super) fn pages() -> Vec<&'static str> {
     [&FLUSHED, &SEALED]
         .into_iter()
-        .flat_map(|sql| [sql.metas_forwards, sql.metas_backwards, sql.body, sql.last])
+        .flat_map(|sql| [sql.metas_forwards, sql.metas_backwards, sql.body])
         .collect()
 }
 
