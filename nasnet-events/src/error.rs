@@ -8,6 +8,7 @@ use ulid::Ulid;
 
 use crate::event::Head;
 use crate::expected::Expected;
+use crate::head::Lane;
 use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 use crate::receipt::Achieved;
@@ -99,6 +100,16 @@ pub enum Error {
         /// What is left to do.
         why: String,
     },
+    /// Events cannot be shown to belong to the record.
+    #[error("{lane} of {scope} are not proven: {why}")]
+    Unproven {
+        /// The scope.
+        scope: Scope,
+        /// The chain.
+        lane: Lane,
+        /// What is missing.
+        why: String,
+    },
     /// The body of an event cannot be brought to the current form; it is stored as it was.
     #[error("{kind} at {position} cannot be upcast from schema {schema}: {why}")]
     Upcast {
@@ -163,6 +174,10 @@ pub enum Error {
         #[source]
         source: Arc<sqlx::Error>,
     },
+    /// The hot tier was wiped and is being opened anew; nothing was appended. Only a transaction on system.db gets this:
+    /// it holds what the opening needs.
+    #[error("the hot tier was lost and is being opened anew")]
+    Renewing,
     /// Another subscription reads as this consumer.
     #[error("consumer {consumer} is read by another subscription")]
     ConsumerBusy {
@@ -225,6 +240,7 @@ impl Error {
         match self {
             Self::Overloaded { .. }
             | Self::Unresolved { .. }
+            | Self::Renewing
             | Self::ColdAbsent { .. }
             | Self::ConsumerBusy { .. }
             | Self::ShredUnfinished { .. } => true,
@@ -253,6 +269,7 @@ impl Error {
             }
             Self::Invalid { what, value, why } => Self::Invalid { what, value: value.clone(), why },
             Self::Closed => Self::Closed,
+            Self::Renewing => Self::Renewing,
             other => Self::Corrupt { what: "hot.db".to_owned(), why: other.to_string() },
         }
     }

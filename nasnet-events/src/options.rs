@@ -27,6 +27,9 @@ pub struct EventOptions {
     pub seal_after: Duration,
     /// Durable rows of one scope from which the oldest are sealed whatever their age. Default 512.
     pub rows_max: u64,
+    /// How long readers of all scopes wait for a transaction whose database cannot be asked how it ended. After that they
+    /// see an error in its place and go on; readers of its scope wait until it is known. Default 30 seconds.
+    pub stall_after: Duration,
     /// How old forms of bodies are read. Default none.
     pub upcasters: Upcasters,
     /// The cold tier, `None` = no cold tier.
@@ -49,6 +52,7 @@ impl Default for EventOptions {
             flush: FlushPolicy::default(),
             seal_after: Duration::from_secs(24 * 60 * 60),
             rows_max: 512,
+            stall_after: Duration::from_secs(30),
             upcasters: Upcasters::new(),
             cold: None,
         }

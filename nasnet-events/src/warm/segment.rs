@@ -18,6 +18,7 @@ use crate::warm::names;
 const LEVEL: i32 = 3;
 
 const REMOVED: &str = "SELECT pos, digest FROM event_chain WHERE lane = 'segments' ORDER BY pos DESC LIMIT 1";
+const CHAINED: &str = "SELECT last_pos, digest FROM event_segments ORDER BY first_pos DESC LIMIT 1";
 
 /// The statements about one of the two tables.
 struct Sql {
@@ -78,10 +79,7 @@ static SEALED: Sql = sql!("event_sealed");
 /// The statements that read pages.
 #[cfg(test)]
 pub(super) fn pages() -> Vec<&'static str> {
-    [&FLUSHED, &SEALED]
-        .into_iter()
-        .flat_map(|sql| [sql.metas_forwards, sql.metas_backwards, sql.body])
-        .collect()
+    [&FLUSHED, &SEALED].into_iter().flat_map(|sql| [sql.metas_forwards, sql.metas_backwards, sql.body]).collect()
 }
 
 /// Where the events of a segment were before. The positions of the two kinds interleave; among themselves they do not.
@@ -297,6 +295,15 @@ pub(crate) async fn tail(conn: &mut SqliteConnection, scope: &Scope) -> Result<T
         complete: position(scope, complete)?,
         digest: digest(scope, chained)?,
     })
+}
+
+/// Where the chain of flushed events stands, and its last event; `None` before the first.
+pub(crate) async fn chained(conn: &mut SqliteConnection, scope: &Scope) -> Result<Option<(Position, Digest)>, Error> {
+    let mut found: Option<(i64, Vec<u8>)> = sqlx::query_as(CHAINED).fetch_optional(&mut *conn).await?;
+    if found.is_none() {
+        found = sqlx::query_as(REMOVED).fetch_optional(conn).await?;
+    }
+    found.map(|(last, chained)| Ok((position(scope, last)?, digest(scope, chained)?))).transpose()
 }
 
 /// Segments of one lane that may hold events after `after` up to `until`, at most `limit`, in the given order.
