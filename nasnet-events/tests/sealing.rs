@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use nasnet_dbmanager::DbManager;
-use nasnet_events::{Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Query};
+use nasnet_events::{Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Query, Span};
 use sqlx::{ConnectOptions as _, Connection as _};
 use support::{Site, empty_hot, event, kind, on_scope, read, router, stream};
 
@@ -72,6 +72,10 @@ async fn old_rows_become_segments_and_read_as_before() {
         let expected: Vec<_> = before.iter().filter(|event| query.matches(event)).cloned().collect();
         assert_eq!(read(&store, query).await, expected);
     }
+
+    // The chain of the rows leads through the segment they are in now.
+    let verification = store.verify(Span::all()).await.unwrap();
+    assert!(verification.is_sound(), "{:?}", verification.faults);
 
     // Versions go on, also in a store that has never seen the rows.
     store.shutdown().await.unwrap();
