@@ -9,6 +9,7 @@ use crate::budget::FlashBudget;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, KeyFault};
 use crate::high_water::HighWater;
+use crate::replay::Replay;
 use crate::schema::SchemaSet;
 use crate::seal::MasterKey;
 
@@ -161,6 +162,8 @@ pub struct Options {
     pub backups_kept: usize,
     /// How to find numbers in use that a restore must not give out again.
     pub high_waters: Vec<HighWater>,
+    /// Who brings back what happened after the backup that takes a router's place.
+    pub replays: Vec<Arc<dyn Replay>>,
     /// How many bytes a day may reach flash.
     pub budget: FlashBudget,
     /// Bytes one database file may have. Operations that are not [critical](crate::Cause::critical) get 85 % of it.
@@ -192,6 +195,7 @@ impl Options {
             on_damage: OnDamage::default(),
             backups_kept: 2,
             high_waters: Vec::new(),
+            replays: Vec::new(),
             budget: FlashBudget::of(preset),
             database_bytes_max: preset.database_bytes_max(),
             reserve_bytes: preset.reserve_bytes(),

@@ -28,6 +28,8 @@ use crate::lease::HoldWhen;
 use crate::manager::DbManager;
 use crate::manifest::Manifest;
 use crate::meta;
+use crate::quarantine::RestoredFrom;
+use crate::replay::Replayed;
 use crate::schema::FileKind;
 use crate::system::audit::{self, AuditEntry};
 use crate::system::routers::Lifecycle;
@@ -74,6 +76,8 @@ pub struct RestoredRouter {
     pub safety: Option<String>,
     /// The rows of each restored table.
     pub rows: BTreeMap<String, u64>,
+    /// What was brought back of what came after the backup.
+    pub replayed: Vec<Replayed>,
 }
 
 /// What the marker says: which intent it belongs to, and the uid of the database beside it.
@@ -161,15 +165,21 @@ impl DbManager {
         let files = &self.inner.files;
         let intent = self.swap_intent(id, &self.aside_name(id), format!("backup {}", manifest.id));
         self.begin(&intent).await?;
-        let swapped = match self.build(manifest, id, &files.layout().safety(&intent.directory)).await {
-            Ok(uid) => swap(files, &intent, uid),
-            Err(error) => Err(error),
-        };
+        let place = files.layout().safety(&intent.directory);
+        let built = async {
+            let uid = self.build(manifest, id, &place).await?;
+            let from = RestoredFrom::Backup { id: manifest.id, created_ms: manifest.created_ms };
+            let path = place.join(Layout::router_file_name(id));
+            Ok((uid, self.replay_onto(id, &path, &from, &files.layout().router(id)).await?))
+        }
+        .await;
+        let swapped = built.and_then(|(uid, replayed)| swap(files, &intent, uid).map(|()| replayed));
         // Whether it is swapped or not, this leaves one of the two whole and no intent.
         let finished = finish(self.system(), files, &intent, self.now()).await;
-        swapped?;
+        let replayed = swapped?;
         let safety = finished?.then(|| intent.directory.clone());
-        Ok(RestoredRouter { id: id.clone(), backup_ms: manifest.created_ms, safety, rows: file.rows.clone() })
+        let (id, rows) = (id.clone(), file.rows.clone());
+        Ok(RestoredRouter { id, backup_ms: manifest.created_ms, safety, rows, replayed })
     }
 
     /// Builds the directory of a router from a backup, raises the counters past what is in it, and returns the uid of
