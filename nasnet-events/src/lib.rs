@@ -27,6 +27,8 @@ mod cold;
 mod epoch;
 mod hot;
 mod schema;
+#[allow(dead_code, reason = "written by what is built next")]
+mod truncation;
 mod warm;
 mod window;
 
@@ -64,3 +66,4 @@ pub use replay::EventReplay;
 pub use schema::{high_waters, schema_sets};
 pub use status::{Held, ScopeStatus, Status};
 pub use store::EventStore;
+pub use truncation::{Truncated, TruncatedBy};

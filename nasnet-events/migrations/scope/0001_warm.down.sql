@@ -1,3 +1,6 @@
+DROP TABLE event_retained;
+DROP TABLE event_tops;
+DROP TABLE event_truncated;
 DROP TABLE event_received;
 DROP TABLE event_projections;
 DROP TABLE event_cursors;

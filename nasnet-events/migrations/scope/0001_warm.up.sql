@@ -79,3 +79,65 @@ CREATE TRIGGER event_segments_are_immutable BEFORE UPDATE ON event_segments
 BEGIN
     SELECT RAISE(ABORT, 'event segments are append-only');
 END;
+
+-- What was removed from this scope, or in system.db also from a hot tier, although somebody may still have wanted it.
+-- Few rows: neighbours are joined.
+CREATE TABLE event_truncated (
+    id          INTEGER PRIMARY KEY,
+    after_pos   INTEGER NOT NULL CHECK (after_pos >= 0),
+    through_pos INTEGER NOT NULL CHECK (through_pos > after_pos),
+    events      INTEGER NOT NULL CHECK (events > 0),
+    by          TEXT NOT NULL CHECK (by IN ('shed', 'retention', 'guard')),
+    -- The consumer whose guard had held it back for too long.
+    consumer    TEXT CHECK ((consumer IS NOT NULL) = (by = 'guard')),
+    scope       TEXT
+) STRICT;
+
+-- The highest version of each stream from which retention removed events: versions are never given again.
+CREATE TABLE event_tops (
+    stream  INTEGER PRIMARY KEY REFERENCES event_names (id),
+    version INTEGER NOT NULL CHECK (version > 0)
+) STRICT;
+
+-- Up to where events may be deleted; moves in the transaction that deletes them, and never back.
+CREATE TABLE event_retained (
+    -- -3, -2, -1: rows of class Critical, Normal, Low. -4: rows that were sealed. 0: segments. Above: rows of one type.
+    what        INTEGER PRIMARY KEY CHECK (what >= -4),
+    through_pos INTEGER NOT NULL CHECK (through_pos >= 0)
+) STRICT;
+
+CREATE TRIGGER event_rows_are_retained BEFORE DELETE ON event_rows
+WHEN OLD.pos > COALESCE((SELECT MAX(through_pos) FROM event_retained
+                         WHERE what IN (-4, -1 - (OLD.flags & 3), OLD.kind)), 0)
+BEGIN
+    SELECT RAISE(ABORT, 'event rows are deleted by retention alone');
+END;
+
+CREATE TRIGGER event_segments_are_retained BEFORE DELETE ON event_segments
+WHEN OLD.last_pos > COALESCE((SELECT through_pos FROM event_retained WHERE what = 0), 0)
+BEGIN
+    SELECT RAISE(ABORT, 'event segments are deleted by retention alone');
+END;
+
+CREATE TRIGGER event_retained_grows BEFORE UPDATE ON event_retained
+WHEN NEW.what <> OLD.what OR NEW.through_pos < OLD.through_pos
+BEGIN
+    SELECT RAISE(ABORT, 'the mark of retention never goes back');
+END;
+
+CREATE TRIGGER event_retained_stays BEFORE DELETE ON event_retained
+BEGIN
+    SELECT RAISE(ABORT, 'the mark of retention stays');
+END;
+
+CREATE TRIGGER event_retained_is_one BEFORE INSERT ON event_retained
+WHEN EXISTS (SELECT 1 FROM event_retained WHERE what = NEW.what AND through_pos > NEW.through_pos)
+BEGIN
+    SELECT RAISE(ABORT, 'the mark of retention never goes back');
+END;
+
+CREATE TRIGGER event_tops_grow BEFORE UPDATE ON event_tops
+WHEN NEW.version < OLD.version
+BEGIN
+    SELECT RAISE(ABORT, 'a version is never given again');
+END;

@@ -1,1 +1,2 @@
+DROP TABLE event_ages;
 DROP TABLE event_epochs;
