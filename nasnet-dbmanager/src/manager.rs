@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use ulid::Ulid;
 
-use crate::budget::{BudgetLevel, FlashReport};
+use crate::budget::{BudgetLevel, FlashReport, MARKER_FILES, ULID_HIGH_WATER};
 use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
 use crate::database::Database;
 use crate::error::Error;
 use crate::fleet_files::FleetFiles;
 use crate::health::Failures;
+use crate::high_water;
 use crate::home::Home;
 use crate::id::{RouterId, Scope};
 use crate::layout;
@@ -31,9 +32,6 @@ use crate::sweep;
 use crate::system::routers::{NewRouter, RouterRecord};
 use crate::system::{SystemDb, schema_sets};
 use crate::ulid_gen::UlidGen;
-
-/// The counter that keeps ids growing when the clock went back while the program was down.
-const ULID_HIGH_WATER: &str = "ulid_high_water_ms";
 
 /// How far the newest id may be ahead of that counter when a fleet is opened, before the counter is moved: a write to
 /// flash for each short run of a command would be too much.
@@ -107,7 +105,14 @@ impl DbManager {
         sweep::sweep(&system, &files, now).await?;
         registry::sweep(&system, &files, now).await?;
         let high_water_ms = registry::counter(&system, ULID_HIGH_WATER).await?;
-        let ulids = Arc::new(UlidGen::new((high_water_ms > 0).then(|| Ulid::from_parts(high_water_ms, u128::MAX))));
+        let ulids = Arc::clone(files.ulids());
+        if high_water_ms > 0 {
+            ulids.observe(Ulid::from_parts(high_water_ms, u128::MAX));
+        }
+        files.room().set_routers(registry::list(&system).await?.len());
+        if let Some(bytes) = home.marker_written {
+            files.ledger().charge_file(MARKER_FILES, bytes);
+        }
         let look_ups = files.single(FileKind::System, None).target;
         let clock = Arc::clone(&options.clock);
         let system = SystemDb::new(system, runtime.clone(), look_ups, clock, sealer.clone(), Arc::clone(&ulids));
@@ -240,7 +245,15 @@ impl DbManager {
     /// # Cancel safety
     /// Dropping the future, or a crash, leaves an intent that the next open of the fleet carries out.
     pub async fn create_router(&self, new: NewRouter) -> Result<RouterRecord, Error> {
-        registry::create(&self.inner.system, &self.inner.files, new, self.now()).await
+        let created = registry::create(&self.inner.system, &self.inner.files, new, self.now()).await?;
+        self.count_routers().await?;
+        Ok(created)
+    }
+
+    /// Divides the room of the flash anew, after the number of routers changed.
+    pub(crate) async fn count_routers(&self) -> Result<(), Error> {
+        self.inner.files.room().set_routers(registry::list(self.system()).await?.len());
+        Ok(())
     }
 
     /// Returns the active routers, by id.
@@ -302,12 +315,20 @@ impl DbManager {
             (Profile::Tmpfs, self.inner.runtime.clone()),
             (Profile::Tmpfs, self.inner.locks.clone()),
         ];
-        let singles = singles.iter().map(|(profile, db)| database_stats(None, *profile, 0, db));
+        let room = self.inner.files.room();
+        let singles = singles.iter().map(|(profile, db)| DatabaseStats {
+            bytes_max: (*profile == Profile::Flash).then(|| room.bytes_max(true)),
+            ..database_stats(None, *profile, 0, db)
+        });
         let mut open: Vec<_> = singles.collect();
         let mut routers = self.inner.routers.open_databases();
         routers.sort_by(|a, b| a.0.cmp(&b.0));
-        open.extend(routers.iter().map(|(id, leases, db)| database_stats(Some(id), Profile::Flash, *leases, db)));
-        Stats { max_open: self.inner.files.options().max_open, open }
+        open.extend(routers.iter().map(|(id, leases, db)| DatabaseStats {
+            bytes_max: Some(room.bytes_max(false)),
+            ..database_stats(Some(id), Profile::Flash, *leases, db)
+        }));
+        let (max_open, room) = (self.inner.files.options().max_open, self.inner.files.room());
+        Stats { max_open, open, flash_bytes_max: room.total, fits: room.shares().fits }
     }
 
     /// Closes every database, after what was queued is done. Handles that still live get [`Error::Closed`].
@@ -375,7 +396,7 @@ impl Inner {
             settled => settled,
         };
         if save && !self.system.is_read_only() {
-            ledger.save(&self.system, &now).await?;
+            ledger.save(&self.system, &now, self.ulids.high_water().timestamp_ms()).await?;
         }
         settled
     }
@@ -383,17 +404,21 @@ impl Inner {
 
 /// How often each process adds what it wrote to the ledger.
 const LEDGER_EVERY: Duration = Duration::from_secs(1);
-/// After how many of these the sum is saved on flash.
-const LEDGER_SAVED_EVERY: u32 = 3600;
+/// After how much time of the injected clock the sum is saved on flash.
+const LEDGER_SAVED_EVERY_MS: u64 = 3_600_000;
 
 /// Keeps the ledger of a fleet as long as it is open.
 async fn keep_ledger(inner: Weak<Inner>) {
-    let mut rounds = 0_u32;
+    let mut saved_ms = None;
     loop {
         tokio::time::sleep(LEDGER_EVERY).await;
         let Some(inner) = inner.upgrade() else { return };
-        rounds = rounds.wrapping_add(1);
-        match inner.settle_ledger(rounds.is_multiple_of(LEDGER_SAVED_EVERY)).await {
+        let now_ms = inner.files.options().clock.now().boottime_ms;
+        let save = now_ms.saturating_sub(*saved_ms.get_or_insert(now_ms)) >= LEDGER_SAVED_EVERY_MS;
+        if save {
+            saved_ms = Some(now_ms);
+        }
+        match inner.settle_ledger(save).await {
             Ok(()) => {}
             Err(error) => tracing::warn!(%error, "adding to the flash ledger failed"),
         }
@@ -431,7 +456,13 @@ async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Dat
 }
 
 async fn start(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Database, Error> {
-    let opened = open::open(spec, &files.policy(now)).await?;
+    let mut opened = open::open(spec, &files.policy(now)).await?;
+    if let Some(writer) = &mut opened.writer
+        && let Some(id) =
+            high_water::largest_id(&files.options().largest_ids, &mut writer.conn, spec.identity.kind).await?
+    {
+        files.ulids().observe(id);
+    }
     let vitals = files.vitals(spec, opened.file_uid);
     Database::start(opened, files.limits(), vitals).await
 }
@@ -443,6 +474,8 @@ fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, da
         on_flash: profile == Profile::Flash,
         leases,
         queue_depth: database.queue_depth(),
+        bytes: layout::size_of(database.path()).unwrap_or(0),
+        bytes_max: None,
         written: database.written(),
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::budget::FlashBudget;
 use crate::clock::{Clock, SystemClock};
+use crate::collect::FleetMetric;
 use crate::error::{Error, KeyFault};
-use crate::high_water::HighWater;
+use crate::high_water::{HighWater, LargestId};
 use crate::replay::Replay;
 use crate::schema::SchemaSet;
 use crate::seal::MasterKey;
@@ -62,6 +63,13 @@ impl Preset {
         match self {
             Self::RouterFlash => 64 * 1024 * 1024,
             Self::Server => 8 * 1024 * 1024 * 1024,
+        }
+    }
+
+    const fn flash_bytes_max(self) -> u64 {
+        match self {
+            Self::RouterFlash => 72 * 1024 * 1024,
+            Self::Server => u64::MAX,
         }
     }
 
@@ -162,12 +170,19 @@ pub struct Options {
     pub backups_kept: usize,
     /// How to find numbers in use that a restore must not give out again.
     pub high_waters: Vec<HighWater>,
+    /// How to find the newest id in use in a file, for ids that never go back.
+    pub largest_ids: Vec<LargestId>,
+    /// What [`Housekeeper`](crate::Housekeeper) collects of each open router database.
+    pub fleet_metrics: Vec<FleetMetric>,
     /// Who brings back what happened after the backup that takes a router's place.
     pub replays: Vec<Arc<dyn Replay>>,
     /// How many bytes a day may reach flash.
     pub budget: FlashBudget,
     /// Bytes one database file may have. Operations that are not [critical](crate::Cause::critical) get 85 % of it.
     pub database_bytes_max: u64,
+    /// Bytes that all databases on flash may have together: each router gets an equal share of them, at most
+    /// `database_bytes_max` and at least 2 MiB. [`Stats::fits`](crate::Stats::fits) tells whether they do fit.
+    pub flash_bytes_max: u64,
     /// Bytes of the file `.reserve` in the data directory, which is removed when the medium is full and written again
     /// afterwards; it exists only where space is scarce. 0 keeps none.
     pub reserve_bytes: u64,
@@ -195,9 +210,12 @@ impl Options {
             on_damage: OnDamage::default(),
             backups_kept: 2,
             high_waters: Vec::new(),
+            largest_ids: Vec::new(),
+            fleet_metrics: Vec::new(),
             replays: Vec::new(),
             budget: FlashBudget::of(preset),
             database_bytes_max: preset.database_bytes_max(),
+            flash_bytes_max: preset.flash_bytes_max(),
             reserve_bytes: preset.reserve_bytes(),
             write_queue: 512,
         }
@@ -210,6 +228,7 @@ impl Options {
         self.max_open = preset.open_max();
         self.budget = FlashBudget::of(preset);
         self.database_bytes_max = preset.database_bytes_max();
+        self.flash_bytes_max = preset.flash_bytes_max();
         self.reserve_bytes = preset.reserve_bytes();
         self
     }

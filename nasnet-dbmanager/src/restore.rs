@@ -14,6 +14,7 @@ use ulid::Ulid;
 
 use crate::backup;
 use crate::backup::copy::{self, Scratch};
+use crate::budget::{MARKER_FILES, PUT_IN_PLACE};
 use crate::clock::Now;
 use crate::connection::{Role, Target};
 use crate::custody::{self, Action, AsideReason, Intent};
@@ -199,6 +200,7 @@ impl DbManager {
         copy::put(scratch.path(), &path).await?;
         let uid = meta::new_file_uid()?;
         copy::make_usable(&path, uid).await?;
+        self.inner.files.charge_file(PUT_IN_PLACE, &path, layout::size_of(&path)?);
         self.raise_past(&path, FileKind::Router).await?;
         layout::sync(place)?;
         Ok(uid)
@@ -228,7 +230,7 @@ fn swap(files: &FleetFiles, intent: &Intent, file_uid: [u8; 16]) -> Result<(), E
     let (live, place) = (layout.router_dir(&intent.id), layout.safety(&intent.directory));
     let marker =
         Marker { directory: intent.directory.clone(), file_uid: format!("{:032x}", u128::from_be_bytes(file_uid)) };
-    write_marker(&place, &marker)?;
+    files.charge_file(MARKER_FILES, &place, write_marker(&place, &marker)?);
     if live.is_dir() {
         layout::exchange(&place, &live)?;
     } else if !layout::rename_new(&place, &live)? {
@@ -238,12 +240,13 @@ fn swap(files: &FleetFiles, intent: &Intent, file_uid: [u8; 16]) -> Result<(), E
     place.parent().map_or(Ok(()), layout::sync)
 }
 
-fn write_marker(place: &Path, marker: &Marker) -> Result<(), Error> {
+fn write_marker(place: &Path, marker: &Marker) -> Result<u64, Error> {
     let path = place.join(MARKER);
     let text =
         serde_json::to_vec(marker).map_err(|error| Error::Encode { what: "swap marker", detail: error.to_string() })?;
     durable::write_file(&path, &text, Access::Owner).map_err(|error| Error::io("write", &path, error))?;
-    layout::sync(place)
+    layout::sync(place)?;
+    Ok(text.len() as u64)
 }
 
 /// Notes a swap that happened, or clears up one that did not; tells whether something was replaced. The caller has the

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use crate::budget::RESERVE_FILE;
 use crate::connection::{Guarded, Role, Target, quick_check, run};
 use crate::driver::{code, during, extended_code, translate};
 use crate::error::Error;
@@ -211,7 +212,12 @@ impl Writer {
                     self.disconnect(false).await;
                     self.link = Link::Damaged(error);
                 }
-                (After::Keep, space) => space.iter().for_each(|space| space.restock()),
+                (After::Keep, space) => {
+                    let bytes = space.as_ref().map_or(0, |space| space.restock());
+                    if let Some(ledger) = self.target.ledger.as_ref().filter(|_| bytes > 0) {
+                        ledger.charge_file(RESERVE_FILE, bytes);
+                    }
+                }
                 (After::Replace { check }, space) => {
                     self.disconnect(check).await;
                     if let Some(space) = space {

@@ -564,11 +564,17 @@ impl FleetMetrics<'_> {
     /// # Errors
     /// As [`fleet_metrics::save_day`].
     pub async fn save_day(&self) -> Result<bool, Error> {
+        let today = self.0.now().wall_ms.div_euclid(fleet_metrics::DAY_MS);
+        self.save(today).await
+    }
+
+    /// As [`FleetMetrics::save_day`], for a given day.
+    pub(crate) async fn save(&self, day: i64) -> Result<bool, Error> {
         let live = self.live().await?;
         if live.is_empty() {
             return Ok(false);
         }
-        let day = fleet_metrics::sum_up(&live, &self.0.now());
+        let day = DayMetrics { day, ..fleet_metrics::sum_up(&live, &self.0.now()) };
         self.0.write(METRICS, move |conn| Box::pin(async move { fleet_metrics::save_day(conn, &day).await })).await
     }
 

@@ -116,8 +116,10 @@ impl Demo {
         let mut options = Options::new(&args.data).schemas(schema_sets());
         options.run_dir.clone_from(&args.run);
         options.high_waters = nasnet_reconcile::high_waters();
+        options.largest_ids = nasnet_reconcile::largest_ids();
         // The bound of a router's flash is not that of the machine the demo is tried on, with exports of any length.
         options.database_bytes_max = DATABASE_BYTES_MAX;
+        options.flash_bytes_max = u64::MAX;
         // The demo's archive lies beside the data unless --cold names a stick.
         let cold = args.cold.clone().unwrap_or_else(|| args.data.join("cold"));
         let cold_options = ColdOptions::new(&cold).allow_same_device();
