@@ -136,7 +136,7 @@ impl DbManager {
         };
         let inner = Arc::new(inner);
         inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
-        tokio::spawn(keep_ledger(Arc::downgrade(&inner)));
+        tokio::spawn(keep_ledger(Arc::downgrade(&inner), now.boottime_ms));
         tokio::spawn(alarm::watch(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
@@ -408,15 +408,14 @@ const LEDGER_EVERY: Duration = Duration::from_secs(1);
 const LEDGER_SAVED_EVERY_MS: u64 = 3_600_000;
 
 /// Keeps the ledger of a fleet as long as it is open.
-async fn keep_ledger(inner: Weak<Inner>) {
-    let mut saved_ms = None;
+async fn keep_ledger(inner: Weak<Inner>, mut saved_ms: u64) {
     loop {
         tokio::time::sleep(LEDGER_EVERY).await;
         let Some(inner) = inner.upgrade() else { return };
         let now_ms = inner.files.options().clock.now().boottime_ms;
-        let save = now_ms.saturating_sub(*saved_ms.get_or_insert(now_ms)) >= LEDGER_SAVED_EVERY_MS;
+        let save = now_ms.saturating_sub(saved_ms) >= LEDGER_SAVED_EVERY_MS;
         if save {
-            saved_ms = Some(now_ms);
+            saved_ms = now_ms;
         }
         match inner.settle_ledger(save).await {
             Ok(()) => {}

@@ -4,9 +4,10 @@
 //! cold tier. Each keeps its position, its version and its id, so readers and consumers meet it as before; the state
 //! that was committed with it stays as old as the backup, which the difference between both tells.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use nasnet_dbmanager::{BoxFuture, Cause, Replay, ReplayError, Replayed, Restored, RestoredFrom, Scope};
+use nasnet_dbmanager::{BoxFuture, Cause, Replay, ReplayError, Replayed, Restored, Scope};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
@@ -27,8 +28,8 @@ const REPLAY: Cause = Cause::new("event-replay");
 const PAGE: u32 = 128;
 
 const HAS_TABLE: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'event_rows')";
-const NEWEST_ROW: &str = "SELECT MAX(pos) FROM event_rows";
-const NEWEST_SEGMENT: &str = "SELECT MAX(last_pos) FROM event_segments";
+const NEWEST: &str = "SELECT MAX(pos) FROM (SELECT MAX(pos) AS pos FROM event_rows \
+     UNION ALL SELECT MAX(pos) FROM event_chain WHERE lane = 'rows')";
 const HAS_POSITION: &str = "SELECT EXISTS (SELECT 1 FROM event_rows WHERE pos = ?1)";
 const HAS_VERSION: &str = "SELECT EXISTS (SELECT 1 FROM event_rows WHERE version = ?2 AND stream = \
      (SELECT id FROM event_names WHERE text = ?1))";
@@ -60,120 +61,125 @@ impl Replay for EventReplay {
     }
 }
 
-/// What is added where, and how far that goes.
-struct Adding<'a> {
-    conn: &'a mut SqliteConnection,
+/// Where events were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Replaced,
+    Hot,
+    Cold,
+}
+
+/// The events of a scope that were found. All of them are gathered before the first is added: the rows of a scope are a
+/// chain in the order of their positions, and no source has all.
+struct Found {
     scope: Scope,
-    /// Everything up to here is in the restored database already.
+    /// Everything up to here is in the restored database already, or is lost to the chain.
     floor: Position,
-    added: u64,
+    events: BTreeMap<Position, (Recorded, Source)>,
+}
+
+impl Found {
+    fn note(&mut self, events: impl IntoIterator<Item = Recorded>, source: Source) {
+        for event in events {
+            if event.scope == self.scope && event.position > self.floor {
+                self.events.entry(event.position).or_insert((event, source));
+            }
+        }
+    }
+}
+
+/// What was added.
+#[derive(Default)]
+struct Added {
+    events: u64,
     refused: u64,
-    first: Option<Position>,
-    last: Option<Position>,
+    from: [u64; 3],
+    span: Option<(Position, Position)>,
 }
 
 impl EventReplay {
     async fn run(&self, restored: Restored<'_>) -> Result<Replayed, Error> {
-        let Restored { manager, router, from, conn, replaced, .. } = restored;
+        let Restored { manager, router, conn, replaced, .. } = restored;
         let has_table: bool = sqlx::query_scalar(HAS_TABLE).fetch_one(&mut *conn).await?;
         if !has_table {
             return Ok(Replayed { what: "events".to_owned(), complete: true, ..Replayed::default() });
         }
-        // What was salvaged may lack events in the middle; a backup lacks only what came after it.
-        let floor = match from {
-            RestoredFrom::Backup { .. } => newest(conn).await?,
-            _ => Position::START,
-        };
-        let scope = Scope::Router(router.clone());
-        let mut adding = Adding { conn, scope, floor, added: 0, refused: 0, first: None, last: None };
-        let mut sources = Vec::new();
-        let mut note = |source: &str, before: u64, adding: &Adding<'_>| {
-            if adding.added > before {
-                sources.push(format!("{} from {source}", adding.added - before));
-            }
-        };
+        let newest: Option<i64> = sqlx::query_scalar(NEWEST).fetch_one(&mut *conn).await?;
+        let floor = newest.and_then(Position::from_key).unwrap_or(Position::START);
+        let mut found = Found { scope: Scope::Router(router.clone()), floor, events: BTreeMap::new() };
         let whole_file = match replaced {
-            Some(path) => from_replaced(path, &mut adding).await?,
+            Some(path) => from_replaced(path, &mut found).await?,
             None => false,
         };
-        note("the replaced database", 0, &adding);
-        let before = adding.added;
-        let whole_hot = from_hot(manager.hot(), &mut adding).await?;
-        note("the hot tier", before, &adding);
-        let before = adding.added;
-        if let Some(options) = &self.cold {
-            let cold = ColdDir::new(options, manager);
-            if let Err(error) = from_cold(cold, &mut adding).await {
-                tracing::warn!(%error, "the cold tier brings no events back");
-            }
+        let whole_hot = from_hot(manager.hot(), &mut found).await?;
+        if let Some(options) = &self.cold
+            && let Err(error) = from_cold(ColdDir::new(options, manager), &mut found).await
+        {
+            tracing::warn!(%error, "the cold tier brings no events back");
         }
-        note("the cold tier", before, &adding);
+        let added = add(conn, &found).await?;
         let complete = whole_file || whole_hot;
-        let mut detail = match (adding.first, adding.last) {
-            (Some(first), Some(last)) => format!("{first} to {last}: {}", sources.join(", ")),
-            _ => "none".to_owned(),
+        let mut detail = match added.span {
+            Some((first, last)) => {
+                let names = ["the replaced database", "the hot tier", "the cold tier"];
+                let parts = names.iter().zip(added.from).filter(|(_, count)| *count > 0);
+                let parts: Vec<String> = parts.map(|(name, count)| format!("{count} from {name}")).collect();
+                format!("{first} to {last}: {}", parts.join(", "))
+            }
+            None => "none".to_owned(),
         };
         if !complete {
-            detail.push_str(&format!("; others after {} may be missing", adding.floor));
+            detail.push_str(&format!("; others after {floor} may be missing"));
         }
-        let (replayed, refused) = (adding.added, adding.refused);
+        let (replayed, refused) = (added.events, added.refused);
         Ok(Replayed { what: "events".to_owned(), replayed, refused, complete, detail, failed: None })
     }
 }
 
-/// The newest position of the restored database. Rows tell it; where they are all sealed, segments do.
-async fn newest(conn: &mut SqliteConnection) -> Result<Position, Error> {
-    let row: Option<i64> = sqlx::query_scalar(NEWEST_ROW).fetch_one(&mut *conn).await?;
-    let newest = match row {
-        Some(row) => Some(row),
-        None => sqlx::query_scalar(NEWEST_SEGMENT).fetch_one(conn).await?,
-    };
-    Ok(newest.and_then(Position::from_key).unwrap_or(Position::START))
-}
-
-impl Adding<'_> {
-    /// Adds the events that are not there. One whose version another has is left out: after an earlier restore the
-    /// stream went on without it.
-    async fn add(&mut self, events: &[Recorded]) -> Result<(), Error> {
-        for event in events.iter().filter(|event| event.scope == self.scope && event.position > self.floor) {
-            let key = event.position.to_key()?;
-            if sqlx::query_scalar(HAS_POSITION).bind(key).fetch_one(&mut *self.conn).await? {
-                continue;
-            }
-            let query = sqlx::query_scalar(HAS_VERSION).bind(event.stream.as_str());
-            if query.bind(event.version.cast_signed()).fetch_one(&mut *self.conn).await? {
-                self.refused += 1;
-                continue;
-            }
-            rows::insert(self.conn, &[event]).await?;
-            self.added += 1;
-            self.first = Some(self.first.map_or(event.position, |first| first.min(event.position)));
-            self.last = self.last.max(Some(event.position));
+/// Adds the events that are not there. One whose version another has is left out: after an earlier restore the stream
+/// went on without it.
+async fn add(conn: &mut SqliteConnection, found: &Found) -> Result<Added, Error> {
+    let mut added = Added::default();
+    for (position, (event, source)) in &found.events {
+        if sqlx::query_scalar(HAS_POSITION).bind(position.to_key()?).fetch_one(&mut *conn).await? {
+            continue;
         }
-        Ok(())
+        let query = sqlx::query_scalar(HAS_VERSION).bind(event.stream.as_str());
+        if query.bind(event.version.cast_signed()).fetch_one(&mut *conn).await? {
+            added.refused += 1;
+            continue;
+        }
+        rows::insert(conn, &[event]).await?;
+        added.events += 1;
+        match source {
+            Source::Replaced => added.from[0] += 1,
+            Source::Hot => added.from[1] += 1,
+            Source::Cold => added.from[2] += 1,
+        }
+        added.span = Some((added.span.map_or(*position, |(first, _)| first), *position));
     }
+    Ok(added)
 }
 
 /// Reads the rows of a file that may be damaged, from its start and where that ends early from its end; tells whether
 /// all of them could be read.
-async fn from_replaced(path: &Path, adding: &mut Adding<'_>) -> Result<bool, Error> {
+async fn from_replaced(path: &Path, found: &mut Found) -> Result<bool, Error> {
     let options = SqliteConnectOptions::new().filename(path).disable_statement_logging();
     let Ok(mut replaced) = options.connect().await else { return Ok(false) };
     let mut whole = true;
     for order in [Order::Forwards, Order::Backwards] {
-        let (mut low, mut high) = (adding.floor, Position::END);
+        let (mut low, mut high) = (found.floor, Position::END);
         let ended = loop {
-            let Ok(page) = rows::page(&mut replaced, &adding.scope, (low, high), None, order, PAGE).await else {
+            let Ok(page) = rows::page(&mut replaced, &found.scope, (low, high), None, order, PAGE).await else {
                 break false;
             };
-            let Some((reached, _)) = page.last() else { break true };
+            let Some(reached) = page.last().map(|row| row.position) else { break true };
             match order {
-                Order::Forwards => low = *reached,
+                Order::Forwards => low = reached,
                 Order::Backwards => high = reached.before(),
             }
-            whole &= page.iter().all(|(_, event)| event.is_ok());
-            let events: Vec<Recorded> = page.into_iter().filter_map(|(_, event)| event.ok()).collect();
-            adding.add(&events).await?;
+            whole &= page.iter().all(|row| row.event.is_ok());
+            found.note(page.into_iter().filter_map(|row| row.event.ok()), Source::Replaced);
         };
         if ended {
             break;
@@ -185,14 +191,14 @@ async fn from_replaced(path: &Path, adding: &mut Adding<'_>) -> Result<bool, Err
     Ok(whole)
 }
 
-/// Adds the durable events that the hot tier mirrors; tells whether it reaches back far enough to have them all.
-async fn from_hot(hot: &nasnet_dbmanager::Database, adding: &mut Adding<'_>) -> Result<bool, Error> {
+/// Finds the durable events that the hot tier mirrors; tells whether it reaches back far enough to have them all.
+async fn from_hot(hot: &nasnet_dbmanager::Database, found: &mut Found) -> Result<bool, Error> {
     let view = hot.read(REPLAY, |conn| Box::pin(log::view(conn))).await?;
     let oldest = Position::new(view.epoch, view.floor.unwrap_or(view.end + 1));
-    let mut whole = adding.floor >= oldest.before() && adding.floor.epoch == view.epoch;
+    let mut whole = found.floor >= oldest.before() && found.floor.epoch == view.epoch;
     let mut next = view.floor.unwrap_or(1);
-    if adding.floor.epoch == view.epoch {
-        next = next.max(adding.floor.seq);
+    if found.floor.epoch == view.epoch {
+        next = next.max(found.floor.seq);
     }
     while next <= view.end {
         let range = (next, view.end);
@@ -208,7 +214,7 @@ async fn from_hot(hot: &nasnet_dbmanager::Database, adding: &mut Adding<'_>) -> 
                 continue;
             }
             match row.events {
-                Ok(events) => adding.add(&events).await?,
+                Ok(events) => found.note(events, Source::Hot),
                 Err(error) => {
                     whole = false;
                     tracing::warn!(%error, "mirrored events cannot be read");
@@ -219,11 +225,11 @@ async fn from_hot(hot: &nasnet_dbmanager::Database, adding: &mut Adding<'_>) -> 
     Ok(whole)
 }
 
-/// Adds the critical events of the cold tier: the others lived in segments, and are read from where they are.
-async fn from_cold(mut cold: ColdDir, adding: &mut Adding<'_>) -> Result<(), Error> {
-    let mut low = adding.floor;
+/// Finds the critical events of the cold tier: the others lived in segments, and are read from where they are.
+async fn from_cold(mut cold: ColdDir, found: &mut Found) -> Result<(), Error> {
+    let mut low = found.floor;
     loop {
-        let query = Query::scope(adding.scope.clone()).class(Class::Critical).after(low);
+        let query = Query::scope(found.scope.clone()).class(Class::Critical).after(low);
         let (back, slice) = blocking(move || {
             let slice = cold.read(&query, Range { low, high: Position::END })?;
             Ok::<_, Error>((cold, slice))
@@ -233,7 +239,7 @@ async fn from_cold(mut cold: ColdDir, adding: &mut Adding<'_>) -> Result<(), Err
         for error in slice.errors {
             tracing::warn!(%error, "events of the cold tier cannot be read");
         }
-        adding.add(&slice.events).await?;
+        found.note(slice.events, Source::Cold);
         if slice.covered >= Position::END || slice.covered <= low {
             return Ok(());
         }

@@ -1,3 +1,4 @@
+DROP TABLE event_chain;
 DROP TABLE event_retained;
 DROP TABLE event_tops;
 DROP TABLE event_truncated;

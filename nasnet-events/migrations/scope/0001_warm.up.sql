@@ -19,11 +19,15 @@ CREATE TABLE event_rows (
     actor          INTEGER REFERENCES event_names (id),
     correlation_id BLOB CHECK (correlation_id IS NULL OR length(correlation_id) = 16),
     causation_id   BLOB CHECK (causation_id IS NULL OR length(causation_id) = 16),
+    -- Whom a sealed body is about.
+    subject        INTEGER REFERENCES event_names (id),
     wall_ms        INTEGER NOT NULL,
     boot           INTEGER NOT NULL REFERENCES event_names (id),
     boottime_ms    INTEGER NOT NULL,
     body           TEXT NOT NULL,
-    -- CRC32C over the event with its names spelled out.
+    -- SHA-256 chain over the rows of this scope in the order of their positions, after this one.
+    digest         BLOB NOT NULL CHECK (length(digest) = 32),
+    -- CRC32C over the event with its names spelled out, and the digest.
     crc            INTEGER NOT NULL,
     UNIQUE (stream, version)
 ) STRICT;
@@ -42,7 +46,7 @@ CREATE TABLE event_segments (
     kinds        BLOB NOT NULL,
     streams      BLOB NOT NULL,
     raw_bytes    INTEGER NOT NULL,
-    -- SHA-256 chain over the segments of this scope.
+    -- SHA-256 chain over the events in the segments of this scope, before and after this one.
     prev_digest  BLOB NOT NULL CHECK (length(prev_digest) = 32),
     digest       BLOB NOT NULL CHECK (length(digest) = 32),
     -- CRC32C over all other columns.
@@ -55,6 +59,33 @@ CREATE TABLE event_cursors (
     name TEXT PRIMARY KEY,
     pos  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Where the two chains stood behind rows and segments that were removed, so that they go on and what is left can still be
+-- checked. Of several removed in a row the last one is kept.
+CREATE TABLE event_chain (
+    lane   TEXT NOT NULL CHECK (lane IN ('rows', 'segments')),
+    pos    INTEGER NOT NULL CHECK (pos > 0),
+    digest BLOB NOT NULL CHECK (length(digest) = 32),
+    PRIMARY KEY (lane, pos)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER event_rows_leave_their_digest AFTER DELETE ON event_rows
+BEGIN
+    INSERT INTO event_chain (lane, pos, digest) VALUES ('rows', OLD.pos, OLD.digest);
+    DELETE FROM event_chain WHERE lane = 'rows'
+        AND pos = (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'rows' AND c.pos < OLD.pos)
+        AND NOT EXISTS (SELECT 1 FROM event_rows r WHERE r.pos > event_chain.pos AND r.pos < OLD.pos);
+    DELETE FROM event_chain WHERE lane = 'rows' AND pos = OLD.pos
+        AND EXISTS (SELECT 1 FROM event_chain c WHERE c.lane = 'rows' AND c.pos > OLD.pos AND c.pos <
+                    COALESCE((SELECT MIN(r.pos) FROM event_rows r WHERE r.pos > OLD.pos), 9223372036854775807));
+END;
+
+CREATE TRIGGER event_segments_leave_their_digest AFTER DELETE ON event_segments
+BEGIN
+    INSERT INTO event_chain (lane, pos, digest) VALUES ('segments', OLD.last_pos, OLD.digest);
+    DELETE FROM event_chain WHERE lane = 'segments'
+        AND pos < (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'segments');
+END;
 
 -- How far each projection kept in this database has come: moves in the transaction of its model.
 CREATE TABLE event_projections (

@@ -7,6 +7,21 @@ CREATE TABLE event_epochs (
     wall_ms   INTEGER NOT NULL
 ) STRICT;
 
+-- The keys that seal the bodies of events with a subject. Rows are only ever added at the end and changed in place, so
+-- that SQLite leaves no copy of a key in the unused part of a page.
+CREATE TABLE event_subjects (
+    number      INTEGER PRIMARY KEY,
+    key_id      BLOB NOT NULL UNIQUE CHECK (length(key_id) = 16),
+    subject     TEXT NOT NULL,
+    -- Sealed under the master key; overwritten with zeros of the same length when the subject is shredded.
+    sealed_key  BLOB NOT NULL,
+    created_ms  INTEGER NOT NULL,
+    -- 0 while the key is in use.
+    shredded_ms INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE INDEX event_subjects_by_name ON event_subjects (subject);
+
 -- How long the fleet had been running when the order of events stood where: ages that no clock can fake.
 CREATE TABLE event_ages (
     pos       INTEGER PRIMARY KEY CHECK (pos >= 0),
