@@ -153,6 +153,18 @@ pub enum Error {
         #[source]
         source: Arc<sqlx::Error>,
     },
+    /// Another subscription reads as this consumer.
+    #[error("consumer {consumer} is read by another subscription")]
+    ConsumerBusy {
+        /// The consumer.
+        consumer: String,
+    },
+    /// This subscription gave no sign of life for too long, and another reads as its consumer now.
+    #[error("consumer {consumer} was taken over by another subscription")]
+    ConsumerTaken {
+        /// The consumer.
+        consumer: String,
+    },
     /// The store is shut down.
     #[error("event store is closed")]
     Closed,
@@ -204,6 +216,7 @@ impl Error {
             Self::Overloaded { .. }
             | Self::Unresolved { .. }
             | Self::ColdAbsent { .. }
+            | Self::ConsumerBusy { .. }
             | Self::ShredUnfinished { .. } => true,
             Self::Storage { source } => source.is_retryable(),
             Self::Unreadable { source, .. } => source.is_retryable(),
