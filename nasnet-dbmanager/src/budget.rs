@@ -9,6 +9,8 @@
 
 mod ledger;
 
+#[cfg(test)]
+pub(crate) use ledger::STATEMENTS;
 pub(crate) use ledger::{Ledger, ULID_HIGH_WATER, schema_set};
 
 use crate::id::Class;

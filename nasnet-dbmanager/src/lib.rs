@@ -54,6 +54,7 @@ mod open;
 mod reader;
 mod registry;
 mod room;
+mod rotation;
 mod space;
 mod writer;
 

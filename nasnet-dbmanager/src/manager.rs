@@ -25,6 +25,7 @@ use crate::open::{self, Spec};
 use crate::options::{OnDamage, OnOpen, Options};
 use crate::quarantine::{Recoveries, alarm, is_recoverable};
 use crate::registry;
+use crate::rotation;
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
@@ -82,7 +83,7 @@ impl DbManager {
         let fleet_id = home.marker.fleet_id;
         let files = FleetFiles::new(home.layout.clone(), fleet_id, sets, options);
         let (home, key, system) = open_system(home, &files, now).await?;
-        let opened = Self::open_rest(home, files, &key, system.clone(), now).await;
+        let opened = Self::open_rest(home, files, key, system.clone(), now).await;
         if opened.is_err() {
             system.close().await.ok();
         }
@@ -92,12 +93,13 @@ impl DbManager {
     async fn open_rest(
         home: Home,
         files: FleetFiles,
-        key: &MasterKey,
+        key: Arc<MasterKey>,
         system: Database,
         now: Now,
     ) -> Result<Self, Error> {
         let options = files.options().clone();
-        let sealer = Sealer::new(key, &home.marker.fleet_id.to_string());
+        let fleet = home.marker.fleet_id.to_string();
+        let (wrapper, sealer) = rotation::unlock(&options, key, &fleet, &system).await?;
         layout::create_dir(&files.layout().routers())?;
         let hot = open_single(&files, FileKind::Hot, now).await?;
         let runtime = open_single(&files, FileKind::Runtime, now).await?;
@@ -115,7 +117,7 @@ impl DbManager {
         }
         let look_ups = files.single(FileKind::System, None).target;
         let clock = Arc::clone(&options.clock);
-        let system = SystemDb::new(system, runtime.clone(), look_ups, clock, sealer.clone(), Arc::clone(&ulids));
+        let system = SystemDb::new(system, runtime.clone(), look_ups, clock, wrapper, Arc::clone(&ulids));
         let wall_ms = u64::try_from(now.wall_ms).unwrap_or(0);
         if wall_ms > high_water_ms + ULID_LAG_MS && now.quality == ClockQuality::Synced && !system.is_read_only() {
             registry::raise_counter(&system, ULID_HIGH_WATER, wall_ms).await?;
@@ -282,9 +284,21 @@ impl DbManager {
         self.inner.ulids.next(&self.now())
     }
 
-    /// Returns what seals the secrets of this fleet.
+    /// Returns what seals the values of the whole fleet, under its own data key.
     pub fn sealer(&self) -> &Sealer {
         &self.inner.sealer
+    }
+
+    /// Returns what seals the values of one router, under a data key of its own that goes with the router when it is
+    /// purged. The first call gives it one.
+    ///
+    /// # Errors
+    /// [`Error::RouterNotFound`], [`Error::Sealed`], and those of reading or writing the system database.
+    ///
+    /// # Cancel safety
+    /// Safe: a key that was made stays for whoever asks next.
+    pub async fn router_sealer(&self, id: &RouterId) -> Result<Sealer, Error> {
+        self.system().router_sealer(id).await
     }
 
     /// Returns the id of the fleet.

@@ -247,14 +247,32 @@ impl Options {
         self
     }
 
+    /// Returns the file of the master key, if it is in one.
+    pub(crate) fn master_key_file(&self) -> Option<PathBuf> {
+        match &self.master_key {
+            MasterKeySource::DataDir => Some(self.data_dir.join("master.key")),
+            MasterKeySource::File(path) => Some(path.clone()),
+            MasterKeySource::Env(_) | MasterKeySource::Key(_) => None,
+        }
+    }
+
+    /// Says where the master key comes from.
+    pub(crate) fn master_key_origin(&self) -> String {
+        match (&self.master_key, self.master_key_file()) {
+            (_, Some(path)) => path.display().to_string(),
+            (MasterKeySource::Env(variable), None) => format!("environment variable {variable}"),
+            _ => "the caller".to_owned(),
+        }
+    }
+
     /// Gets the master key. A key file is created only with a new fleet: a fresh key in the place of a lost one would
     /// make every stored secret unreadable without a word.
     pub(crate) fn load_master_key(&self, founding: bool) -> Result<Arc<MasterKey>, Error> {
-        let path = match &self.master_key {
-            MasterKeySource::DataDir => self.data_dir.join("master.key"),
-            MasterKeySource::File(path) => path.clone(),
-            MasterKeySource::Env(variable) => return MasterKey::from_env(variable).map(Arc::new),
-            MasterKeySource::Key(key) => return Ok(Arc::clone(key)),
+        let path = match (&self.master_key, self.master_key_file()) {
+            (_, Some(path)) => path,
+            (MasterKeySource::Env(variable), None) => return MasterKey::from_env(variable).map(Arc::new),
+            (MasterKeySource::Key(key), None) => return Ok(Arc::clone(key)),
+            (MasterKeySource::DataDir | MasterKeySource::File(_), None) => self.data_dir.join("master.key"),
         };
         let key = if founding { MasterKey::load_or_create(&path) } else { MasterKey::load(&path) };
         key.map(Arc::new).map_err(|error| match error {

@@ -41,6 +41,16 @@ const SUM: &str = "SELECT COALESCE(SUM(bytes), 0) FROM flash_ledger WHERE day = 
 const LIST: &str = "
     SELECT cause, bytes, dirty_4k_bytes, syncs FROM flash_ledger WHERE day = ?1 ORDER BY bytes DESC, cause";
 
+/// For the test of the query plans.
+#[cfg(test)]
+pub(crate) const STATEMENTS: &[(&str, &str)] = &[
+    ("ledger::ADD", ADD),
+    ("ledger::CONTINUE", CONTINUE),
+    ("ledger::FORGET", FORGET),
+    ("ledger::SUM", SUM),
+    ("ledger::LIST", LIST),
+];
+
 /// Returns the tables of the ledger.
 pub(crate) fn schema_set() -> SchemaSet {
     let first = Migration {
