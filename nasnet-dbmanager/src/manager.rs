@@ -17,6 +17,7 @@ use crate::fleet_files::FleetFiles;
 use crate::health::Failures;
 use crate::high_water;
 use crate::home::Home;
+use crate::hot::HotDb;
 use crate::id::{RouterId, Scope};
 use crate::layout;
 use crate::lease::OpenSet;
@@ -51,7 +52,7 @@ pub(crate) struct Inner {
     pub(crate) home: Home,
     pub(crate) files: FleetFiles,
     pub(crate) system: SystemDb,
-    pub(crate) hot: Database,
+    pub(crate) hot: HotDb,
     pub(crate) runtime: Database,
     pub(crate) locks: Database,
     pub(crate) routers: Arc<OpenSet>,
@@ -126,7 +127,7 @@ impl DbManager {
         let inner = Inner {
             home,
             system,
-            hot,
+            hot: HotDb::new(hot),
             runtime,
             locks,
             routers: Arc::new(routers),
@@ -166,11 +167,6 @@ impl DbManager {
     /// Returns the system database.
     pub fn system(&self) -> &SystemDb {
         &self.inner.system
-    }
-
-    /// Returns `hot.db`: recent events, in memory.
-    pub fn hot(&self) -> &Database {
-        &self.inner.hot
     }
 
     /// Returns `runtime.db`: what is true only now, in memory.
@@ -325,7 +321,7 @@ impl DbManager {
     pub fn stats(&self) -> Stats {
         let singles = [
             (Profile::Flash, Database::clone(&self.inner.system)),
-            (Profile::Tmpfs, self.inner.hot.clone()),
+            (Profile::Tmpfs, self.inner.hot.current()),
             (Profile::Tmpfs, self.inner.runtime.clone()),
             (Profile::Tmpfs, self.inner.locks.clone()),
         ];
@@ -372,7 +368,7 @@ impl DbManager {
         // Whoever waits for damage has nothing more to wait for.
         self.inner.files.suspects().found.notify_one();
         let closed = [
-            self.inner.hot.close().await,
+            self.inner.hot.current().close().await,
             self.inner.runtime.close().await,
             self.inner.locks.close().await,
             system.close().await,
@@ -464,7 +460,7 @@ async fn open_system(mut home: Home, files: &FleetFiles, now: Now) -> Result<(Ho
     Ok((home, key, system))
 }
 
-async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Database, Error> {
+pub(crate) async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Database, Error> {
     start(files, &files.single(kind, None), now).await
 }
 
