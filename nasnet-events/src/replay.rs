@@ -111,7 +111,7 @@ impl EventReplay {
             Some(path) => from_replaced(path, &mut found).await?,
             None => false,
         };
-        let whole_hot = from_hot(manager.hot(), &mut found).await?;
+        let whole_hot = from_hot(&manager.hot(), &mut found).await?;
         if let Some(options) = &self.cold
             && let Err(error) = from_cold(ColdDir::new(options, manager), &mut found).await
         {
