@@ -14,7 +14,6 @@ use crate::database::Database;
 use crate::driver::during;
 use crate::durable;
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::fleet_files::FleetFiles;
 use crate::home::Home;
 use crate::id::{Cause, Scope};
@@ -49,7 +48,7 @@ impl DbManager {
         let fleet = home.marker.fleet_id.to_string();
         let files = FleetFiles::new(home.layout.clone(), home.marker.fleet_id, Vec::new(), options.clone());
         let spec = files.single(FileKind::System, home.marker.system_uid());
-        let _alone = FileLock::exclusive(&spec.lock, options.lock_timeout).await?;
+        let _alone = spec.lock.exclusive(options.lock_timeout).await?;
         let mut guarded = spec.target.connect(Role::Writer).await?;
         let rotated = async {
             meta::verify(&mut guarded.conn, &spec.target.path, &spec.identity).await?;
