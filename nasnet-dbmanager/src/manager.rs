@@ -415,7 +415,8 @@ impl Inner {
 
     async fn start_router(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<Database, Error> {
         let spec = self.files.router(id, file_uid);
-        let opened = open::open(&spec, &self.files.policy(self.files.options().clock.now())).await?;
+        let mut opened = open::open(&spec, &self.files.policy(self.files.options().clock.now())).await?;
+        observe_newest(&self.files, &spec, &mut opened).await?;
         let is_replaced = opened.is_replaced;
         let vitals = self.files.vitals(&spec, opened.file_uid);
         let database = Database::start(opened, self.files.limits(), vitals);
@@ -495,14 +496,20 @@ pub(crate) async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) ->
 
 async fn start(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Database, Error> {
     let mut opened = open::open(spec, &files.policy(now)).await?;
+    observe_newest(files, spec, &mut opened).await?;
+    let vitals = files.vitals(spec, opened.file_uid);
+    Ok(Database::start(opened, files.limits(), vitals))
+}
+
+/// Keeps new ids greater than those found in a file.
+async fn observe_newest(files: &FleetFiles, spec: &Spec, opened: &mut open::Opened) -> Result<(), Error> {
+    let ids = &files.options().largest_ids;
     if let Some(writer) = &mut opened.writer
-        && let Some(id) =
-            high_water::largest_id(&files.options().largest_ids, &mut writer.conn, spec.identity.kind).await?
+        && let Some(id) = high_water::largest_id(ids, &mut writer.conn, spec.identity.kind).await?
     {
         files.ulids().observe(id);
     }
-    let vitals = files.vitals(spec, opened.file_uid);
-    Ok(Database::start(opened, files.limits(), vitals))
+    Ok(())
 }
 
 fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, database: &Database) -> DatabaseStats {
