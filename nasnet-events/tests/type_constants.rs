@@ -17,7 +17,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The types named by `EventType::from_static("..")` and, in tests and loops, `EventType::parse("..")`.
+/// The types named by `EventType::from_static("..")`, `EventType::parse("..")` and lists called `EVENT_TYPES`.
 fn named_in(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     for call in ["EventType::from_static(\"", "EventType::parse(\""] {
@@ -26,10 +26,9 @@ fn named_in(text: &str) -> Vec<&str> {
             found.extend(rest.find('"').map(|end| &rest[..end]));
         }
     }
-    for (at, _) in text.match_indices("fn event_type(") {
-        let body = &text[at..];
-        let body = &body[..body.find("\n    }").unwrap_or(body.len())];
-        found.extend(body.split('"').skip(1).step_by(2));
+    for (at, _) in text.match_indices("const EVENT_TYPES") {
+        let list = &text[at..];
+        found.extend(list[..list.find("];").unwrap_or(list.len())].split('"').skip(1).step_by(2));
     }
     found
 }
