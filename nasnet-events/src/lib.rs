@@ -3,6 +3,9 @@
 
 #[cfg(test)]
 mod arbitrary;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 // What an event is.
 mod body;
