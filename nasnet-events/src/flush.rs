@@ -13,13 +13,16 @@ use crate::hot::log::{self, Order, Row, RowState};
 use crate::pace;
 use crate::position::Position;
 use crate::store::EventStore;
-use crate::warm::segment;
+use crate::warm::dictionary;
+use crate::warm::segment::{self, Lane};
 
 const FLUSH: Cause = Cause::new("event-flush");
 /// Hot rows read by one statement.
 const ROWS: u32 = 32;
 /// Events gathered before they are written, so that a long backlog is flushed in steps.
 const STEP_EVENTS: usize = 4_096;
+/// Bytes of bodies after which a step ends early, so that a segment is never too long to be written.
+const STEP_BYTES: usize = 8 << 20;
 
 /// Why events are flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub enum FlushReason {
     Interval,
     /// An append was promised to be on flash by now.
     Promised,
+    /// Tmpfs has little room left.
+    LowTmpfs,
     /// An archive needs them in the warm tier.
     Archive,
     /// The process ends.
@@ -143,8 +148,8 @@ impl EventStore {
         to: u64,
         report: &mut FlushReport,
     ) -> Result<Step, Error> {
-        let mut step = Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0 };
-        while step.through < to && step.events < STEP_EVENTS {
+        let mut step = Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0, bytes: 0 };
+        while step.through < to && step.is_open() {
             let next = step.through + 1;
             let rows: Vec<Row> = hot
                 .read(FLUSH, move |conn| {
@@ -155,6 +160,9 @@ impl EventStore {
                 step.through = to;
             }
             for row in rows {
+                if !step.is_open() {
+                    break;
+                }
                 let last = row.last_seq().min(to);
                 step.through = last;
                 match (row.state, row.events) {
@@ -202,13 +210,18 @@ impl EventStore {
         // Another process may flush the same events between the look at the tail and the write: then look again.
         let written = loop {
             let own = scope.clone();
-            let tail =
-                database.read(FLUSH, move |conn| Box::pin(async move { segment::tail(conn, &own).await })).await?;
+            let (tail, dictionary) = database
+                .read(FLUSH, move |conn| {
+                    Box::pin(async move {
+                        Ok::<_, Error>((segment::tail(conn, &own).await?, dictionary::newest(conn).await?))
+                    })
+                })
+                .await?;
             events.retain(|event| event.position > tail.through);
             if events.is_empty() {
                 break None;
             }
-            let prepared = segment::prepare(std::mem::take(&mut events))?;
+            let prepared = segment::prepare(std::mem::take(&mut events), dictionary.as_ref())?;
             let complete = complete.unwrap_or(tail.complete);
             let own = scope.clone();
             let (done, prepared) = database
@@ -218,7 +231,7 @@ impl EventStore {
                         if now.through != tail.through {
                             return Ok::<_, Error>((false, prepared));
                         }
-                        segment::insert(conn, &prepared, &now, through, complete).await?;
+                        segment::insert(conn, Lane::Flushed, &prepared, &now, through, complete).await?;
                         Ok((true, prepared))
                     })
                 })
@@ -239,15 +252,21 @@ struct Step {
     /// Every hot event up to here has been looked at.
     through: u64,
     events: usize,
+    bytes: usize,
 }
 
 impl Step {
+    const fn is_open(&self) -> bool {
+        self.events < STEP_EVENTS && self.bytes < STEP_BYTES
+    }
+
     fn add(&mut self, events: Vec<Recorded>, from: u64, to: u64) {
         let wanted = events
             .into_iter()
             .filter(|event| event.class == Class::Normal && (from..=to).contains(&event.position.seq));
         for event in wanted {
             self.events += 1;
+            self.bytes += event.body.get().len();
             self.by_scope.entry(event.scope.clone()).or_default().push(event);
         }
     }

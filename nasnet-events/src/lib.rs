@@ -3,6 +3,9 @@
 
 #[cfg(test)]
 mod arbitrary;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 // What an event is.
 mod body;
@@ -31,6 +34,7 @@ mod varint;
 mod cold;
 mod epoch;
 mod hot;
+mod schedule;
 mod schema;
 #[allow(dead_code, reason = "written by what is built next")]
 mod truncation;
@@ -48,15 +52,19 @@ pub mod evidence;
 mod flush;
 mod head;
 pub mod history;
+mod largest_id;
 mod maintain;
 mod options;
 mod read;
+mod replay;
 mod resolve;
+mod seal;
 mod sealing;
 mod shared;
 mod shred;
 mod status;
 mod store;
+mod train;
 mod verify;
 mod walk;
 
@@ -77,15 +85,19 @@ pub use event::{Head, Level, NewEvent, Recorded, StreamAppend};
 pub use expected::Expected;
 pub use flush::{FlushReason, FlushReport};
 pub use head::{ChainHead, Lane, LaneHead};
+pub use largest_id::largest_ids;
 pub use name::{EventType, StreamName, Subject};
-pub use options::{ColdOptions, ColdPolicy, EventOptions};
+pub use options::{ArchivePolicy, ColdOptions, ColdPolicy, EventOptions, FlushPolicy};
 pub use position::Position;
 pub use query::Query;
 pub use receipt::{Achieved, Receipt};
+pub use replay::EventReplay;
 pub use schema::{high_waters, schema_sets};
+pub use seal::SealReport;
 pub use shred::Shredded;
 pub use status::{Held, ScopeStatus, Status};
 pub use store::EventStore;
 pub use truncation::{Truncated, TruncatedBy};
 pub use upcast::Upcasters;
 pub use verify::{Fault, FaultKind, LaneReport, Span, Verification};
+pub use warm::dictionary::DictionaryId;

@@ -25,6 +25,7 @@ use crate::meta;
 use crate::options::Options;
 use crate::schema::FileKind;
 use crate::system::audit::{self, AuditEntry};
+use crate::system::data_keys::{self, Wrapped};
 use crate::system::routers::{self, Lifecycle, NewRouter};
 use crate::system::{counters, schema_sets};
 use crate::ulid_gen::UlidGen;
@@ -91,9 +92,9 @@ impl DbManager {
             copy::put(scratch.path(), &built).await?;
             // The uid in the marker of the data directory stays the one of its system database.
             copy::make_usable(&built, home.marker.system_uid().unwrap_or_default()).await?;
-            let present = present_counters(&spec.target).await;
+            let (present, keys) = present_of(&spec.target).await;
             let target = Target { path: built.clone(), ..spec.target.clone() };
-            catch_up(&files, &target, present, manifest, now).await
+            catch_up(&files, &target, (present, keys), manifest, now).await
         }
         .await;
         let restored = match made {
@@ -112,16 +113,17 @@ impl DbManager {
     }
 }
 
-/// Reads the counters of the present file, and moves its log into it if it can be: a log must not stay beside another
+/// Reads the counters and the wrapped keys of the present file, and moves its log into it if it can be: a log must not stay beside another
 /// file. A file that cannot be read has none.
-async fn present_counters(target: &Target) -> BTreeMap<String, u64> {
+async fn present_of(target: &Target) -> (BTreeMap<String, u64>, Vec<Wrapped>) {
     if layout::size_of(&target.path).unwrap_or(0) == 0 {
-        return BTreeMap::new();
+        return Default::default();
     }
-    let Ok(mut guarded) = target.connect(Role::Writer).await else { return BTreeMap::new() };
+    let Ok(mut guarded) = target.connect(Role::Writer).await else { return Default::default() };
     let counters = all_counters(&mut guarded.conn).await.unwrap_or_default();
+    let keys = data_keys::list(&mut guarded.conn).await.unwrap_or_default();
     guarded.close().await.ok();
-    counters
+    (counters, keys)
 }
 
 async fn all_counters(conn: &mut SqliteConnection) -> Result<BTreeMap<String, u64>, Error> {
@@ -133,7 +135,7 @@ async fn all_counters(conn: &mut SqliteConnection) -> Result<BTreeMap<String, u6
 async fn catch_up(
     files: &FleetFiles,
     target: &Target,
-    mut found: BTreeMap<String, u64>,
+    (mut found, keys): (BTreeMap<String, u64>, Vec<Wrapped>),
     manifest: &Manifest,
     now: Now,
 ) -> Result<SystemRestored, Error> {
@@ -163,7 +165,12 @@ async fn catch_up(
         }
     }
     let mut guarded = target.connect(Role::Writer).await?;
-    let caught_up = note_all(&mut guarded, files, &found, &on_disk, manifest, now).await;
+    let caught_up = async {
+        // Those of routers that came later, and all as the present master key wrapped them.
+        data_keys::adopt(&mut guarded.conn, &keys).await?;
+        note_all(&mut guarded, files, &found, &on_disk, manifest, now).await
+    }
+    .await;
     let closed = guarded.close().await;
     let restored = caught_up?;
     closed?;
