@@ -14,6 +14,7 @@ mod reveal;
 mod router;
 pub(crate) mod stale_holder;
 mod tiers;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -156,7 +157,7 @@ impl Demo {
     async fn steps(&mut self) {
         macro_rules! step {
             ($number:literal, $title:literal, $step:path) => {{
-                progress(&format!("[{}/10] {}", $number, $title));
+                progress(&format!("[{}/11] {}", $number, $title));
                 let started = Instant::now();
                 let mut checks = Checks::default();
                 let result = $step(self, &mut checks).await;
@@ -172,7 +173,8 @@ impl Demo {
         step!(7, "events moved from tmpfs to flash to archive", tiers::step);
         step!(8, "history asked", history::step);
         step!(9, "one router lost and restored, the other goes on", loss::step);
-        step!(10, "secrets looked for, figures taken", reveal::step);
+        step!(10, "tmpfs wiped, stick missing and returning", trouble::step);
+        step!(11, "secrets looked for, figures taken", reveal::step);
     }
 
     fn finish_step(
@@ -240,7 +242,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
     };
     demo.steps().await;
     let (mut summary, closed) = demo.close().await;
-    summary.ok = closed.is_ok() && summary.steps.len() == 10 && summary.steps.iter().all(|step| step.ok);
+    summary.ok = closed.is_ok() && summary.steps.len() == 11 && summary.steps.iter().all(|step| step.ok);
     summary.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if let Err(Failure(why)) = closed {
         return crate::fail(1, &format!("shutdown failed: {why}"));

@@ -1,4 +1,4 @@
-//! Step 10: secrets are looked for where they must not be, and the figures are taken.
+//! Step 11: secrets are looked for where they must not be, and the figures are taken.
 
 use std::path::Path;
 

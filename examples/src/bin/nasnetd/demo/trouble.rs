@@ -1,0 +1,122 @@
+//! Step 10: the tiers in trouble, in a small fleet of its own: tmpfs is wiped under the running store, and the stick with the
+//! archive is missing and comes back.
+
+use std::path::{Path, PathBuf};
+
+use futures_util::TryStreamExt as _;
+use nasnet_dbmanager::{DbManager, NewRouter, Options, RouterId, Scope};
+use nasnet_events::{
+    ColdOptions, EventOptions, EventStore, Expected, FlushReason, Level, NewEvent, Query, StreamName, prepare_cold_dir,
+    types,
+};
+use serde_json::json;
+
+use super::checks::Checks;
+use super::{Demo, Failure};
+
+const ROUTER: &str = "field-office";
+
+/// A fleet that may be damaged.
+struct Trial {
+    manager: DbManager,
+    events: EventStore,
+    scope: Scope,
+    stick: PathBuf,
+}
+
+pub(crate) async fn step(demo: &mut Demo, checks: &mut Checks) -> Result<(), Failure> {
+    let dir = demo.manager.data_dir().join("trial");
+    remove(&dir)?;
+    let run = demo.manager.run_dir().join("trial");
+    remove(&run)?;
+    let trial = Trial::open(&dir, &run).await?;
+    trial.missing_stick(checks).await?;
+    trial.wiped_tmpfs(checks).await?;
+    trial.close().await?;
+    remove(&dir)?;
+    remove(&run)?;
+    demo.operation("a tmpfs wiped, a stick missing", "told, and nothing that was on flash is lost");
+    Ok(())
+}
+
+/// What an earlier run left.
+fn remove(dir: &Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+impl Trial {
+    async fn open(dir: &Path, run: &Path) -> Result<Self, Failure> {
+        let options = Options::new(dir.join("data")).run_dir(run).schemas(nasnet_events::schema_sets());
+        let manager = DbManager::open(options).await?;
+        let router: RouterId = ROUTER.parse()?;
+        manager.create_router(NewRouter::new(router.clone())).await?;
+        // The mount point is there, the stick is not: without its marker a folder is no archive.
+        let stick = dir.join("stick");
+        std::fs::create_dir_all(&stick)?;
+        let cold = ColdOptions::new(&stick).allow_same_device();
+        let events = EventStore::open(&manager, EventOptions::default().cold(cold)).await?;
+        Ok(Self { manager, events, scope: Scope::Router(router), stick })
+    }
+
+    /// Appends log lines that reach flash with a flush.
+    async fn append(&self, lines: u64) -> Result<(), Failure> {
+        let stream = StreamName::parse("log/warnings")?;
+        for line in 0..lines {
+            let body = json!({ "topics": "interface,warning", "message": format!("ether{line} link down") });
+            let event = NewEvent::new(self.manager.next_ulid(), types::LOG_APPENDED, &body)?.level(Level::Warning);
+            self.events.append(&self.scope, &stream, Expected::Any, vec![event]).await?;
+        }
+        Ok(())
+    }
+
+    async fn count(&self) -> Result<usize, Failure> {
+        let all: Vec<_> = self.events.read(Query::scope(self.scope.clone())).try_collect().await?;
+        Ok(all.len())
+    }
+
+    async fn missing_stick(&self, checks: &mut Checks) -> Result<(), Failure> {
+        self.append(100).await?;
+        self.events.flush(FlushReason::Requested).await?;
+        let refused = self.events.archive().await;
+        let seen = refused.as_ref().err().map_or_else(|| "archived".to_owned(), ToString::to_string);
+        checks.that("a missing stick is told, not written to", refused.is_err(), seen);
+        checks.equal("its mount point stays empty", &std::fs::read_dir(&self.stick)?.count(), &0);
+
+        prepare_cold_dir(&self.manager, &self.stick)?;
+        let archived = self.events.archive().await?;
+        checks.equal("the returning stick gets what it missed", &archived.events, &100);
+        checks.equal("and every event is read once", &self.count().await?, &100);
+        Ok(())
+    }
+
+    async fn wiped_tmpfs(&self, checks: &mut Checks) -> Result<(), Failure> {
+        self.append(10).await?;
+        for suffix in ["", "-wal", "-shm"] {
+            remove_file(&self.manager.run_dir().join(format!("hot.db{suffix}")))?;
+        }
+        self.append(5).await?;
+        let losses = self.events.losses();
+        checks.equal("a tmpfs wiped under the store is one recorded loss", &losses.len(), &1);
+        for loss in losses {
+            checks.that("which says where it begins", loss.after_seq >= 100, format!("{loss:?}"));
+        }
+        checks.equal("what was flushed or came later is there", &self.count().await?, &105);
+        Ok(())
+    }
+
+    async fn close(self) -> Result<(), Failure> {
+        self.events.shutdown().await?;
+        self.manager.shutdown().await?;
+        Ok(())
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
