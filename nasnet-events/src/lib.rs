@@ -42,6 +42,7 @@ mod consumer;
 mod durable;
 mod error;
 mod flush;
+pub mod forward;
 mod maintain;
 mod options;
 mod read;
