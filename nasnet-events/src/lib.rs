@@ -37,6 +37,7 @@ mod warm;
 mod window;
 
 // What the store does.
+mod append_each;
 mod archive;
 mod consumer;
 mod durable;
@@ -57,7 +58,7 @@ pub use archive::ArchiveReport;
 pub use body::Body;
 pub use chain::Digest;
 pub use class::{Class, ClassRules};
-pub use cold::{ColdState, prepare_cold_dir};
+pub use cold::{ColdFindings, ColdState, prepare_cold_dir};
 pub use consumer::{
     Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, StartAt, Subscription, project_in,
     projected_through,

@@ -53,6 +53,11 @@ const PAGE_BACKWARDS: &str = "SELECT first_seq, count, state, scope, owner, rese
      WHERE first_seq >= COALESCE((SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= ?1), 0) AND first_seq <= ?2 \
      ORDER BY first_seq DESC LIMIT ?3";
 
+/// Rows that hold one of the numbers.
+const HOLDING: &str = "SELECT first_seq, count, state, scope, owner, reservation, body FROM hot_log \
+     WHERE first_seq IN (SELECT (SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= value) FROM json_each(?1)) \
+     ORDER BY first_seq";
+
 const STATES: &str = "SELECT first_seq, state FROM hot_log WHERE first_seq IN (SELECT value FROM json_each(?1))";
 const SET_FLUSHED: &str = "UPDATE hot_meta SET flushed_through = MAX(flushed_through, ?1) WHERE one = 1";
 const EPOCH: &str = "SELECT epoch FROM hot_meta WHERE one = 1";
@@ -219,7 +224,6 @@ pub(crate) async fn page(
     order: Order,
     limit: u32,
 ) -> Result<Vec<Row>, Error> {
-    type Found = (i64, i64, String, Option<String>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>);
     let sql = match order {
         Order::Forwards => PAGE_FORWARDS,
         Order::Backwards => PAGE_BACKWARDS,
@@ -230,6 +234,18 @@ pub(crate) async fn page(
         .bind(i64::from(limit))
         .fetch_all(conn)
         .await?;
+    rows_of(epoch, found)
+}
+
+/// Rows that hold one of the numbers, oldest first. Numbers that are gone have none.
+pub(crate) async fn holding(conn: &mut SqliteConnection, epoch: u32, seqs: &[u64]) -> Result<Vec<Row>, Error> {
+    let wanted = serde_json::to_string(seqs).map_err(|error| Error::corrupt("numbers of a query", error))?;
+    rows_of(epoch, sqlx::query_as(HOLDING).bind(wanted).fetch_all(conn).await?)
+}
+
+type Found = (i64, i64, String, Option<String>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>);
+
+fn rows_of(epoch: u32, found: Vec<Found>) -> Result<Vec<Row>, Error> {
     found
         .into_iter()
         .map(|(first_seq, count, state, scope, owner, reservation, body)| {
