@@ -8,6 +8,7 @@ use ulid::Ulid;
 
 use crate::event::Head;
 use crate::expected::Expected;
+use crate::head::Lane;
 use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 use crate::receipt::Achieved;
@@ -97,6 +98,16 @@ pub enum Error {
         /// The subject.
         subject: Subject,
         /// What is left to do.
+        why: String,
+    },
+    /// Events cannot be shown to belong to the record.
+    #[error("{lane} of {scope} are not proven: {why}")]
+    Unproven {
+        /// The scope.
+        scope: Scope,
+        /// The chain.
+        lane: Lane,
+        /// What is missing.
         why: String,
     },
     /// The body of an event cannot be brought to the current form; it is stored as it was.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::cold::ColdDir;
 use crate::consumer::progress::Consumers;
+use crate::decide::Turns;
 use crate::durability::Promises;
 use crate::epoch::TailLost;
 use crate::heads::Heads;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) moved: watch::Sender<u64>,
     pub(crate) consumers: Consumers,
     promises: Mutex<Promises>,
+    pub(crate) turns: Turns,
     /// Wakes `maintain` when a flush is due earlier than it was.
     pub(crate) promised: Notify,
     /// One flush at a time, and one archive.
@@ -66,6 +68,7 @@ impl Shared {
             moved: watch::Sender::new(0),
             consumers: Consumers::default(),
             promises: Mutex::new(Promises::default()),
+            turns: Turns::new(),
             promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
             archiving: tokio::sync::Mutex::new(()),

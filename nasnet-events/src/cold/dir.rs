@@ -93,7 +93,7 @@ pub(crate) enum Step {
 /// The directory, and what is known of its files.
 #[derive(Debug)]
 pub(crate) struct ColdDir {
-    site: Site,
+    pub(super) site: Site,
     indexes: HashMap<PathBuf, Index>,
     bytes_read: Arc<AtomicU64>,
     /// The step that fails the next time it is taken.
@@ -129,7 +129,7 @@ impl ColdDir {
     }
 
     /// Files of a scope in the order of their names.
-    fn files(fence: &Fence, scope: &Scope) -> Result<Vec<(FileName, PathBuf)>, Error> {
+    pub(super) fn files(fence: &Fence, scope: &Scope) -> Result<Vec<(FileName, PathBuf)>, Error> {
         let dir = Path::new(scope.as_str());
         let names = fence.names(dir).map_err(|error| Error::io("read", fence.shown(dir), error))?;
         let parsed = names.into_iter().filter_map(|name| Some((name.parse::<FileName>().ok()?, dir.join(name))));
@@ -146,13 +146,13 @@ impl ColdDir {
         Ok(scopes)
     }
 
-    fn source(&self, fence: &Fence, path: &Path) -> Result<Source, Error> {
+    pub(super) fn source(&self, fence: &Fence, path: &Path) -> Result<Source, Error> {
         let shown = fence.shown(path);
         let file = fence.open_file(path).map_err(|error| Error::io("open", &shown, error))?;
         Ok(Source { file, path: shown, bytes_read: Arc::clone(&self.bytes_read) })
     }
 
-    fn index(&mut self, fence: &Fence, path: &Path) -> Result<(&mut Index, Source), Error> {
+    pub(super) fn index(&mut self, fence: &Fence, path: &Path) -> Result<(&mut Index, Source), Error> {
         let source = self.source(fence, path)?;
         let index = self.indexes.entry(path.to_owned()).or_default();
         index.refresh(&source)?;

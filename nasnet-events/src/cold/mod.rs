@@ -3,6 +3,7 @@
 mod dir;
 mod fence;
 mod frame;
+mod frames;
 mod index;
 mod month;
 

@@ -149,13 +149,11 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
         let inserted = shared
             .manager
             .hot()
-            .write(APPEND, move |conn| {
-                Box::pin(async move {
-                    for (first_seq, last_seq, resolution) in resolutions {
-                        log::resolve(conn, first_seq, last_seq, resolution).await?;
-                    }
-                    log::insert(conn, epoch, &rows).await
-                })
+            .write_raw(APPEND, move |conn| {
+                for (first_seq, last_seq, resolution) in resolutions {
+                    log::resolve(conn, first_seq, last_seq, resolution)?;
+                }
+                log::insert(conn, epoch, &rows)
             })
             .await?;
         if inserted {
