@@ -75,6 +75,7 @@ soak-slice:
     bash .ci/soak cancel 8 100
     bash .ci/soak enospc 8 1
     bash .ci/soak corruption 8 40
+    bash .ci/soak subscribers 8 500
 
 # A campaign without a bound of its own: `just soak kill 1h 7`.
 soak CAMPAIGN BUDGET="1h" SEED="1":
