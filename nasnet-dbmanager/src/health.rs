@@ -173,7 +173,8 @@ impl DbManager {
             let name = database.path().file_name()?.to_string_lossy().into_owned();
             Some(format!("{name}: {}", trouble(database)?))
         };
-        let databases = [self.system(), self.hot(), self.runtime(), self.locks()].map(single);
+        let hot = self.hot();
+        let databases = [self.system(), &hot, self.runtime(), self.locks()].map(single);
         let why: Vec<String> = found.chain(databases.into_iter().flatten()).collect();
         if why.is_empty() { DbHealth::Ok } else { DbHealth::Degraded { why: why.join("; ") } }
     }

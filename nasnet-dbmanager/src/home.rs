@@ -274,7 +274,7 @@ fn choose_run_dir(requested: Option<PathBuf>, fleet_id: Ulid) -> Result<PathBuf,
 }
 
 /// Creates what is missing of a run directory.
-fn prepare_run_dir(run_dir: &Path) -> Result<(), Error> {
+pub(crate) fn prepare_run_dir(run_dir: &Path) -> Result<(), Error> {
     for dir in [run_dir, &run_dir.join("locks"), &run_dir.join("sessions")] {
         make_dir(dir)?;
         access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)

@@ -210,7 +210,7 @@ impl Housekeeper {
 
     fn databases(&self) -> Vec<(Option<RouterId>, Database)> {
         let inner = &self.manager.inner;
-        let singles = [Database::clone(&inner.system), inner.hot.clone(), inner.runtime.clone(), inner.locks.clone()];
+        let singles = [Database::clone(&inner.system), inner.hot.current(), inner.runtime.clone(), inner.locks.clone()];
         let routers = inner.routers.open_databases().into_iter().map(|(id, _, database)| (Some(id), database));
         singles.into_iter().map(|database| (None, database)).chain(routers).collect()
     }

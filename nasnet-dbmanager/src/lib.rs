@@ -45,6 +45,7 @@ mod evict;
 mod file_lock;
 mod fleet_files;
 mod home;
+mod hot;
 mod idle;
 mod layout;
 mod lease;

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::fleet_files::FleetFiles;
 use crate::health::Failures;
 use crate::home::Home;
+use crate::hot::HotDb;
 use crate::id::{RouterId, Scope};
 use crate::layout;
 use crate::lease::OpenSet;
@@ -52,7 +53,7 @@ pub(crate) struct Inner {
     pub(crate) home: Home,
     pub(crate) files: FleetFiles,
     pub(crate) system: SystemDb,
-    pub(crate) hot: Database,
+    pub(crate) hot: HotDb,
     pub(crate) runtime: Database,
     pub(crate) locks: Database,
     pub(crate) routers: Arc<OpenSet>,
@@ -119,7 +120,7 @@ impl DbManager {
         let inner = Inner {
             home,
             system,
-            hot,
+            hot: HotDb::new(hot),
             runtime,
             locks,
             routers: Arc::new(routers),
@@ -159,11 +160,6 @@ impl DbManager {
     /// Returns the system database.
     pub fn system(&self) -> &SystemDb {
         &self.inner.system
-    }
-
-    /// Returns `hot.db`: recent events, in memory.
-    pub fn hot(&self) -> &Database {
-        &self.inner.hot
     }
 
     /// Returns `runtime.db`: what is true only now, in memory.
@@ -298,7 +294,7 @@ impl DbManager {
     pub fn stats(&self) -> Stats {
         let singles = [
             (Profile::Flash, Database::clone(&self.inner.system)),
-            (Profile::Tmpfs, self.inner.hot.clone()),
+            (Profile::Tmpfs, self.inner.hot.current()),
             (Profile::Tmpfs, self.inner.runtime.clone()),
             (Profile::Tmpfs, self.inner.locks.clone()),
         ];
@@ -337,7 +333,7 @@ impl DbManager {
         // Whoever waits for damage has nothing more to wait for.
         self.inner.files.suspects().found.notify_one();
         let closed = [
-            self.inner.hot.close().await,
+            self.inner.hot.current().close().await,
             self.inner.runtime.close().await,
             self.inner.locks.close().await,
             system.close().await,
@@ -426,7 +422,7 @@ async fn open_system(mut home: Home, files: &FleetFiles, now: Now) -> Result<(Ho
     Ok((home, key, system))
 }
 
-async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Database, Error> {
+pub(crate) async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Database, Error> {
     start(files, &files.single(kind, None), now).await
 }
 

@@ -147,7 +147,7 @@ async fn verify(guarded: &mut Guarded, spec: &Spec, policy: &Policy) -> Result<V
 async fn look_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
     if spec.is_missing()? {
         if spec.target.profile == Profile::Tmpfs {
-            build(spec, policy).await?;
+            make_in_memory(spec, policy).await?;
         }
         return Ok(());
     }
@@ -159,6 +159,31 @@ async fn look_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
     let checked = quick_check(&mut guarded.conn).await;
     let closed = guarded.close().await;
     checked.and(closed)
+}
+
+/// Makes a file that lives in memory unless it is there. Others may still have the file open that was in its place: they
+/// hold the lock of the database, so the makers have a lock of their own.
+pub(crate) async fn make_in_memory(spec: &Spec, policy: &Policy) -> Result<(), Error> {
+    let path = spec.path().with_extension("db-making");
+    let lock = tokio::task::spawn_blocking(move || {
+        let options = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = options.and_then(|file| file.lock().map(|()| file));
+        file.map_err(|error| Error::io("lock", &path, error))
+    });
+    let _making = lock.await.map_err(|error| Error::Panicked { message: error.to_string() })??;
+    if !spec.is_missing()? {
+        return Ok(());
+    }
+    // What a wipe left of a log would be taken for the new file's.
+    for suffix in ["-wal", "-shm"] {
+        let mut name = spec.path().as_os_str().to_owned();
+        name.push(suffix);
+        let left = Path::new(&name);
+        if left.exists() {
+            crate::durable::remove_file(left).map_err(|error| Error::io("remove", left, error))?;
+        }
+    }
+    build(spec, policy).await.map(drop)
 }
 
 /// Brings a database to the schema of the program without keeping it open; returns the sets that were behind, with the

@@ -348,7 +348,7 @@ async fn settings_are_in_force_on_writers_and_readers() {
     for (name, flash, tmpfs) in wanted {
         assert_eq!(pragma(&router, name, false).await, flash, "{name}");
         assert_eq!(pragma(manager.system(), name, false).await, flash, "{name}");
-        assert_eq!(pragma(manager.hot(), name, false).await, tmpfs, "{name}");
+        assert_eq!(pragma(&manager.hot(), name, false).await, tmpfs, "{name}");
     }
     assert_eq!(pragma(&router, "query_only", true).await, "1");
     assert_eq!(pragma(&router, "query_only", false).await, "0");
