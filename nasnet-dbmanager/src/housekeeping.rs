@@ -222,7 +222,7 @@ impl Housekeeper {
         let Some(id) = router else { return Ok(()) };
         drop(database);
         let inner = &self.manager.inner;
-        let lock = inner.files.layout().router_lock(&id);
+        let lock = inner.files.layout().router(&id);
         inner.routers.hold(&id, HoldWhen::Now, &lock).await.map(drop)
     }
 

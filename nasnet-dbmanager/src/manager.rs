@@ -13,6 +13,7 @@ use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
 use crate::database::Database;
 use crate::error::Error;
+use crate::external::ExternalRestores;
 use crate::fleet_files::FleetFiles;
 use crate::health::Failures;
 use crate::home::Home;
@@ -24,7 +25,7 @@ use crate::meta;
 use crate::open::{self, Spec};
 use crate::options::{OnDamage, OnOpen, Options};
 use crate::quarantine::{Recoveries, alarm, is_recoverable};
-use crate::registry;
+use crate::registry::{self, Known};
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
@@ -61,6 +62,8 @@ pub(crate) struct Inner {
     pub(crate) ulids: Arc<UlidGen>,
     pub(crate) failures: Failures,
     pub(crate) recoveries: Recoveries,
+    pub(crate) known: Known,
+    pub(crate) external: ExternalRestores,
 }
 
 impl DbManager {
@@ -129,6 +132,8 @@ impl DbManager {
             files,
             failures: Failures::default(),
             recoveries: Recoveries::default(),
+            known: Known::default(),
+            external: ExternalRestores::default(),
         };
         let inner = Arc::new(inner);
         inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
@@ -202,11 +207,7 @@ impl DbManager {
         self.settle_suspicion(id).await?;
         let inner = Arc::clone(&self.inner);
         let open_id = id.clone();
-        let open = move || async move {
-            let record = registry::active(&inner.system, &open_id).await?;
-            let spec = inner.files.router(&open_id, record.file_uid);
-            start(&inner.files, &spec, inner.files.options().clock.now()).await
-        };
+        let open = move || async move { inner.open_router(&open_id).await };
         let leased = self.inner.routers.lease(id, open).await;
         self.inner.failures.note(id, &leased);
         leased
@@ -362,6 +363,34 @@ impl DbManager {
 }
 
 impl Inner {
+    async fn open_router(&self, id: &RouterId) -> Result<Database, Error> {
+        // Whoever takes a router out of the fleet or gives it another file moves its directory first, under the lock of
+        // the file. So what was registered once may be tried: what has changed since does not open.
+        if let Some(uid) = self.known.get(id) {
+            match self.start_router(id, Some(uid)).await {
+                Err(error) if !error.is_retryable() => self.known.forget(id),
+                started => return started,
+            }
+        }
+        let file_uid = registry::active(&self.system, id).await?.file_uid;
+        let started = self.start_router(id, file_uid).await?;
+        self.known.remember(id, started.file_uid());
+        Ok(started)
+    }
+
+    async fn start_router(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<Database, Error> {
+        let spec = self.files.router(id, file_uid);
+        let opened = open::open(&spec, &self.files.policy(self.files.options().clock.now())).await?;
+        let is_replaced = opened.is_replaced;
+        let vitals = self.files.vitals(&spec, opened.file_uid);
+        let database = Database::start(opened, self.files.limits(), vitals);
+        if is_replaced && let Err(error) = self.adopt(id, database.path()).await {
+            database.close().await.ok();
+            return Err(error);
+        }
+        Ok(database)
+    }
+
     /// Adds what was written to the ledger; `save` also where it outlives the boot, if that is worth a write.
     async fn settle_ledger(&self, save: bool) -> Result<(), Error> {
         let now = self.files.options().clock.now();
@@ -429,7 +458,7 @@ pub(crate) async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) ->
 async fn start(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Database, Error> {
     let opened = open::open(spec, &files.policy(now)).await?;
     let vitals = files.vitals(spec, opened.file_uid);
-    Database::start(opened, files.limits(), vitals).await
+    Ok(Database::start(opened, files.limits(), vitals))
 }
 
 fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, database: &Database) -> DatabaseStats {

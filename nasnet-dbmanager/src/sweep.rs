@@ -4,7 +4,6 @@ use crate::clock::Now;
 use crate::custody::{self, Action, Intent};
 use crate::database::Database;
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::fleet_files::FleetFiles;
 use crate::id::Cause;
 use crate::{quarantine, restore, retire};
@@ -20,7 +19,7 @@ pub(crate) async fn sweep(system: &Database, files: &FleetFiles, now: Now) -> Re
     let intents: Vec<Intent> = system.read(SWEEP, |conn| Box::pin(custody::intents(conn))).await?;
     for intent in &intents {
         // Its owner holds this lock.
-        let Some(_alone) = FileLock::try_exclusive(&files.layout().router_lock(&intent.id))? else { continue };
+        let Some(_alone) = files.router_lock(&intent.id).try_exclusive()? else { continue };
         tracing::info!(router = %intent.id, action = ?intent.action, "finishing what an earlier process began");
         let done = match intent.action {
             Action::Retire | Action::Reinstate | Action::Purge => retire::finish(system, files, intent, now).await,

@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 use ulid::Ulid;
 
 use crate::connection::{BUSY_TIMEOUT, Guarded, Role, Target, quick_check, run};
+use crate::db_lock::FileLock;
 use crate::driver::{code, during};
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::id::Cause;
 use crate::keys::KeyRing;
 use crate::raw::{Held, RawConn};
@@ -78,6 +78,8 @@ pub(crate) trait Operation: Pending {
 
 /// One whose statements run on the calling thread.
 pub(crate) trait RawOperation: Pending {
+    /// Whether it leaves everything as it is.
+    fn only_reads(&self) -> bool;
     /// Runs it once; `false` when it returned an error, which it keeps for the answer.
     fn run(&mut self, raw: &mut RawConn<'_>) -> bool;
 }
@@ -147,10 +149,9 @@ impl Hands {
 }
 
 impl Live {
-    async fn new(mut guarded: Guarded) -> Result<Self, Error> {
-        let keys = KeyRing::load(&mut guarded.conn).await?;
+    fn new(guarded: Guarded) -> Self {
         guarded.may_commit.store(false, Ordering::Release);
-        Ok(Self { hands: Hands::Driver(guarded), keys, pages: 0 })
+        Self { hands: Hands::Driver(guarded), keys: KeyRing::default(), pages: 0 }
     }
 
     async fn close(self) -> Result<(), Error> {
@@ -172,19 +173,19 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) async fn new(
+    pub(crate) fn new(
         target: Target,
         guarded: Guarded,
         deadline: Duration,
         lock: Arc<FileLock>,
         vitals: Arc<Vitals>,
-    ) -> Result<Self, Error> {
+    ) -> Self {
         let meter = Meter::of(&target.path);
-        let link = Link::Up(Live::new(guarded).await?);
+        let link = Link::Up(Live::new(guarded));
         let writer = Self { target, link, condemned: None, deadline, meter, vitals, _lock: lock };
         // What opening it wrote.
         writer.charge(&[]);
-        Ok(writer)
+        writer
     }
 
     /// Charges what was written to the file since the last time.
@@ -235,7 +236,7 @@ impl Writer {
     /// Runs one raw operation at once, if nothing has to be waited for; `false` leaves it untouched.
     pub(crate) fn run_now(&mut self, operation: &mut (dyn RawOperation + 'static)) -> bool {
         let Link::Up(Live { hands: Hands::Raw(held), pages, .. }) = &mut self.link else { return false };
-        let link = match raw_group::begin(held) {
+        let link = match raw_group::begin(held, operation.only_reads()) {
             Ok(()) => {
                 raw_group::run(held, pages, &mut [&mut *operation], self.deadline, &self.target, &self.vitals).link
             }
@@ -264,10 +265,10 @@ impl Writer {
     /// writes, this waits instead.
     async fn begin_raw(&mut self, waiting: &mut [Box<dyn RawOperation>]) -> Result<(), After> {
         let patience = Instant::now() + BUSY_TIMEOUT;
-        let mut yields = 0;
+        let (only_read, mut yields) = (waiting.iter().all(|operation| operation.only_reads()), 0);
         loop {
             let begun = match self.raw().await {
-                Ok(held) => raw_group::begin(held),
+                Ok(held) => raw_group::begin(held, only_read),
                 Err(error) => {
                     fail_all(waiting, &error);
                     return Err(After::Keep);
@@ -480,7 +481,7 @@ async fn connect(target: &Target, check: bool) -> Result<Live, Error> {
         guarded.close().await.ok();
         return Err(error);
     }
-    Live::new(guarded).await
+    Ok(Live::new(guarded))
 }
 
 fn causes<O: Pending + ?Sized>(operations: &[Box<O>]) -> Vec<Cause> {
