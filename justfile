@@ -30,6 +30,7 @@ features:
     cargo check --locked -p nasnet-state --no-default-features
     cargo check --locked -p nasnet-events --no-default-features
     cargo check --locked -p nasnet-events --no-default-features --features fuzzing
+    cargo check --locked -p nasnet-events --no-default-features --features http
     cargo check --locked -p nasnet-locking --no-default-features
     cargo check --locked -p nasnet-dbmanager --no-default-features --features fault-injection
     cargo check --locked -p nasnet-locking --no-default-features --features postgres
@@ -79,6 +80,7 @@ soak-slice:
     bash .ci/soak cancel 8 100
     bash .ci/soak enospc 8 1
     bash .ci/soak corruption 8 40
+    bash .ci/soak subscribers 8 500
 
 # A campaign without a bound of its own: `just soak kill 1h 7`.
 soak CAMPAIGN BUDGET="1h" SEED="1":

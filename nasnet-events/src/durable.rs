@@ -105,7 +105,7 @@ impl EventStore {
         self.append_recorded(conn, scope, streams).await
     }
 
-    async fn append_recorded(
+    pub(crate) async fn append_recorded(
         &self,
         conn: &mut SqliteConnection,
         scope: &Scope,

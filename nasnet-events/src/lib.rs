@@ -50,6 +50,7 @@ mod durable;
 mod error;
 pub mod evidence;
 mod flush;
+pub mod forward;
 mod head;
 pub mod history;
 mod largest_id;

@@ -76,6 +76,13 @@ impl Query {
         self
     }
 
+    /// The part of this selection that belongs to one stream of one scope.
+    pub(crate) fn only(mut self, scope: &Scope, stream: &StreamName) -> Self {
+        self.scopes = Some(vec![scope.clone()]);
+        self.stream = Some(stream.clone());
+        self
+    }
+
     /// Of streams whose name starts with `prefix`, such as `resource/`.
     pub fn stream_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.stream_prefix = Some(prefix.into());

@@ -23,6 +23,8 @@ mod kill_events;
 mod locks;
 #[path = "soak/power_loss.rs"]
 mod power_loss;
+#[path = "soak/subscribers.rs"]
+mod subscribers;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -79,6 +81,8 @@ enum Campaign {
     Locks,
     /// The power is cut at every point of founding, writing, migrating and recovering.
     PowerLoss,
+    /// Two processes append and read as consumers, are killed and lose their tmpfs.
+    Subscribers,
 }
 
 /// What one case found.
@@ -127,6 +131,9 @@ impl Campaign {
             Self::PowerLoss => {
                 Plan { name: "power-loss", control: power_loss::control, case: |random, _| power_loss::case(random) }
             }
+            Self::Subscribers => {
+                Plan { name: "subscribers", control: subscribers::control, case: |random, _| subscribers::case(random) }
+            }
         }
     }
 }
@@ -154,6 +161,8 @@ fn main() -> Result<ExitCode, Failure> {
             locks::worker::child(dir, mode)?;
         } else if let Some(mode) = mode.strip_prefix("events:") {
             kill_events::child(dir, mode)?;
+        } else if let Some(task) = mode.strip_prefix("subscribers:") {
+            subscribers::child(dir, task)?;
         } else {
             kill::child(dir.as_ref(), mode)?;
         }

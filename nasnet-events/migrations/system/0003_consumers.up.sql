@@ -41,7 +41,9 @@ CREATE TABLE event_dead_letters (
     tries    INTEGER NOT NULL CHECK (tries > 0),
     why      TEXT NOT NULL,
     wall_ms  INTEGER NOT NULL,
-    -- The event as a line of the cold tier.
+    -- Somebody asked for one more try.
+    retry    INTEGER NOT NULL DEFAULT 0 CHECK (retry IN (0, 1)),
+    -- The event as a line of the cold tier: sealed, if it is about somebody.
     event    TEXT NOT NULL,
     PRIMARY KEY (consumer, pos)
 ) STRICT, WITHOUT ROWID;

@@ -81,6 +81,15 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: at most the consumer stays taken for a minute.
     pub async fn subscribe(&self, consumer: Consumer) -> Result<Subscription, Error> {
+        self.subscribe_as(consumer, false).await
+    }
+
+    /// As [`EventStore::subscribe`], with events as they are stored: sealed facts stay sealed.
+    pub(crate) async fn subscribe_stored(&self, consumer: Consumer) -> Result<Subscription, Error> {
+        self.subscribe_as(consumer, true).await
+    }
+
+    async fn subscribe_as(&self, consumer: Consumer, as_stored: bool) -> Result<Subscription, Error> {
         let shared = Arc::clone(self.shared());
         if shared.is_closing() {
             return Err(Error::Closed);
@@ -102,6 +111,7 @@ impl EventStore {
             shared: Arc::clone(&shared),
             progress: Arc::clone(&progress),
             consumer,
+            as_stored,
             read_to: mark.position,
             told: mark.told,
             cursor: None,
@@ -215,6 +225,24 @@ impl Subscription {
         self.progress.write(&self.shared).await
     }
 
+    /// What may be handed out now, without waiting: at most about a batch, nothing when there is nothing or its delivery
+    /// window is open.
+    pub(crate) async fn take(&mut self) -> Vec<Result<Item, Error>> {
+        match &mut self.reading {
+            Some(reading) => reading.take().await,
+            // A stream that is being polled hands out its items itself.
+            None => Vec::new(),
+        }
+    }
+
+    /// Waits until there may be more to take, at most as long as said.
+    pub(crate) async fn more(&mut self, longest: Duration) {
+        if let Some(reading) = &mut self.reading {
+            let stamp = reading.stamp();
+            drop(tokio::time::timeout(longest, reading.wait(stamp)).await);
+        }
+    }
+
     /// Writes the position to flash now, with those of all consumers of this store, and lets others read as this consumer.
     ///
     /// # Errors
@@ -269,6 +297,7 @@ struct Reading {
     shared: Arc<Shared>,
     progress: Arc<Progress>,
     consumer: Consumer,
+    as_stored: bool,
     wake: watch::Receiver<u64>,
     hot_wal: PathBuf,
     /// Everything up to here is in `ready` or `gathered`, or was handed out, or is not wanted.
@@ -295,10 +324,7 @@ impl Reading {
     async fn next(&mut self) -> Option<Result<Item, Error>> {
         loop {
             if let Some(next) = self.ready.pop_front() {
-                return Some(next.map(|placed| {
-                    self.progress.hand_out(&placed);
-                    placed.item
-                }));
+                return Some(next.map(|placed| self.hand_out(placed)));
             }
             if self.shared.is_closing() {
                 return None;
@@ -312,6 +338,36 @@ impl Reading {
                 return Some(Err(error));
             }
         }
+    }
+
+    /// The next items without waiting for any.
+    async fn take(&mut self) -> Vec<Result<Item, Error>> {
+        self.wake.mark_unchanged();
+        let mut at_end = false;
+        while self.ready.is_empty() && !at_end && self.gathered.len() < self.consumer.capacity {
+            match self.read().await {
+                Ok(end) => at_end = end,
+                Err(error) => {
+                    self.cursor = None;
+                    return vec![Err(error)];
+                }
+            }
+        }
+        if !self.is_live || self.gathered.len() >= self.consumer.capacity || self.window_left().is_zero() {
+            self.ready.extend(self.gathered.drain(..));
+        }
+        self.is_live |= at_end;
+        if at_end && self.ready.is_empty() && self.gathered.is_empty() {
+            self.progress.look(self.read_to);
+        }
+        let count = self.ready.len().min(self.consumer.capacity);
+        let taken = self.ready.drain(..count).collect::<Vec<_>>();
+        taken.into_iter().map(|next| next.map(|placed| self.hand_out(placed))).collect()
+    }
+
+    fn hand_out(&self, placed: Placed) -> Item {
+        self.progress.hand_out(&placed);
+        placed.item
     }
 
     /// Reads a page, or waits until there is something to read.
@@ -353,7 +409,8 @@ impl Reading {
             Some(cursor) => cursor,
             None => {
                 let query = self.consumer.filter.query().after(self.read_to);
-                Cursor::new(Arc::clone(&self.shared), query, Tiers::All).opened()
+                let cursor = Cursor::new(Arc::clone(&self.shared), query, Tiers::All);
+                if self.as_stored { cursor } else { cursor.opened() }
             }
         };
         let is_first = !cursor.is_started();

@@ -1,0 +1,470 @@
+//! A queue being worked: what is sent next, and what becomes of what fails.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nasnet_dbmanager::{Cause, Scope};
+
+use crate::consumer::{Item, Subscription};
+use crate::error::Error;
+use crate::event::Recorded;
+use crate::forward::forwarder::IDLE_PAUSE;
+use crate::forward::rows::{self, Changes};
+use crate::forward::{Batch, BlockedStream, Delivery, Forwarder, Round, Sink};
+use crate::name::StreamName;
+use crate::position::Position;
+use crate::read::{Cursor, Tiers};
+
+const FORWARD: Cause = Cause::new("event-forward");
+/// Less than the minute after which a silent reader is replaced.
+const DELIVER_MAX: Duration = Duration::from_secs(30);
+/// How long nothing is tried after the sink was not there.
+const OFFLINE_PAUSE: Duration = Duration::from_secs(60);
+/// Dead letters tried again in one round.
+const REQUESTED_MAX: u32 = 64;
+
+type StreamKey = (Scope, StreamName);
+
+/// A forwarder at work.
+#[derive(Debug)]
+pub struct Forwarding<'f, S> {
+    forwarder: &'f Forwarder<S>,
+    subscription: Subscription,
+    source: String,
+    blocked: BTreeMap<StreamKey, BlockedStream>,
+    /// Handed out by the subscription and not dealt with, up to `through`.
+    waiting: Vec<Recorded>,
+    through: Position,
+    /// Until when, by the time since boot, nothing new is begun.
+    paused: Option<u64>,
+    /// That pause is the sink's absence: blocked streams are not tried either.
+    is_offline: bool,
+    changes: Changes,
+    /// Nothing new is to be begun.
+    stop: Arc<AtomicBool>,
+}
+
+/// How the events of one stream fared.
+enum Fate {
+    /// Delivered or given up, all of them.
+    Done,
+    /// The stream is blocked at its first event that is left.
+    Blocked,
+    /// Nothing can be sent now.
+    Offline(String),
+}
+
+impl<'f, S: Sink> Forwarding<'f, S> {
+    /// Claims the consumer and loads its queue.
+    pub(crate) async fn open(forwarder: &'f Forwarder<S>) -> Result<Self, Error> {
+        let subscription = forwarder.store.subscribe_stored(forwarder.consumer.clone()).await?;
+        let blocked = forwarder.store.blocked_streams(&forwarder.consumer.name).await?;
+        let blocked = blocked.into_iter().map(|one| ((one.scope.clone(), one.stream.clone()), one)).collect();
+        let source = format!("{}/{}", forwarder.store.shared().manager.fleet_id(), forwarder.consumer.name);
+        let through = subscription.position();
+        Ok(Self {
+            forwarder,
+            subscription,
+            source,
+            blocked,
+            waiting: Vec::new(),
+            through,
+            paused: None,
+            is_offline: false,
+            changes: Changes::default(),
+            stop: Arc::default(),
+        })
+    }
+
+    /// Sends what can be sent now, and returns when there is nothing left to do for the moment.
+    ///
+    /// # Errors
+    /// [`Error::ConsumerTaken`] when another process sends instead; [`Error::Storage`] and others when the store cannot be
+    /// read or written: what was sent and not noted is sent again by the next forwarding.
+    ///
+    /// # Cancel safety
+    /// A dropped round must not be continued: open another.
+    pub async fn round(&mut self) -> Result<Round, Error> {
+        let mut round = Round::default();
+        self.subscription.confirm().await?;
+        if self.is_paused() && self.is_offline {
+            return Ok(round);
+        }
+        self.is_offline = false;
+        let sent = self.send_all(&mut round).await;
+        // What was found out before a failure of the store is worth keeping.
+        round.dropped += self.write_changes().await?;
+        sent?;
+        if self.waiting.is_empty() {
+            self.subscription.ack(self.through).await?;
+        }
+        Ok(round)
+    }
+
+    /// A round during which `shutdown` may complete: then what is being delivered is waited for and noted, nothing new is
+    /// begun, and the answer says that it was the last.
+    pub(crate) async fn round_until(
+        &mut self,
+        shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> (Result<Round, Error>, bool) {
+        let stop = Arc::clone(&self.stop);
+        let mut round = pin!(self.round());
+        tokio::select! {
+            round = &mut round => (round, false),
+            () = shutdown => {
+                stop.store(true, Ordering::Release);
+                (round.await, true)
+            }
+        }
+    }
+
+    async fn send_all(&mut self, round: &mut Round) -> Result<(), Error> {
+        if !self.send_requested(round).await? || !self.send_due(round).await? {
+            return Ok(());
+        }
+        while !self.is_paused() && !self.is_stopping() {
+            if self.waiting.is_empty() && !self.take_more(round).await? {
+                return Ok(());
+            }
+            self.send_waiting(round).await?;
+            if self.waiting.is_empty() {
+                // Before the position moves past them, so that nothing is forgotten.
+                round.dropped += self.write_changes().await?;
+                self.subscription.ack(self.through).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next events from the subscription; false when there are none now.
+    async fn take_more(&mut self, round: &mut Round) -> Result<bool, Error> {
+        let items = self.subscription.take().await;
+        if items.is_empty() {
+            return Ok(false);
+        }
+        for item in items {
+            match item {
+                Ok(Item::Event(event)) => {
+                    self.through = self.through.max(event.position);
+                    self.waiting.push(event);
+                }
+                Ok(item) => {
+                    self.through = self.through.max(item.position());
+                    round.missed += u64::from(matches!(item, Item::TailLost { .. } | Item::Truncated { .. }));
+                }
+                Err(Error::Corrupt { what, why }) => {
+                    tracing::error!(%what, %why, "a damaged place is not forwarded");
+                    round.missed += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends the events at hand, those of blocked streams aside.
+    async fn send_waiting(&mut self, round: &mut Round) -> Result<(), Error> {
+        let blocked = &self.blocked;
+        self.waiting.retain(|event| !blocked.contains_key(&key_of(event)));
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let whole = std::mem::take(&mut self.waiting);
+        match self.deliver(&whole, false).await? {
+            Delivery::Delivered => {
+                round.delivered += whole.len() as u64;
+                return Ok(());
+            }
+            Delivery::Offline { why } => {
+                self.waiting = whole;
+                self.go_offline(round, why);
+                return Ok(());
+            }
+            Delivery::Retry { .. } | Delivery::Rejected { .. } => {}
+        }
+        let mut streams: BTreeMap<StreamKey, Vec<Recorded>> = BTreeMap::new();
+        for event in whole {
+            streams.entry(key_of(&event)).or_default().push(event);
+        }
+        let (mut all_blocked, count) = (true, streams.len());
+        let mut left = streams.into_iter();
+        while let Some((key, events)) = left.next() {
+            match self.send_stream(&key, events.clone(), 0, round).await? {
+                Fate::Done => all_blocked = false,
+                Fate::Blocked => {}
+                Fate::Offline(why) => {
+                    // Some of them may have been delivered: they come again.
+                    self.waiting = events;
+                    self.waiting.extend(left.flat_map(|(_, events)| events));
+                    self.waiting.sort_by_key(|event| event.position);
+                    self.go_offline(round, why);
+                    return Ok(());
+                }
+            }
+        }
+        if all_blocked && count > 1 {
+            let now = self.now();
+            let first = self.blocked.values().map(|blocked| blocked.due_in(&now)).min().unwrap_or(OFFLINE_PAUSE);
+            self.pause(first);
+        }
+        Ok(())
+    }
+
+    /// Sends events of one stream in order. The first goes alone when it has failed before, so that one bad event does not
+    /// take others with it.
+    async fn send_stream(
+        &mut self,
+        key: &StreamKey,
+        events: Vec<Recorded>,
+        mut tries: u32,
+        round: &mut Round,
+    ) -> Result<Fate, Error> {
+        let mut rest = events.as_slice();
+        let mut alone = tries > 0;
+        while let Some(first) = rest.first() {
+            let (batch, behind) = rest.split_at(if alone { 1 } else { rest.len() });
+            let (why, is_over) = match self.deliver(batch, false).await? {
+                Delivery::Delivered => {
+                    round.delivered += batch.len() as u64;
+                    (rest, tries) = (behind, 0);
+                    continue;
+                }
+                Delivery::Offline { why } => {
+                    // Nothing in front of it comes again, and the try does not count.
+                    if let Some(blocked) = self.blocked.get_mut(key) {
+                        blocked.position = first.position;
+                        blocked.tries = blocked.tries.min(tries.max(1));
+                    }
+                    return Ok(Fate::Offline(why));
+                }
+                Delivery::Rejected { .. } if batch.len() > 1 => {
+                    alone = true;
+                    continue;
+                }
+                Delivery::Retry { .. } if batch.len() > 1 && !alone => {
+                    alone = true;
+                    continue;
+                }
+                Delivery::Rejected { why } => (why, true),
+                Delivery::Retry { why } => (why, self.forwarder.backoff.is_over(tries + 1)),
+            };
+            round.failed += 1;
+            tries += 1;
+            if is_over {
+                self.changes.dead.push((first.clone(), tries, why));
+                round.given_up += 1;
+                (rest, tries) = (behind, 0);
+                continue;
+            }
+            self.block(key, first.position, tries, why);
+            return Ok(Fate::Blocked);
+        }
+        Ok(Fate::Done)
+    }
+
+    fn block(&mut self, key: &StreamKey, position: Position, tries: u32, why: String) {
+        let now = self.now();
+        let seed = position.to_key_clamped().cast_unsigned()
+            ^ (u64::from(tries) << 56)
+            ^ u64::from(crc32c::crc32c(self.source.as_bytes()));
+        let blocked = BlockedStream {
+            scope: key.0.clone(),
+            stream: key.1.clone(),
+            position,
+            tries,
+            why,
+            boot: now.boot,
+            boottime_ms: now.boottime_ms,
+            pause: self.forwarder.backoff.pause(tries, seed),
+        };
+        self.changes.blocked.retain(|other| (&other.scope, &other.stream) != (&key.0, &key.1));
+        self.changes.blocked.push(blocked.clone());
+        self.blocked.insert(key.clone(), blocked);
+    }
+
+    /// Tries the blocked streams whose pause is over, with everything that has come behind the failed event. False when the
+    /// sink is offline.
+    async fn send_due(&mut self, round: &mut Round) -> Result<bool, Error> {
+        let now = self.now();
+        let mut due: Vec<BlockedStream> =
+            self.blocked.values().filter(|blocked| blocked.due_in(&now).is_zero()).cloned().collect();
+        due.sort_by_key(|blocked| blocked.position);
+        for blocked in due {
+            if self.is_stopping() {
+                break;
+            }
+            let key = (blocked.scope.clone(), blocked.stream.clone());
+            // What waits is behind `through` only once it is handed on, so the stream ends before it.
+            let until = self.waiting.first().map_or(self.through, |event| event.position.before());
+            let filter = &self.forwarder.consumer.filter;
+            let query =
+                filter.query().only(&blocked.scope, &blocked.stream).after(blocked.position.before()).until(until);
+            let shared = Arc::clone(self.forwarder.store.shared());
+            let mut cursor = Cursor::new(shared, query, Tiers::All);
+            let mut tries = blocked.tries;
+            let fate = loop {
+                let Some(page) = cursor.next_page().await? else { break Fate::Done };
+                let mut events = Vec::with_capacity(page.items.len());
+                for item in page.items {
+                    match item {
+                        Ok(event) => events.push(event),
+                        Err(Error::Corrupt { .. }) => round.missed += 1,
+                        Err(error) => return Err(error),
+                    }
+                }
+                // The tries are those of the failed event; should it be gone, the next one starts anew.
+                if events.first().is_some_and(|event| event.position != blocked.position) {
+                    tries = 0;
+                }
+                let mut fate = Fate::Done;
+                for part in events.chunks(self.forwarder.consumer.capacity.max(1)) {
+                    fate = self.send_stream(&key, part.to_vec(), tries, round).await?;
+                    tries = 0;
+                    if !matches!(fate, Fate::Done) {
+                        break;
+                    }
+                }
+                if !matches!(fate, Fate::Done) {
+                    break fate;
+                }
+            };
+            match fate {
+                Fate::Blocked => {}
+                Fate::Done => {
+                    self.blocked.remove(&key);
+                    self.changes.blocked.retain(|other| (&other.scope, &other.stream) != (&key.0, &key.1));
+                    self.changes.unblocked.push(key);
+                    // Whatever kept everything from being sent is over.
+                    self.paused = None;
+                }
+                Fate::Offline(why) => {
+                    self.go_offline(round, why);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tries dead letters somebody asked for, each alone. False when the sink is offline.
+    async fn send_requested(&mut self, round: &mut Round) -> Result<bool, Error> {
+        let name = self.forwarder.consumer.name.as_str().to_owned();
+        let system = self.forwarder.store.shared().manager.system();
+        let requested = system
+            .read(FORWARD, move |conn| Box::pin(async move { rows::requested(conn, &name, REQUESTED_MAX).await }))
+            .await?;
+        for letter in requested {
+            if self.is_stopping() {
+                break;
+            }
+            match self.deliver(std::slice::from_ref(&letter.event), true).await? {
+                Delivery::Delivered => {
+                    round.delivered += 1;
+                    self.changes.risen.push(letter.event.position);
+                }
+                Delivery::Retry { why } | Delivery::Rejected { why } => {
+                    round.failed += 1;
+                    self.changes.dead.push((letter.event, letter.tries.saturating_add(1), why));
+                }
+                Delivery::Offline { why } => {
+                    self.go_offline(round, why);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    async fn deliver(&mut self, events: &[Recorded], late: bool) -> Result<Delivery, Error> {
+        // Whoever was silent for too long must not send beside the one that took over.
+        self.subscription.confirm().await?;
+        let mut ids = 0;
+        for event in events {
+            ids = crc32c::crc32c_append(ids, &event.id.to_bytes());
+        }
+        let (first, last) = (events.first(), events.last());
+        let key = match (first, last) {
+            (Some(first), Some(last)) => {
+                format!("{}/{}-{}/{}/{ids:08x}", self.source, first.position, last.position, events.len())
+            }
+            _ => return Ok(Delivery::Delivered),
+        };
+        let batch = Batch { source: &self.source, key: &key, events, late };
+        let delivered = tokio::time::timeout(DELIVER_MAX, self.forwarder.sink.deliver(batch)).await;
+        Ok(delivered.unwrap_or_else(|_| Delivery::Retry { why: "no answer in 30 seconds".to_owned() }))
+    }
+
+    /// Writes what was found out since the last time.
+    async fn write_changes(&mut self) -> Result<u64, Error> {
+        if self.changes.is_empty() {
+            return Ok(0);
+        }
+        let changes = std::mem::take(&mut self.changes);
+        let name = self.forwarder.consumer.name.as_str().to_owned();
+        let (max, now) = (self.forwarder.dead_letters_max, self.now());
+        let system = self.forwarder.store.shared().manager.system();
+        system
+            .write(FORWARD, move |conn| Box::pin(async move { rows::write(conn, &name, &changes, max, now).await }))
+            .await
+    }
+
+    /// Writes the checkpoint to flash and lets another process send.
+    ///
+    /// # Errors
+    /// Those of [`Subscription::close`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn close(self) -> Result<(), Error> {
+        self.subscription.close().await
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn now(&self) -> nasnet_dbmanager::Now {
+        self.forwarder.store.shared().manager.now()
+    }
+
+    fn go_offline(&mut self, round: &mut Round, why: String) {
+        round.offline = Some(why);
+        self.pause(OFFLINE_PAUSE);
+        self.is_offline = true;
+    }
+
+    fn pause(&mut self, longest: Duration) {
+        let until = self.now().boottime_ms.saturating_add(u64::try_from(longest.as_millis()).unwrap_or(u64::MAX));
+        self.paused = Some(until);
+    }
+
+    fn is_paused(&mut self) -> bool {
+        let now = self.now().boottime_ms;
+        if self.paused.is_some_and(|until| now >= until) {
+            self.paused = None;
+        }
+        self.paused.is_some()
+    }
+
+    /// Waits until there may be something to do.
+    pub(crate) async fn more(&mut self, longest: Duration) {
+        self.subscription.more(longest).await;
+    }
+
+    /// How long there is nothing to do unless events arrive.
+    pub(crate) fn idle_for(&self) -> Duration {
+        let now = self.now();
+        let due = self.blocked.values().map(|blocked| blocked.due_in(&now)).min();
+        let paused = self.paused.map(|until| Duration::from_millis(until.saturating_sub(now.boottime_ms)));
+        let next = due.into_iter().chain(paused).min().unwrap_or(IDLE_PAUSE);
+        next.clamp(Duration::from_millis(50), IDLE_PAUSE)
+    }
+}
+
+fn key_of(event: &Recorded) -> StreamKey {
+    (event.scope.clone(), event.stream.clone())
+}

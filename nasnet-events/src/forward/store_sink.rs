@@ -1,0 +1,131 @@
+//! Another event store as a receiver: on a stick, a disk, or a network file system.
+
+use std::collections::BTreeMap;
+
+use nasnet_dbmanager::{BoxFuture, Cause, Scope};
+use sqlx::SqliteConnection;
+
+use crate::durable::PendingReceipt;
+use crate::error::Error;
+use crate::event::Recorded;
+use crate::expected::Expected;
+use crate::forward::{Batch, Delivery, Sink};
+use crate::name::StreamName;
+use crate::position::Position;
+use crate::query::Query;
+use crate::store::EventStore;
+
+const RECEIVE: Cause = Cause::new("event-receive");
+const RECEIVED: &str = "SELECT pos FROM event_received WHERE source = ?1 AND stream = ?2";
+const RECEIVE_TO: &str = "INSERT INTO event_received (source, stream, pos) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (source, stream) DO UPDATE SET pos = MAX(pos, excluded.pos)";
+
+/// Appends what it receives to one scope of another store, `Synced`, under the same ids and with the times and classes of
+/// the source. The stream `s` of scope `home` becomes `home/s`; positions and versions are the receiver's own.
+///
+/// Exactly once: how far each stream has come is committed with its events. Sealed facts stay sealed under the key of the
+/// source, which this store does not have: read them with [`EventStore::read_stored`].
+#[derive(Debug, Clone)]
+pub struct StoreSink {
+    store: EventStore,
+    scope: Scope,
+}
+
+impl StoreSink {
+    /// A sink that appends to a scope of a store.
+    #[must_use]
+    pub const fn new(store: EventStore, scope: Scope) -> Self {
+        Self { store, scope }
+    }
+
+    async fn receive(&self, batch: Batch<'_>) -> Result<(), Error> {
+        let mut streams: BTreeMap<StreamName, Vec<Recorded>> = BTreeMap::new();
+        for event in batch.events {
+            let stream = StreamName::parse(&format!("{}/{}", event.scope, event.stream))?;
+            if batch.late && self.has(event, &stream).await? {
+                continue;
+            }
+            streams.entry(stream).or_default().push(event.clone());
+        }
+        let database = self.store.shared().manager.scope(&self.scope).await?;
+        let (store, scope, source, late) =
+            (self.store.clone(), self.scope.clone(), batch.source.to_owned(), batch.late);
+        let pending = database
+            .write(RECEIVE, move |conn| {
+                Box::pin(async move { append(conn, &store, &scope, &source, late, streams).await })
+            })
+            .await?;
+        if let Some(pending) = pending {
+            drop(self.store.published(pending).await);
+        }
+        Ok(())
+    }
+
+    /// True when the store holds this event, whenever it came.
+    async fn has(&self, event: &Recorded, stream: &StreamName) -> Result<bool, Error> {
+        use futures_util::TryStreamExt;
+        let mut query = Query::scope(self.scope.clone()).stream(stream.clone());
+        query.id = Some(event.id);
+        Ok(self.store.read_stored(query).try_next().await?.is_some())
+    }
+}
+
+/// Appends what is new and notes how far each stream has come; `None` when nothing is.
+async fn append(
+    conn: &mut SqliteConnection,
+    store: &EventStore,
+    scope: &Scope,
+    source: &str,
+    late: bool,
+    streams: BTreeMap<StreamName, Vec<Recorded>>,
+) -> Result<Option<PendingReceipt>, Error> {
+    let mut appends = Vec::new();
+    for (stream, mut events) in streams {
+        let known: Option<i64> =
+            sqlx::query_scalar(RECEIVED).bind(source).bind(stream.as_str()).fetch_optional(&mut *conn).await?;
+        let known = known.and_then(Position::from_key).unwrap_or(Position::START);
+        events.retain(|event| late || event.position > known);
+        let Some(last) = events.last().map(|event| event.position) else { continue };
+        sqlx::query(RECEIVE_TO).bind(source).bind(stream.as_str()).bind(last.to_key()?).execute(&mut *conn).await?;
+        for event in &mut events {
+            event.position = Position::START;
+            event.version = 0;
+            event.scope = scope.clone();
+            event.stream = stream.clone();
+        }
+        appends.push((Expected::Any, events, stream));
+    }
+    if appends.is_empty() {
+        return Ok(None);
+    }
+    store.append_recorded(conn, scope, appends).await.map(Some)
+}
+
+impl Sink for StoreSink {
+    fn deliver<'a>(&'a self, batch: Batch<'a>) -> BoxFuture<'a, Delivery> {
+        Box::pin(async move {
+            match self.receive(batch).await {
+                Ok(()) => Delivery::Delivered,
+                Err(error) => verdict(&error),
+            }
+        })
+    }
+}
+
+/// What an error of the receiving store means for a batch.
+fn verdict(error: &Error) -> Delivery {
+    let why = error.to_string();
+    match error {
+        Error::Invalid { .. } | Error::TooLarge { .. } | Error::IdReused { .. } | Error::Conflict(_) => {
+            Delivery::Rejected { why }
+        }
+        Error::Closed | Error::Io { .. } => Delivery::Offline { why },
+        Error::Storage { source } => match &**source {
+            nasnet_dbmanager::Error::Closed { .. } | nasnet_dbmanager::Error::RouterNotFound { .. } => {
+                Delivery::Offline { why }
+            }
+            _ => Delivery::Retry { why },
+        },
+        _ => Delivery::Retry { why },
+    }
+}
