@@ -21,6 +21,7 @@ use crate::lease::Lease;
 use crate::open::Opened;
 use crate::reader::ReaderPool;
 use crate::vfs::{self, Written};
+use crate::vitals::Vitals;
 use crate::writer::{Checkpoint, CheckpointMode, Job, Operation, Writer};
 
 /// An open database.
@@ -55,6 +56,7 @@ struct Shared {
     readers: ReaderPool,
     /// What bounds its writes; none for files in memory.
     ledger: Option<Arc<Ledger>>,
+    vitals: Arc<Vitals>,
     closed: AtomicBool,
     /// Held while closing; true once closed.
     closing: tokio::sync::Mutex<bool>,
@@ -70,17 +72,17 @@ pub(crate) struct Limits {
 
 impl Database {
     /// Starts the writer and the readers of an opened file.
-    pub(crate) async fn start(opened: Opened, limits: Limits) -> Result<Self, Error> {
+    pub(crate) async fn start(opened: Opened, limits: Limits, vitals: Arc<Vitals>) -> Result<Self, Error> {
         let Opened { target, writer, lock, file_uid } = opened;
         let lock: Arc<FileLock> = Arc::new(lock);
-        let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock));
+        let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock), Arc::clone(&vitals));
         let path = target.path.clone();
         let ledger = target.ledger.clone();
         let queue = match writer {
             None => None,
             Some(guarded) => {
                 let (sender, receiver) = mpsc::channel(limits.queue.max(1));
-                let writer = Writer::new(target, guarded, limits.write, lock).await?;
+                let writer = Writer::new(target, guarded, limits.write, lock, Arc::clone(&vitals)).await?;
                 tokio::spawn(writer.serve(receiver));
                 Some(sender)
             }
@@ -92,6 +94,7 @@ impl Database {
             queue,
             readers,
             ledger,
+            vitals,
             closed: AtomicBool::new(false),
             closing: tokio::sync::Mutex::new(false),
         };
@@ -108,7 +111,8 @@ impl Database {
     /// # Errors
     /// What the operation returned; and converted from [`Error`]: [`Error::Overloaded`] when the queue is full,
     /// [`Error::NotApplied`], [`Error::NoSpace`], [`Error::WriteDeadline`] and [`Error::Panicked`] when it is provably
-    /// not committed, [`Error::Unknown`] when the commit itself failed, [`Error::ReadOnly`], [`Error::Closed`].
+    /// not committed, [`Error::Unknown`] when the commit itself failed, [`Error::ReadOnly`], [`Error::Closed`]; the damage
+    /// ([`Error::is_damage`]) that this or an earlier operation met: the handle is then of no more use.
     ///
     /// # Cancel safety
     /// Once polled, it runs to its end whether or not anybody waits.
@@ -266,7 +270,15 @@ impl Database {
         self.shared.closed.load(Ordering::Acquire)
     }
 
+    /// Returns how it is.
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.shared.vitals
+    }
+
     fn check_open(&self) -> Result<(), Error> {
+        if let Some(damage) = self.shared.vitals.damage() {
+            return Err(damage.clone());
+        }
         if self.shared.closed.load(Ordering::Acquire) {
             return Err(Error::Closed { path: self.shared.path.clone() });
         }

@@ -8,6 +8,7 @@ use crate::budget::Ledger;
 use crate::clock::Now;
 use crate::connection::Target;
 use crate::database::Limits;
+use crate::health::Migrating;
 use crate::id::RouterId;
 use crate::layout::Layout;
 use crate::meta::Identity;
@@ -15,6 +16,7 @@ use crate::open::{Policy, Spec};
 use crate::options::{OnOpen, Options};
 use crate::schema::{FileKind, Profile, SchemaSet};
 use crate::space::Space;
+use crate::vitals::{Suspects, Vitals};
 
 /// Describes the files of one fleet.
 #[derive(Debug, Clone)]
@@ -25,6 +27,8 @@ pub(crate) struct FleetFiles {
     options: Options,
     space: Arc<Space>,
     ledger: Arc<Ledger>,
+    suspects: Arc<Suspects>,
+    migrating: Arc<Migrating>,
 }
 
 impl FleetFiles {
@@ -32,7 +36,7 @@ impl FleetFiles {
         let log_bytes = u64::from(options.preset.tuning().journal_bytes_max);
         let space = Arc::new(Space::new(&layout.data_dir, log_bytes, options.reserve_bytes));
         let ledger = Arc::new(Ledger::new(options.budget, Arc::clone(&options.clock)));
-        Self { layout, fleet_id, sets, options, space, ledger }
+        Self { layout, fleet_id, sets, options, space, ledger, suspects: Arc::default(), migrating: Arc::default() }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -45,6 +49,22 @@ impl FleetFiles {
 
     pub(crate) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
+    }
+
+    /// Returns the databases whose schema is being changed.
+    pub(crate) fn migrating(&self) -> &Arc<Migrating> {
+        &self.migrating
+    }
+
+    /// Returns what was found damaged while in use.
+    pub(crate) fn suspects(&self) -> &Arc<Suspects> {
+        &self.suspects
+    }
+
+    /// Returns what a database opened from a spec reports to.
+    pub(crate) fn vitals(&self, spec: &Spec, file_uid: [u8; 16]) -> Arc<Vitals> {
+        let identity = &spec.identity;
+        Vitals::new(identity.kind, identity.router_id.clone(), file_uid, Arc::clone(&self.suspects))
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -75,6 +95,7 @@ impl FleetFiles {
             },
             lock,
             identity,
+            migrating: Arc::clone(&self.migrating),
             sets: self.sets.iter().filter(|set| set.file == kind).cloned().collect(),
         }
     }

@@ -67,6 +67,7 @@ mod restore;
 mod retire;
 mod sweep;
 mod template;
+mod vitals;
 
 pub mod system;
 pub mod vfs;

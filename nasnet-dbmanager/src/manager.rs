@@ -22,7 +22,7 @@ use crate::lease::OpenSet;
 use crate::meta;
 use crate::open::{self, Spec};
 use crate::options::{OnDamage, OnOpen, Options};
-use crate::quarantine::{Recoveries, is_recoverable};
+use crate::quarantine::{Recoveries, alarm, is_recoverable};
 use crate::registry;
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
@@ -132,6 +132,7 @@ impl DbManager {
         let inner = Arc::new(inner);
         inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
         tokio::spawn(keep_ledger(Arc::downgrade(&inner)));
+        tokio::spawn(alarm::watch(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
 
@@ -201,6 +202,8 @@ impl DbManager {
 
     /// Leases a router as it is, whatever is to be done about damage.
     pub(crate) async fn lease(&self, id: &RouterId) -> Result<Database, Error> {
+        // Nobody gets at a file again in which damage was found.
+        self.settle_suspicion(id).await?;
         let inner = Arc::clone(&self.inner);
         let open_id = id.clone();
         let open = move || async move {
@@ -331,6 +334,8 @@ impl DbManager {
         if let Err(error) = self.inner.settle_ledger(true).await {
             tracing::warn!(%error, "saving the flash ledger failed");
         }
+        // Whoever waits for damage has nothing more to wait for.
+        self.inner.files.suspects().found.notify_one();
         let closed = [
             self.inner.hot.close().await,
             self.inner.runtime.close().await,
@@ -427,7 +432,8 @@ async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Dat
 
 async fn start(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Database, Error> {
     let opened = open::open(spec, &files.policy(now)).await?;
-    Database::start(opened, files.limits()).await
+    let vitals = files.vitals(spec, opened.file_uid);
+    Database::start(opened, files.limits(), vitals).await
 }
 
 fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, database: &Database) -> DatabaseStats {

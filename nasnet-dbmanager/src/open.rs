@@ -4,12 +4,14 @@
 //! migrating) takes the exclusive lock first, closes its connection, lets go, takes the shared lock and looks again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::{Guarded, Role, Target, quick_check};
 use crate::durable::{self, Access};
 use crate::error::Error;
 use crate::file_lock::FileLock;
+use crate::health::Migrating;
 use crate::layout::{self, UNFINISHED};
 use crate::meta::{self, Identity};
 use crate::migrate;
@@ -28,6 +30,8 @@ pub(crate) struct Spec {
     pub(crate) lock: PathBuf,
     pub(crate) identity: Identity,
     pub(crate) sets: Vec<SchemaSet>,
+    /// Where changing its schema is noted.
+    pub(crate) migrating: Arc<Migrating>,
 }
 
 /// What the options say about opening.
@@ -187,6 +191,7 @@ pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Vec<(&'stati
 }
 
 async fn migrate_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
+    let _under_way = spec.migrating.begin(spec.path());
     let mut guarded = spec.target.connect(Role::Writer).await?;
     let migrated = async {
         meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;

@@ -4,6 +4,7 @@
 //! newest backup that still verifies, what can be read of the damaged tables, or an empty database; what is lost is
 //! told as data. Other routers are not involved.
 
+pub(crate) mod alarm;
 pub(crate) mod salvage;
 mod verdict;
 

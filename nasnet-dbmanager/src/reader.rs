@@ -15,6 +15,7 @@ use crate::driver::during;
 use crate::error::Error;
 use crate::file_lock::FileLock;
 use crate::idle::Idle;
+use crate::vitals::{self, Vitals};
 use crate::writer::{millis, panic_message, within};
 
 /// How long a statement may take to notice its deadline before the connection is given up.
@@ -28,15 +29,17 @@ pub(crate) struct ReaderPool {
     size: u32,
     idle: Arc<Idle>,
     limit: Duration,
+    vitals: Arc<Vitals>,
     /// Held as long as a reader may touch the file, and let go by closing even when handles live on.
     lock: Mutex<Option<Arc<FileLock>>>,
 }
 
 impl ReaderPool {
-    pub(crate) fn new(target: Target, limit: Duration, lock: Arc<FileLock>) -> Self {
+    pub(crate) fn new(target: Target, limit: Duration, lock: Arc<FileLock>, vitals: Arc<Vitals>) -> Self {
         let size = u32::try_from(target.tuning.readers.max(1)).unwrap_or(u32::MAX);
         let permits = Arc::new(Semaphore::new(target.tuning.readers.max(1)));
-        Self { idle: Idle::new(Arc::clone(&permits)), permits, target, size, limit, lock: Mutex::new(Some(lock)) }
+        let idle = Idle::new(Arc::clone(&permits));
+        Self { idle, permits, target, size, limit, vitals, lock: Mutex::new(Some(lock)) }
     }
 
     /// Runs one read. The caller spawns it: a connection must not be dropped in the middle of a statement.
@@ -52,7 +55,8 @@ impl ReaderPool {
         let mut guarded = self.take().await?;
         let left = end.saturating_duration_since(Instant::now());
         guarded.deadline.set(left);
-        let ran = within(left + GRACE, AssertUnwindSafe(read(&mut guarded.conn, op)).catch_unwind()).await;
+        let ran =
+            within(left + GRACE, AssertUnwindSafe(read(&mut guarded.conn, op, &self.vitals)).catch_unwind()).await;
         let passed = guarded.deadline.passed();
         let (result, clean) = match ran {
             Some(Ok((result, clean))) => (result, clean),
@@ -74,7 +78,12 @@ impl ReaderPool {
     async fn take(&self) -> Result<Guarded, Error> {
         match self.idle.take() {
             Some(guarded) => Ok(guarded),
-            None => self.target.connect(Role::Reader).await,
+            None => {
+                let connected = self.target.connect(Role::Reader).await;
+                connected.inspect_err(|error| {
+                    self.vitals.note_damage(error);
+                })
+            }
         }
     }
 
@@ -95,16 +104,25 @@ impl ReaderPool {
 
 /// Runs a read in one deferred transaction, so that all its statements see the same state; also tells whether the
 /// connection is fit for another.
-async fn read<T, E, F>(conn: &mut SqliteConnection, op: F) -> (Result<T, E>, bool)
+async fn read<T, E, F>(conn: &mut SqliteConnection, op: F, vitals: &Vitals) -> (Result<T, E>, bool)
 where
     F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>>,
     E: From<Error>,
 {
     let mut tx = match conn.begin().await {
         Ok(tx) => tx,
-        Err(error) => return (Err(during("begin a read")(error).into()), false),
+        Err(error) => {
+            let error = during("begin a read")(error);
+            vitals.note_damage(&error);
+            return (Err(error.into()), false);
+        }
     };
     let result = op(&mut tx).await;
+    if result.is_err()
+        && let Some(error) = vitals::last_error(&mut tx).await
+    {
+        vitals.note_damage(&error);
+    }
     let clean = tx.rollback().await.is_ok();
     (result, clean)
 }

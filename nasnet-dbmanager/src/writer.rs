@@ -27,6 +27,7 @@ use crate::id::Cause;
 use crate::keys::KeyRing;
 use crate::space::Space;
 use crate::vfs::Meter;
+use crate::vitals::{self, Vitals};
 
 /// The largest number of operations in one transaction: enough to share a sync, few enough to bound the wait.
 const GROUP_MAX: usize = 64;
@@ -112,6 +113,7 @@ pub(crate) struct Writer {
     link: Link,
     deadline: Duration,
     meter: Meter,
+    vitals: Arc<Vitals>,
     /// Held as long as this task may touch the file.
     _lock: Arc<FileLock>,
 }
@@ -122,9 +124,10 @@ impl Writer {
         guarded: Guarded,
         deadline: Duration,
         lock: Arc<FileLock>,
+        vitals: Arc<Vitals>,
     ) -> Result<Self, Error> {
         let meter = Meter::of(&target.path);
-        let writer = Self { target, link: Link::Up(Live::new(guarded).await?), deadline, meter, _lock: lock };
+        let writer = Self { target, link: Link::Up(Live::new(guarded).await?), deadline, meter, vitals, _lock: lock };
         // What opening it wrote.
         writer.charge(&[]);
         Ok(writer)
@@ -195,15 +198,19 @@ impl Writer {
     async fn commit_all(&mut self, mut waiting: VecDeque<Box<dyn Operation>>) {
         while !waiting.is_empty() {
             let limit = self.deadline;
-            let target = self.target.clone();
+            let (target, vitals) = (self.target.clone(), Arc::clone(&self.vitals));
             let live = match self.connected().await {
                 Ok(live) => live,
                 Err(error) => return refuse(waiting, &error),
             };
-            let end = transact(live, &mut waiting, limit, &target).await;
+            let end = transact(live, &mut waiting, limit, &target, &vitals).await;
             let causes: Vec<_> = end.done.iter().map(|operation| operation.cause()).collect();
             self.charge(&causes);
             match (end.link, &target.space) {
+                (After::Damaged(error), _) => {
+                    self.disconnect(false).await;
+                    self.link = Link::Damaged(error);
+                }
                 (After::Keep, space) => space.iter().for_each(|space| space.restock()),
                 (After::Replace { check }, space) => {
                     self.disconnect(check).await;
@@ -232,22 +239,30 @@ impl Writer {
 
     async fn connected(&mut self) -> Result<&mut Live, Error> {
         if let Link::Down { check } = self.link {
-            let mut guarded = self.target.connect(Role::Writer).await?;
-            if check && let Err(error) = quick_check(&mut guarded.conn).await {
-                guarded.close().await.ok();
-                if matches!(error, Error::Corrupt { .. }) {
-                    tracing::error!(path = %self.target.path.display(), %error, "database is damaged");
-                    self.link = Link::Damaged(error.clone());
+            match self.connect(check).await {
+                Ok(live) => self.link = Link::Up(live),
+                Err(error) => {
+                    if self.vitals.note_damage(&error) {
+                        self.link = Link::Damaged(error.clone());
+                    }
+                    return Err(error);
                 }
-                return Err(error);
             }
-            self.link = Link::Up(Live::new(guarded).await?);
         }
         match &mut self.link {
             Link::Up(live) => Ok(live),
             Link::Damaged(error) => Err(error.clone()),
             Link::Down { .. } => Err(Error::Closed { path: self.target.path.clone() }),
         }
+    }
+
+    async fn connect(&self, check: bool) -> Result<Live, Error> {
+        let mut guarded = self.target.connect(Role::Writer).await?;
+        if check && let Err(error) = quick_check(&mut guarded.conn).await {
+            guarded.close().await.ok();
+            return Err(error);
+        }
+        Live::new(guarded).await
     }
 
     async fn disconnect(&mut self, check: bool) {
@@ -270,7 +285,9 @@ impl Writer {
         let row = sqlx::query(sql).fetch_one(&mut *conn).await;
         run(conn, format!("PRAGMA busy_timeout = {before}")).await?;
         let what = during("checkpoint");
-        let row = row.map_err(&what)?;
+        let row = row.map_err(&what).inspect_err(|error| {
+            self.vitals.note_damage(error);
+        })?;
         let pages = |index: usize| row.try_get::<i64, _>(index).map(|pages| u64::try_from(pages).unwrap_or(0));
         Ok(Checkpoint {
             busy: row.try_get::<i64, _>(0).map_err(&what)? != 0,
@@ -312,7 +329,11 @@ fn refuse(waiting: VecDeque<Box<dyn Operation>>, error: &Error) {
 /// What becomes of the connection after a transaction.
 enum After {
     Keep,
-    Replace { check: bool },
+    Replace {
+        check: bool,
+    },
+    /// The file is damaged: nothing more is written to it.
+    Damaged(Error),
 }
 
 /// The operations that have their result, and what becomes of the connection.
@@ -327,6 +348,7 @@ async fn transact(
     waiting: &mut VecDeque<Box<dyn Operation>>,
     limit: Duration,
     target: &Target,
+    vitals: &Vitals,
 ) -> End {
     let Live { guarded, keys, pages } = live;
     let Guarded { conn, deadline, may_commit, rolled_back } = guarded;
@@ -334,7 +356,12 @@ async fn transact(
         Ok(tx) => tx,
         Err(error) => {
             let error = translate("begin a write", error);
-            let link = if matches!(error, Error::Busy { .. }) { After::Keep } else { After::Replace { check: false } };
+            vitals.note_trouble(&error);
+            let link = match &error {
+                Error::Busy { .. } => After::Keep,
+                _ if vitals.note_damage(&error) => After::Damaged(error.clone()),
+                _ => After::Replace { check: false },
+            };
             let mut done: Vec<_> = waiting.drain(..).collect();
             done.iter_mut().for_each(|operation| operation.fail(error.clone()));
             return End { done, link };
@@ -353,11 +380,13 @@ async fn transact(
         {
             *pages = allowed;
         }
-        let ran = run_one(&mut tx, keys, operation.as_mut(), grouped, limit).await;
+        let (ran, said) = run_one(&mut tx, keys, operation.as_mut(), grouped, limit).await;
+        let damaged = said.as_ref().is_some_and(|error| vitals.note_damage(error));
         if deadline.passed() && !matches!(ran, Ran::Done) {
             operation.fail(Error::WriteDeadline { limit_ms: millis(limit) });
         }
-        let gone = matches!(ran, Ran::TransactionGone) || rolled_back.load(Ordering::Acquire);
+        // What the others wrote would go with the file.
+        let gone = damaged || matches!(ran, Ran::TransactionGone) || rolled_back.load(Ordering::Acquire);
         if started.elapsed() > SLOW {
             tracing::warn!(cause = %operation.cause(), ms = millis(started.elapsed()), "slow write operation");
         }
@@ -370,7 +399,14 @@ async fn transact(
             }
             done.push(operation);
             drop(tx);
-            return End { done, link: After::Replace { check: false } };
+            let link = match said {
+                Some(error) if damaged => After::Damaged(error),
+                said => {
+                    said.iter().for_each(|error| vitals.note_trouble(error));
+                    After::Replace { check: false }
+                }
+            };
+            return End { done, link };
         }
         deadline.clear();
         done.push(operation);
@@ -383,9 +419,13 @@ async fn transact(
     let committed = tx.commit().await;
     may_commit.store(false, Ordering::Release);
     match committed {
-        Ok(()) => End { done, link: After::Keep },
+        Ok(()) => {
+            vitals.note_commit();
+            End { done, link: After::Keep }
+        }
         Err(error) => {
             let (verdict, link) = judge_commit(error, done.len() == 1);
+            vitals.note_trouble(&verdict);
             for operation in done.iter_mut().filter(|operation| operation.succeeded()) {
                 operation.fail(verdict.clone());
             }
@@ -417,29 +457,33 @@ enum Ran {
     TransactionGone,
 }
 
+/// Runs one operation behind its savepoint; also tells what SQLite said last when it failed.
 async fn run_one(
     tx: &mut Transaction<'_, Sqlite>,
     keys: &mut KeyRing,
     operation: &mut dyn Operation,
     grouped: bool,
     limit: Duration,
-) -> Ran {
+) -> (Ran, Option<Error>) {
     if grouped && let Err(error) = sqlx::query("SAVEPOINT nasnet_op").execute(&mut **tx).await {
-        operation.fail(translate("begin a write", error));
-        return Ran::TransactionGone;
+        let error = translate("begin a write", error);
+        operation.fail(error.clone());
+        return (Ran::TransactionGone, Some(error));
     }
     let succeeded = match guarded_run(tx, keys, operation, limit).await {
         Some(succeeded) => succeeded,
-        None => return Ran::TransactionGone,
+        None => return (Ran::TransactionGone, None),
     };
+    // Before anything else is run on the connection, which would forget it.
+    let said = if succeeded { None } else { vitals::last_error(tx).await };
     if !grouped {
-        return if succeeded { Ran::Done } else { Ran::Undone };
+        return (if succeeded { Ran::Done } else { Ran::Undone }, said);
     }
     let end = if succeeded { "RELEASE nasnet_op" } else { "ROLLBACK TO nasnet_op; RELEASE nasnet_op" };
     match sqlx::raw_sql(end).execute(&mut **tx).await {
-        Ok(_) if succeeded => Ran::Done,
-        Ok(_) => Ran::Undone,
-        Err(_) => Ran::TransactionGone,
+        Ok(_) if succeeded => (Ran::Done, None),
+        Ok(_) => (Ran::Undone, said),
+        Err(error) => (Ran::TransactionGone, said.or_else(|| Some(translate("end an operation", error)))),
     }
 }
 

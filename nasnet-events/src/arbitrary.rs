@@ -4,12 +4,12 @@ use nasnet_dbmanager::{BootId, ClockQuality, Scope};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use serde_json::value::RawValue;
 use ulid::Ulid;
 
+use crate::body::Body;
 use crate::class::Class;
 use crate::event::{Level, Recorded};
-use crate::name::{EventType, StreamName};
+use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 
 prop_compose! {
@@ -27,6 +27,8 @@ prop_compose! {
         actor in option::of("[ -~]{0,12}"),
         correlation in option::of(any::<[u8; 16]>()),
         causation in option::of(any::<[u8; 16]>()),
+        subject in option::of("[a-z]{1,6}"),
+        (sealed, synced) in any::<(bool, bool)>(),
         body in vec(".{0,20}", 0..4),
     ) -> Recorded {
         Recorded {
@@ -46,7 +48,9 @@ prop_compose! {
             quality: if unsynced { ClockQuality::Unsynced } else { ClockQuality::Synced },
             boot: BootId::from_bytes(boot),
             boottime_ms,
-            body: RawValue::from_string(serde_json::to_string(&body).unwrap()).unwrap(),
+            subject: subject.map(|subject| Subject::parse(&subject).unwrap()),
+            synced,
+            body: Body::from_stored(serde_json::to_string(&body).unwrap(), sealed).unwrap(),
         }
     }
 }

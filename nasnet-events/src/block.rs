@@ -1,6 +1,6 @@
 //! The one form in which many events are stored as bytes: hot blocks and warm segments.
 //!
-//! Layout, version 1: `version u8, flags u8, crc32c u32le` over version, flags and the rest, then the payload, or with
+//! Layout, version 2: `version u8, flags u8, crc32c u32le` over version, flags and the rest, then the payload, or with
 //! flag 1 the payload's length as a varint and the payload in zstd. The payload holds the count, the distinct texts, the
 //! distinct 16-byte ids, one column after the other, and the bodies.
 
@@ -8,16 +8,16 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use nasnet_dbmanager::{BootId, ClockQuality, Scope};
-use serde_json::value::RawValue;
 use ulid::Ulid;
 
+use crate::body::Body;
 use crate::class::Class;
 use crate::event::{Level, Recorded};
-use crate::name::{EventType, StreamName};
+use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 use crate::varint::{self, Malformed, Reader};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const COMPRESSED: u8 = 1;
 /// Version, flags and checksum.
 const HEADER_BYTES: usize = 6;
@@ -33,7 +33,10 @@ mod flag {
     pub(super) const ACTOR: u64 = 1 << 6;
     pub(super) const CORRELATION: u64 = 1 << 7;
     pub(super) const CAUSATION: u64 = 1 << 8;
-    pub(super) const KNOWN: u64 = (1 << 9) - 1;
+    pub(super) const SUBJECT: u64 = 1 << 9;
+    pub(super) const SEALED: u64 = 1 << 10;
+    pub(super) const SYNCED: u64 = 1 << 11;
+    pub(super) const KNOWN: u64 = (1 << 12) - 1;
 }
 
 /// Whether a block is compressed, and how hard.
@@ -45,7 +48,7 @@ pub(crate) enum Packing {
     Zstd(i32),
 }
 
-/// Packs class, level and clock quality as rows and blocks keep them.
+/// Packs class, level, clock quality and the two marks as rows and blocks keep them.
 pub(crate) fn flags_of(event: &Recorded) -> u64 {
     let class = match event.class {
         Class::Low => 0,
@@ -59,17 +62,30 @@ pub(crate) fn flags_of(event: &Recorded) -> u64 {
         Level::Error => 3,
     };
     let unsynced = if event.quality == ClockQuality::Unsynced { flag::UNSYNCED } else { 0 };
-    class | (level << flag::LEVEL_SHIFT) | unsynced
+    let sealed = if event.body.is_sealed() { flag::SEALED } else { 0 };
+    let synced = if event.synced { flag::SYNCED } else { 0 };
+    class | (level << flag::LEVEL_SHIFT) | unsynced | sealed | synced
+}
+
+/// What [`flags_of`] packs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Flags {
+    pub(crate) class: Class,
+    pub(crate) level: Level,
+    pub(crate) quality: ClockQuality,
+    pub(crate) sealed: bool,
+    pub(crate) synced: bool,
 }
 
 /// Unpacks [`flags_of`].
-pub(crate) fn parse_flags(flags: u64) -> Result<(Class, Level, ClockQuality), Malformed> {
+pub(crate) fn parse_flags(flags: u64) -> Result<Flags, Malformed> {
     let pick = |index: u64| usize::try_from(index).unwrap_or(usize::MAX);
     let class = Class::ALL.get(pick(flags & flag::CLASS_MASK)).ok_or(Malformed("unknown class"))?;
     let level = Level::ALL.get(pick((flags >> flag::LEVEL_SHIFT) & flag::LEVEL_MASK));
     let level = level.ok_or(Malformed("unknown level"))?;
     let quality = if flags & flag::UNSYNCED == 0 { ClockQuality::Synced } else { ClockQuality::Unsynced };
-    Ok((*class, *level, quality))
+    let (sealed, synced) = (flags & flag::SEALED != 0, flags & flag::SYNCED != 0);
+    Ok(Flags { class: *class, level: *level, quality, sealed, synced })
 }
 
 /// Gives each distinct value a small number, in order of first use.
@@ -146,7 +162,11 @@ fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
         let flags = flags_of(event)
             | optional(event.actor.is_some(), flag::ACTOR)
             | optional(event.correlation_id.is_some(), flag::CORRELATION)
-            | optional(event.causation_id.is_some(), flag::CAUSATION);
+            | optional(event.causation_id.is_some(), flag::CAUSATION)
+            | optional(event.subject.is_some(), flag::SUBJECT);
+        if event.body.is_shredded() {
+            return Err(Malformed("a shredded event is not stored"));
+        }
         varint::put(&mut columns, flags);
         varint::put(&mut columns, u64::from(event.schema));
         if let Some(actor) = &event.actor {
@@ -154,6 +174,9 @@ fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
         }
         for id in [event.correlation_id, event.causation_id].into_iter().flatten() {
             varint::put(&mut columns, ids.number(id.to_bytes()));
+        }
+        if let Some(subject) = &event.subject {
+            varint::put(&mut columns, texts.number(subject.as_str()));
         }
     }
     let (mut id_ms, mut wall_ms, mut boottime_ms) = (0_i64, 0_i64, 0_i64);
@@ -222,11 +245,10 @@ struct Partial {
     stream: StreamName,
     version: u64,
     kind: EventType,
-    class: Class,
-    level: Level,
-    quality: ClockQuality,
+    flags: Flags,
     schema: u16,
     actor: Option<String>,
+    subject: Option<Subject>,
     correlation_id: Option<Ulid>,
     causation_id: Option<Ulid>,
     id_ms: u64,
@@ -314,23 +336,24 @@ fn decode_payload(payload: &[u8]) -> Result<Vec<Recorded>, Malformed> {
         if flags & !flag::KNOWN != 0 {
             return Err(Malformed("unknown event flags"));
         }
-        let (class, level, quality) = parse_flags(flags)?;
+        let parsed = parse_flags(flags)?;
         let schema = u16::try_from(reader.varint()?).map_err(|_| Malformed("schema too large"))?;
         let has = |bit: u64| flags & bit != 0;
         let actor = if has(flag::ACTOR) { Some(texts.text(reader.varint()?)?.1.to_owned()) } else { None };
         let correlation = if has(flag::CORRELATION) { Some(id_at(reader.varint()?)?) } else { None };
         let causation = if has(flag::CAUSATION) { Some(id_at(reader.varint()?)?) } else { None };
+        let subject = if has(flag::SUBJECT) { Some(texts.text(reader.varint()?)?.1) } else { None };
+        let subject = subject.map(Subject::parse).transpose().map_err(|_| Malformed("malformed subject"))?;
         partial.push(Partial {
             position,
             scope,
             stream,
             version,
             kind,
-            class,
-            level,
-            quality,
+            flags: parsed,
             schema,
             actor,
+            subject,
             correlation_id: correlation.map(Ulid::from_bytes),
             causation_id: causation.map(Ulid::from_bytes),
             id_ms: 0,
@@ -369,17 +392,19 @@ fn finish(event: Partial, random: [u8; 10], body: &[u8]) -> Result<Recorded, Mal
         stream: event.stream,
         version: event.version,
         kind: event.kind,
-        class: event.class,
-        level: event.level,
+        class: event.flags.class,
+        level: event.flags.level,
         schema: event.schema,
         actor: event.actor,
         correlation_id: event.correlation_id,
         causation_id: event.causation_id,
         wall_ms: event.wall_ms,
-        quality: event.quality,
+        quality: event.flags.quality,
         boot: event.boot,
         boottime_ms: event.boottime_ms,
-        body: RawValue::from_string(body.to_owned()).map_err(|_| Malformed("body is not JSON"))?,
+        subject: event.subject,
+        synced: event.flags.synced,
+        body: Body::from_stored(body.to_owned(), event.flags.sealed)?,
     })
 }
 

@@ -20,6 +20,7 @@ use crate::options::EventOptions;
 use crate::plan::DurableStream;
 use crate::receipt::Receipt;
 use crate::resolve;
+use crate::sealing;
 use crate::shared::Shared;
 use crate::store::EventStore;
 use crate::warm::rows;
@@ -84,9 +85,14 @@ impl EventStore {
             let max = EventOptions::BATCH_EVENTS_MAX;
             return Err(Error::TooLarge { what: "number of events in an append", size: count, max });
         }
+        let new = appends.iter().flat_map(|append| &append.events);
+        let keys = sealing::for_append_in(self.shared(), conn, scope, new).await?;
         let streams = appends
             .into_iter()
-            .map(|append| Ok((append.expected, self.record(scope, &append.stream, append.events)?, append.stream)))
+            .map(|append| {
+                let events = self.record(scope, &append.stream, append.events, &keys)?;
+                Ok((append.expected, events, append.stream))
+            })
             .collect::<Result<Vec<_>, Error>>()?;
         self.append_recorded(conn, scope, streams).await
     }
@@ -95,9 +101,12 @@ impl EventStore {
         &self,
         conn: &mut SqliteConnection,
         scope: &Scope,
-        appends: Vec<(Expected, Vec<Recorded>, StreamName)>,
+        mut appends: Vec<(Expected, Vec<Recorded>, StreamName)>,
     ) -> Result<PendingReceipt, Error> {
         let shared = self.shared();
+        for (_, events, _) in &mut appends {
+            events.iter_mut().for_each(|event| event.synced = true);
+        }
         window::load_in(shared, conn, scope).await?;
         let wanted: BTreeSet<&str> = appends.iter().map(|(_, _, stream)| stream.as_str()).collect();
         let versions = rows::versions(conn, &wanted).await?;

@@ -8,7 +8,8 @@ use ulid::Ulid;
 
 use crate::event::Head;
 use crate::expected::Expected;
-use crate::name::StreamName;
+use crate::name::{EventType, StreamName, Subject};
+use crate::position::Position;
 use crate::receipt::Achieved;
 
 /// What can go wrong, one variant for each thing a caller does differently.
@@ -71,6 +72,43 @@ pub enum Error {
         /// Database and row, or file and offset.
         what: String,
         /// What is wrong with them.
+        why: String,
+    },
+    /// The facts of an event are sealed or shredded.
+    #[error("facts of the event at {position} are {}", if *.shredded { "shredded" } else { "sealed" })]
+    Unopened {
+        /// The event.
+        position: Position,
+        /// True when they are gone for ever.
+        shredded: bool,
+    },
+    /// The key a sealed event needs is not known here, and no shredding of it is recorded: this `system.db` is not the
+    /// one the event was written with, or an older copy of it.
+    #[error("key of the event at {position} about {subject} is missing")]
+    KeyMissing {
+        /// The event.
+        position: Position,
+        /// Whom it is about.
+        subject: Subject,
+    },
+    /// The key of a subject is destroyed, but not every trace of it is known to be gone; ask again.
+    #[error("traces of the key of {subject} may be left: {why}")]
+    ShredUnfinished {
+        /// The subject.
+        subject: Subject,
+        /// What is left to do.
+        why: String,
+    },
+    /// The body of an event cannot be brought to the current form; it is stored as it was.
+    #[error("{kind} at {position} cannot be upcast from schema {schema}: {why}")]
+    Upcast {
+        /// The event.
+        position: Position,
+        /// Its type.
+        kind: EventType,
+        /// The schema the failing step starts from.
+        schema: u16,
+        /// What the step says.
         why: String,
     },
     /// The database of a scope cannot be read now; the events of other scopes are not affected.
@@ -163,7 +201,10 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Overloaded { .. } | Self::Unresolved { .. } | Self::ColdAbsent { .. } => true,
+            Self::Overloaded { .. }
+            | Self::Unresolved { .. }
+            | Self::ColdAbsent { .. }
+            | Self::ShredUnfinished { .. } => true,
             Self::Storage { source } => source.is_retryable(),
             Self::Unreadable { source, .. } => source.is_retryable(),
             Self::NotDurable { reached: None, source: Some(source) } => source.is_retryable(),

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use ulid::Ulid;
 
+use crate::body::Body;
 use crate::class::Class;
 use crate::error::Error;
 use crate::expected::Expected;
-use crate::name::{EventType, StreamName};
+use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 
 /// How loud an event is.
@@ -32,8 +33,8 @@ impl Level {
     pub(crate) const ALL: [Self; 4] = [Self::Debug, Self::Info, Self::Warning, Self::Error];
 }
 
-/// An event to be appended.
-#[derive(Debug, Clone)]
+/// An event to be appended. Its `Debug` form shows nothing of the body.
+#[derive(Clone)]
 pub struct NewEvent {
     /// Identifies the event: appending the same id again within the idempotency window writes nothing.
     pub id: Ulid,
@@ -51,6 +52,9 @@ pub struct NewEvent {
     pub correlation_id: Option<Ulid>,
     /// Direct cause.
     pub causation_id: Option<Ulid>,
+    /// Whom the facts are about: they are stored sealed under a key of this subject, and [`crate::EventStore::shred`]
+    /// destroys it.
+    pub subject: Option<Subject>,
 }
 
 impl NewEvent {
@@ -73,6 +77,7 @@ impl NewEvent {
             actor: None,
             correlation_id: None,
             causation_id: None,
+            subject: None,
         })
     }
 
@@ -109,6 +114,20 @@ impl NewEvent {
     pub fn causation_id(mut self, id: Ulid) -> Self {
         self.causation_id = Some(id);
         self
+    }
+
+    /// Names whom the facts are about.
+    #[must_use]
+    pub fn subject(mut self, subject: Subject) -> Self {
+        self.subject = Some(subject);
+        self
+    }
+}
+
+impl fmt::Debug for NewEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.body.get().len();
+        write!(f, "NewEvent({} {} schema {}, {bytes} bytes)", self.id, self.kind, self.schema)
     }
 }
 
@@ -166,16 +185,23 @@ pub struct Recorded {
     pub boot: BootId,
     /// Milliseconds since that boot.
     pub boottime_ms: u64,
-    /// The facts, as JSON on one line.
-    pub body: Box<RawValue>,
+    /// Whom the facts are about, when they are sealed.
+    pub subject: Option<Subject>,
+    /// True when the event committed in a transaction of its scope's database, whatever its class.
+    pub synced: bool,
+    /// The facts.
+    pub body: Body,
 }
 
 impl Recorded {
     /// Reads the body as `T`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when the body has another form.
+    /// [`Error::Corrupt`] when the body has another form, [`Error::Unopened`] when it is sealed or shredded.
     pub fn body_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
+        if !matches!(self.body, Body::Json(_)) {
+            return Err(Error::Unopened { position: self.position, shredded: self.body.is_shredded() });
+        }
         serde_json::from_str(self.body.get())
             .map_err(|error| Error::corrupt(format!("body of {}", self.position), error))
     }
@@ -203,7 +229,9 @@ impl PartialEq for Recorded {
             && self.quality == other.quality
             && self.boot == other.boot
             && self.boottime_ms == other.boottime_ms
-            && self.body.get() == other.body.get()
+            && self.subject == other.subject
+            && self.synced == other.synced
+            && self.body == other.body
     }
 }
 

@@ -29,6 +29,8 @@ pub enum FlushReason {
     PageFull,
     /// They have waited long enough.
     Interval,
+    /// An append was promised to be on flash by now.
+    Promised,
     /// An archive needs them in the warm tier.
     Archive,
     /// The process ends.
@@ -107,6 +109,7 @@ impl EventStore {
                 report.through = report.until;
             }
         }
+        shared.keep_promises(report.through);
         if report.through > start {
             let seq = report.through.seq;
             shared.manager.hot().write(FLUSH, move |conn| Box::pin(log::set_flushed(conn, seq))).await?;

@@ -11,6 +11,7 @@ use crate::event::Recorded;
 use crate::name::StreamName;
 use crate::plan::Changes;
 use crate::position::Position;
+use crate::sealing;
 
 /// Number of a stream in [`Heads`].
 pub(crate) type Slot = u32;
@@ -30,7 +31,9 @@ pub(crate) struct Known {
 }
 
 pub(crate) fn content_of(event: &Recorded) -> Option<u32> {
-    Some(crc32c::crc32c_append(crc32c::crc32c(event.kind.as_str().as_bytes()), event.body.get().as_bytes()))
+    let body = event.body.get();
+    let body = if event.body.is_sealed() { sealing::repeatable(body) } else { body };
+    Some(crc32c::crc32c_append(crc32c::crc32c(event.kind.as_str().as_bytes()), body.as_bytes()))
 }
 
 #[derive(Debug, Default)]

@@ -9,9 +9,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use ulid::Ulid;
 
+use crate::body::Body;
 use crate::class::Class;
 use crate::event::{Level, Recorded};
-use crate::name::{EventType, StreamName};
+use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 
 /// The fields in the order people look for them. `time` repeats `wall_ms` for the eye and is not read back.
@@ -44,8 +45,21 @@ struct Line<'a> {
     boot: Cow<'a, str>,
     boottime_ms: u64,
     schema: u16,
+    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    subject: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "is_false", default)]
+    synced: bool,
+    /// The body is sealed under the key of the subject.
+    #[serde(skip_serializing_if = "is_false", default)]
+    sealed: bool,
+    #[serde(skip_serializing_if = "is_false", default)]
+    shredded: bool,
     #[serde(borrow)]
     body: Cow<'a, RawValue>,
+}
+
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// The wall clock as text, `None` when it is beyond the years 0-9999.
@@ -75,7 +89,14 @@ impl Serialize for Recorded {
             boot: self.boot.to_string().into(),
             boottime_ms: self.boottime_ms,
             schema: self.schema,
-            body: Cow::Borrowed(&self.body),
+            subject: self.subject.as_ref().map(|subject| subject.as_str().into()),
+            synced: self.synced,
+            sealed: self.body.is_sealed(),
+            shredded: self.body.is_shredded(),
+            body: match &self.body {
+                Body::Json(text) | Body::Sealed(text) => Cow::Borrowed(text),
+                Body::Shredded => Cow::Owned(RawValue::NULL.to_owned()),
+            },
         }
         .serialize(serializer)
     }
@@ -102,7 +123,14 @@ impl<'de> Deserialize<'de> for Recorded {
             quality: line.clock.parse::<ClockQuality>().map_err(D::Error::custom)?,
             boot: line.boot.parse::<BootId>().map_err(D::Error::custom)?,
             boottime_ms: line.boottime_ms,
-            body: line.body.into_owned(),
+            subject: line.subject.map(|subject| Subject::parse(&subject)).transpose().map_err(D::Error::custom)?,
+            synced: line.synced,
+            body: match (line.sealed, line.shredded) {
+                (false, false) => Body::Json(line.body.into_owned()),
+                (true, false) => Body::Sealed(line.body.into_owned()),
+                (false, true) => Body::Shredded,
+                (true, true) => return Err(D::Error::custom("a body is sealed or shredded, not both")),
+            },
         })
     }
 }

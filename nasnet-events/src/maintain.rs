@@ -5,6 +5,7 @@ use std::pin::pin;
 
 use crate::error::Error;
 use crate::flush::{FlushReason, FlushReport};
+use crate::shared::Shared;
 use crate::store::EventStore;
 
 impl EventStore {
@@ -28,6 +29,7 @@ impl EventStore {
                 () = &mut shutdown => break,
                 () = self.shared().backlog.notified(), if !held_up => FlushReason::PageFull,
                 () = tokio::time::sleep(interval) => FlushReason::Interval,
+                () = due(self.shared()), if !held_up => FlushReason::Promised,
             };
             match self.flush(reason).await {
                 Ok(report) => {
@@ -39,6 +41,20 @@ impl EventStore {
         }
         tell(&self.flush(FlushReason::Shutdown).await?);
         Ok(())
+    }
+}
+
+/// Waits until a flush is due because of what was promised.
+async fn due(shared: &Shared) {
+    loop {
+        let moved = shared.promised.notified();
+        match shared.flush_due() {
+            None => moved.await,
+            Some(at) => tokio::select! {
+                () = moved => {}
+                () = tokio::time::sleep_until(at) => return,
+            },
+        }
     }
 }
 

@@ -12,6 +12,9 @@ use crate::error::Error;
 const EVENT_TYPE_BYTES_MAX: usize = 96;
 const STREAM_NAME_BYTES_MAX: usize = 200;
 
+/// The longest name of a subject.
+const SUBJECT_BYTES_MAX: usize = 96;
+
 /// A name that is either a constant of the program or shared by many events.
 #[derive(Clone)]
 enum Text {
@@ -109,6 +112,38 @@ impl StreamName {
     }
 }
 
+/// Who the facts of an event are about; they can be shredded together.
+///
+/// The name stays when the facts are shredded, so use a pseudonym such as `user/01HZ8..`, never a person's name.
+#[derive(Clone)]
+pub struct Subject(Text);
+
+impl Subject {
+    /// Parses a subject.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless it is 1-96 bytes of printable ASCII without spaces.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let well_formed =
+            !text.is_empty() && text.len() <= SUBJECT_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if well_formed {
+            Ok(Self(Text::Shared(text.into())))
+        } else {
+            Err(Error::Invalid {
+                what: "subject",
+                value: text.to_owned(),
+                why: "expected 1-96 printable ASCII characters without spaces",
+            })
+        }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
 macro_rules! text_traits {
     ($name:ident) => {
         impl PartialEq for $name {
@@ -164,6 +199,7 @@ macro_rules! text_traits {
 
 text_traits!(EventType);
 text_traits!(StreamName);
+text_traits!(Subject);
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::class::ClassRules;
+use crate::upcast::Upcasters;
 
 /// Settings of an event store.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct EventOptions {
     pub flush_bytes: usize,
     /// Longest time `maintain` leaves Normal events in tmpfs only. Default 5 minutes.
     pub flush_interval: Duration,
+    /// How old forms of bodies are read. Default none.
+    pub upcasters: Upcasters,
     /// The cold tier, `None` = no cold tier.
     pub cold: Option<ColdOptions>,
 }
@@ -37,6 +40,7 @@ impl Default for EventOptions {
             body_bytes_max: 256 << 10,
             flush_bytes: 4 << 10,
             flush_interval: Duration::from_secs(5 * 60),
+            upcasters: Upcasters::new(),
             cold: None,
         }
     }
@@ -47,6 +51,13 @@ impl EventOptions {
     #[must_use]
     pub fn cold(mut self, cold: ColdOptions) -> Self {
         self.cold = Some(cold);
+        self
+    }
+
+    /// Sets how old forms of bodies are read.
+    #[must_use]
+    pub fn upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.upcasters = upcasters;
         self
     }
 

@@ -16,6 +16,7 @@ use crate::hot::log::{self, Order, View};
 use crate::merge::{Range, Slice, end_of, merge};
 use crate::position::Position;
 use crate::query::Query;
+use crate::sealing;
 use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
 use crate::warm::{names, rows, segment};
@@ -48,6 +49,16 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: dropping the stream ends the read.
     pub fn read(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
+        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).opened();
+        futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
+    }
+
+    /// Reads events as they are stored: sealed bodies stay sealed, and none is upcast. For whoever hands events on
+    /// without looking into them.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the stream ends the read.
+    pub fn read_stored(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
         let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All);
         futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
     }
@@ -62,6 +73,8 @@ pub(crate) struct Cursor {
     shared: Arc<Shared>,
     query: Arc<Query>,
     tiers: Tiers,
+    /// Bodies are opened and brought to their current form.
+    opened: bool,
     range: Range,
     /// The end of the range is fixed by the first page.
     started: bool,
@@ -81,7 +94,14 @@ impl Cursor {
         let range = Range { low: query.after, high: query.until };
         let left = query.limit;
         let (buffer, told) = (VecDeque::new(), HashSet::new());
-        Self { shared, query: Arc::new(query), tiers, range, started: false, buffer, left, told }
+        let opened = false;
+        Self { shared, query: Arc::new(query), tiers, opened, range, started: false, buffer, left, told }
+    }
+
+    /// Gives events as callers see them, not as they are stored.
+    pub(crate) const fn opened(mut self) -> Self {
+        self.opened = true;
+        self
     }
 
     /// The next event or error, `None` at the end.
@@ -150,7 +170,11 @@ impl Cursor {
         }
         let told = &mut self.told;
         self.buffer.extend(errors.into_iter().filter(|error| told.insert(error.to_string())).map(Err));
-        self.buffer.extend(events.into_iter().map(Ok));
+        let mut events: Vec<Result<Recorded, Error>> = events.into_iter().map(Ok).collect();
+        if self.opened {
+            present(&self.shared, &mut events).await?;
+        }
+        self.buffer.extend(events);
         Ok(())
     }
 
@@ -194,6 +218,19 @@ impl Cursor {
         })
         .await
     }
+}
+
+/// Brings stored events into the form callers see: sealed bodies are opened, old ones upcast. An event that cannot be is
+/// an error in its place.
+pub(crate) async fn present(shared: &Shared, events: &mut [Result<Recorded, Error>]) -> Result<(), Error> {
+    sealing::open_all(shared, events).await?;
+    for item in events.iter_mut() {
+        let upcast = item.as_mut().map_or(Ok(()), |event| shared.options.upcasters.apply(event));
+        if let Err(error) = upcast {
+            *item = Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// What the hot log says about the next page.
@@ -276,11 +313,11 @@ async fn read_warm(
     let mut single = Slice::whole(range, order);
     let page = rows::page(conn, scope, (range.low, range.high), query.stream.as_ref(), order, limit).await?;
     let full = page.len() >= PAGE_EVENTS;
-    for (position, row) in page {
+    for row in page {
         if full {
-            single.stop_at(position, position, order);
+            single.stop_at(row.position, row.position, order);
         }
-        match row {
+        match row.event {
             Ok(event) if query.matches(&event) => single.events.push(event),
             Ok(_) => {}
             Err(error) => single.errors.push(error),

@@ -22,6 +22,24 @@ fn epochs() -> Migration {
     }
 }
 
+fn consumers() -> Migration {
+    Migration {
+        version: 3,
+        name: "consumers",
+        up: include_str!("../migrations/system/0003_consumers.up.sql"),
+        down: include_str!("../migrations/system/0003_consumers.down.sql"),
+    }
+}
+
+fn progress() -> Migration {
+    Migration {
+        version: 1,
+        name: "progress",
+        up: include_str!("../migrations/runtime/0001_progress.up.sql"),
+        down: include_str!("../migrations/runtime/0001_progress.down.sql"),
+    }
+}
+
 fn log() -> Migration {
     Migration {
         version: 1,
@@ -32,12 +50,13 @@ fn log() -> Migration {
 }
 
 /// The schema sets of the event store: the order of all events in hot.db, the warm tier in system.db and in every
-/// router's database.
+/// router's database, the positions of consumers in system.db and runtime.db.
 #[must_use]
 pub fn schema_sets() -> Vec<SchemaSet> {
     vec![
         SchemaSet::new(NAME, FileKind::Hot, vec![log()]),
-        SchemaSet::new(NAME, FileKind::System, vec![warm(), epochs()]),
+        SchemaSet::new(NAME, FileKind::System, vec![warm(), epochs(), consumers()]),
+        SchemaSet::new(NAME, FileKind::Runtime, vec![progress()]),
         SchemaSet::new(NAME, FileKind::Router, vec![warm()]),
     ]
 }

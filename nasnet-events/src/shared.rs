@@ -2,15 +2,19 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nasnet_dbmanager::DbManager;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::cold::ColdDir;
+use crate::durability::Promises;
 use crate::epoch::TailLost;
 use crate::heads::Heads;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
+use crate::position::Position;
 
 /// State of an open store. Its locks are held for a few instructions, never across an await.
 pub(crate) struct Shared {
@@ -26,6 +30,9 @@ pub(crate) struct Shared {
     pub(crate) resolver: Notify,
     /// Wakes `maintain` when a page of events waits to be flushed.
     pub(crate) backlog: Notify,
+    promises: Mutex<Promises>,
+    /// Wakes `maintain` when a flush is due earlier than it was.
+    pub(crate) promised: Notify,
     /// One flush at a time, and one archive.
     pub(crate) flushing: tokio::sync::Mutex<()>,
     pub(crate) archiving: tokio::sync::Mutex<()>,
@@ -52,6 +59,8 @@ impl Shared {
             cold,
             resolver: Notify::new(),
             backlog: Notify::new(),
+            promises: Mutex::new(Promises::default()),
+            promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
             archiving: tokio::sync::Mutex::new(()),
             closing: AtomicBool::new(false),
@@ -102,6 +111,26 @@ impl Shared {
         if scopes > 0 && raw >= wanted {
             self.backlog.notify_one();
         }
+    }
+
+    fn promises(&self) -> MutexGuard<'_, Promises> {
+        self.promises.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Promises that everything up to `position` is on flash within `delay`.
+    pub(crate) fn promise(&self, position: Position, delay: Duration) {
+        self.promises().add(position, Instant::now(), delay);
+        self.promised.notify_one();
+    }
+
+    /// Takes note of a flush.
+    pub(crate) fn keep_promises(&self, through: Position) {
+        self.promises().kept(through);
+    }
+
+    /// When a flush is due because of what was promised.
+    pub(crate) fn flush_due(&self) -> Option<Instant> {
+        self.promises().next()
     }
 
     pub(crate) fn close(&self) {

@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::class::Class;
+use crate::body::Body;
+use crate::durability::{self, Durability, Way};
 use crate::epoch::{self, TailLost};
 use crate::error::{Conflict, Error};
 use crate::event::{Head, NewEvent, Recorded};
@@ -22,8 +23,9 @@ use crate::name::StreamName;
 use crate::options::EventOptions;
 use crate::position::Position;
 use crate::query::Query;
-use crate::receipt::Receipt;
+use crate::receipt::{Achieved, Receipt};
 use crate::resolve;
+use crate::sealing::{self, SubjectKeys};
 use crate::shared::{Shared, sessions_dir};
 use crate::window;
 
@@ -113,10 +115,41 @@ impl EventStore {
         expected: Expected,
         events: Vec<NewEvent>,
     ) -> Result<Receipt, Error> {
-        let events = self.record(scope, stream, events)?;
-        if events.iter().any(|event| event.class == Class::Critical) {
+        self.append_as(scope, stream, expected, events, None).await
+    }
+
+    /// Appends events to one stream, as durably as asked for; more never hurts, so a batch with a Critical event is on
+    /// flash all the same, and so is a Low one that must be there in time, since flushes leave Low events out.
+    ///
+    /// # Errors
+    /// As [`EventStore::append`]; [`Error::NotDurable`] also for any class when [`Durability::Durable`] was asked for.
+    ///
+    /// # Cancel safety
+    /// As [`EventStore::append`].
+    pub async fn append_with(
+        &self,
+        scope: &Scope,
+        stream: &StreamName,
+        expected: Expected,
+        events: Vec<NewEvent>,
+        durability: Durability,
+    ) -> Result<Receipt, Error> {
+        self.append_as(scope, stream, expected, events, Some(durability)).await
+    }
+
+    pub(crate) async fn append_as(
+        &self,
+        scope: &Scope,
+        stream: &StreamName,
+        expected: Expected,
+        events: Vec<NewEvent>,
+        durability: Option<Durability>,
+    ) -> Result<Receipt, Error> {
+        let keys = sealing::for_append(self.shared(), &events).await?;
+        let events = self.record(scope, stream, events, &keys)?;
+        let Way::Hot(max_delay) = durability::way(durability, &events) else {
             return self.append_durable(scope, stream, expected, events).await;
-        }
+        };
         window::load(self.shared(), scope).await?;
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.inner.places).try_acquire_many_owned(count).map_err(|_| {
@@ -130,6 +163,12 @@ impl EventStore {
         let result = answer.await.map_err(|_| Error::Closed)?;
         match result {
             Err(Error::Conflict(conflict)) => Err(Error::Conflict(self.with_missed(conflict).await)),
+            Ok(receipt) => {
+                if let (Some(delay), Achieved::Hot) = (max_delay, receipt.achieved) {
+                    self.shared().promise(receipt.last, delay);
+                }
+                Ok(receipt)
+            }
             other => other,
         }
     }
@@ -140,6 +179,7 @@ impl EventStore {
         scope: &Scope,
         stream: &StreamName,
         events: Vec<NewEvent>,
+        keys: &SubjectKeys,
     ) -> Result<Vec<Recorded>, Error> {
         let shared = self.shared();
         if shared.is_closing() {
@@ -154,7 +194,7 @@ impl EventStore {
         }
         let now = shared.manager.now();
         let rules = &shared.options.classes;
-        let record = |event: NewEvent| {
+        let record = |mut event: NewEvent| {
             let (size, max) = (event.body.get().len(), shared.options.body_bytes_max);
             if size > max {
                 return Err(Error::TooLarge { what: "event body", size, max });
@@ -163,6 +203,8 @@ impl EventStore {
                 shared.count_unclassified();
                 rules.classify(&event.kind, event.level)
             });
+            event.body = one_line(event.body)?;
+            let sealed = keys.seal(scope, stream, &event)?;
             Ok(Recorded {
                 position: Position::START,
                 id: event.id,
@@ -180,7 +222,9 @@ impl EventStore {
                 quality: now.quality,
                 boot: now.boot,
                 boottime_ms: now.boottime_ms,
-                body: one_line(event.body)?,
+                subject: event.subject,
+                synced: false,
+                body: sealed.unwrap_or(Body::Json(event.body)),
             })
         };
         events.into_iter().map(record).collect()
@@ -191,7 +235,7 @@ impl EventStore {
         let seen = conflict.expected.seen_version(conflict.actual);
         if seen < conflict.actual {
             let query = Query::scope(conflict.scope.clone()).stream(conflict.stream.clone()).backwards();
-            let newest = self.read(query.limit(Conflict::SINCE_MAX as u64)).try_collect::<Vec<_>>().await;
+            let newest = self.read_stored(query.limit(Conflict::SINCE_MAX as u64)).try_collect::<Vec<_>>().await;
             let heads = newest.unwrap_or_default().into_iter().filter(|event| event.version > seen);
             conflict.since = heads.map(|event| event.head()).collect::<Vec<Head>>();
             conflict.since.reverse();

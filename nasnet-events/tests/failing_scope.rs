@@ -8,7 +8,7 @@ use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{
     ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Query, StreamAppend, prepare_cold_dir,
 };
-use support::{Site, empty_hot, normal, on_scope, read_ids, router, stream};
+use support::{Site, empty_hot, empty_warm, normal, on_scope, read_ids, router, stream};
 use ulid::Ulid;
 
 const BREAK_SEGMENTS: &str = "ALTER TABLE event_segments RENAME TO elsewhere";
@@ -73,7 +73,7 @@ async fn a_router_that_takes_no_segment_keeps_no_other_from_the_archive() {
     assert_eq!((report.events, report.failed.len()), (2, 0), "{report:?}");
     empty_hot(&manager).await;
     for scope in [router("r1"), router("r2")] {
-        on_scope(&manager, &scope, "DELETE FROM event_segments").await;
+        empty_warm(&manager, &scope).await;
     }
     assert_eq!(read_ids(&store, Query::all()).await, [failing, others].concat());
 }
@@ -97,7 +97,7 @@ async fn what_could_not_be_read_for_the_archive_is_archived_later_and_not_skippe
     let report = store.archive().await.unwrap();
     assert!(report.failed.is_empty(), "{report:?}");
     empty_hot(&manager).await;
-    on_scope(&manager, &scope, "DELETE FROM event_rows; DELETE FROM event_segments").await;
+    empty_warm(&manager, &scope).await;
     assert_eq!(read_ids(&store, Query::scope(scope)).await, ids);
 }
 
@@ -108,7 +108,7 @@ async fn a_cold_file_that_cannot_be_opened_hides_no_other() {
     let ids = append(&manager, &store, &router("r1"), 3).await;
     store.archive().await.unwrap();
     empty_hot(&manager).await;
-    on_scope(&manager, &router("r1"), "DELETE FROM event_segments").await;
+    empty_warm(&manager, &router("r1")).await;
     let dangling = site.cold().join("r1/events-2020-01.jsonl.zst");
     std::os::unix::fs::symlink(site.dir.path().join("nowhere"), &dangling).unwrap();
     let items: Vec<_> = store.read(Query::all()).collect().await;

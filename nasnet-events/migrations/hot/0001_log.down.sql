@@ -1,2 +1,3 @@
+DROP TABLE hot_truncated;
 DROP TABLE hot_log;
 DROP TABLE hot_meta;

@@ -13,18 +13,38 @@ CREATE TABLE hot_log (
     first_seq INTEGER PRIMARY KEY CHECK (first_seq > 0),
     count     INTEGER NOT NULL CHECK (count > 0),
     -- block: events that live here first. reserved: events of a transaction that has not ended yet.
-    -- mirrored: events that are rows of a database on flash. void: a rolled-back reservation.
-    state     TEXT NOT NULL CHECK (state IN ('block', 'reserved', 'mirrored', 'void')),
+    -- mirrored: events that are rows of a database on flash. void: a rolled-back reservation. shed: a block or a mirror
+    -- none of whose events is here any more.
+    state     TEXT NOT NULL CHECK (state IN ('block', 'reserved', 'mirrored', 'void', 'shed')),
     -- Scope whose database decides a reservation, and the session that holds it.
     scope     TEXT,
     owner     BLOB CHECK (owner IS NULL OR length(owner) = 16),
     -- first_seq of the reservation the row belongs or belonged to.
     reservation INTEGER,
     body      BLOB,
-    CHECK ((state = 'block') = (scope IS NULL)),
-    CHECK ((state = 'block') = (reservation IS NULL)),
+    -- Events that are not in the body any more: on flash already, expired, or removed for want of room.
+    shed      INTEGER NOT NULL DEFAULT 0 CHECK (shed BETWEEN 0 AND count),
+    -- 1 = the database that decides the reservation cannot be asked: readers of all scopes go on without it.
+    stalled   INTEGER NOT NULL DEFAULT 0 CHECK (stalled IN (0, 1)),
+    CHECK ((state IN ('block', 'shed')) = (scope IS NULL)),
+    CHECK ((state IN ('block', 'shed')) = (reservation IS NULL)),
     CHECK ((state = 'reserved') = (owner IS NOT NULL)),
-    CHECK ((state = 'void') = (body IS NULL))
+    CHECK ((state IN ('void', 'shed')) = (body IS NULL)),
+    CHECK ((state = 'shed') = (shed = count)),
+    CHECK (shed = 0 OR state IN ('block', 'shed'))
 ) STRICT;
 
 CREATE INDEX hot_log_reserved ON hot_log (first_seq) WHERE state = 'reserved';
+
+-- What was removed from the log and may be nowhere else. Few rows: neighbours are joined.
+CREATE TABLE hot_truncated (
+    id        INTEGER PRIMARY KEY,
+    first_seq INTEGER NOT NULL CHECK (first_seq > 0),
+    last_seq  INTEGER NOT NULL CHECK (last_seq >= first_seq),
+    events    INTEGER NOT NULL CHECK (events > 0),
+    -- Those of them that had not reached flash and were to.
+    lost      INTEGER NOT NULL CHECK (lost BETWEEN 0 AND events),
+    by        TEXT NOT NULL CHECK (by IN ('shed', 'retention')),
+    -- 1 = written to system.db, where it outlives this file.
+    saved     INTEGER NOT NULL DEFAULT 0 CHECK (saved IN (0, 1))
+) STRICT;

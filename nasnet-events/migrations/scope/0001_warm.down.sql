@@ -1,3 +1,9 @@
+DROP TABLE event_chain;
+DROP TABLE event_retained;
+DROP TABLE event_tops;
+DROP TABLE event_truncated;
+DROP TABLE event_received;
+DROP TABLE event_projections;
 DROP TABLE event_cursors;
 DROP TABLE event_segments;
 DROP TABLE event_rows;

@@ -19,11 +19,15 @@ CREATE TABLE event_rows (
     actor          INTEGER REFERENCES event_names (id),
     correlation_id BLOB CHECK (correlation_id IS NULL OR length(correlation_id) = 16),
     causation_id   BLOB CHECK (causation_id IS NULL OR length(causation_id) = 16),
+    -- Whom a sealed body is about.
+    subject        INTEGER REFERENCES event_names (id),
     wall_ms        INTEGER NOT NULL,
     boot           INTEGER NOT NULL REFERENCES event_names (id),
     boottime_ms    INTEGER NOT NULL,
     body           TEXT NOT NULL,
-    -- CRC32C over the event with its names spelled out.
+    -- SHA-256 chain over the rows of this scope in the order of their positions, after this one.
+    digest         BLOB NOT NULL CHECK (length(digest) = 32),
+    -- CRC32C over the event with its names spelled out, and the digest.
     crc            INTEGER NOT NULL,
     UNIQUE (stream, version)
 ) STRICT;
@@ -42,7 +46,7 @@ CREATE TABLE event_segments (
     kinds        BLOB NOT NULL,
     streams      BLOB NOT NULL,
     raw_bytes    INTEGER NOT NULL,
-    -- SHA-256 chain over the segments of this scope.
+    -- SHA-256 chain over the events in the segments of this scope, before and after this one.
     prev_digest  BLOB NOT NULL CHECK (length(prev_digest) = 32),
     digest       BLOB NOT NULL CHECK (length(digest) = 32),
     -- CRC32C over all other columns.
@@ -56,6 +60,47 @@ CREATE TABLE event_cursors (
     pos  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Where the two chains stood behind rows and segments that were removed, so that they go on and what is left can still be
+-- checked. Of several removed in a row the last one is kept.
+CREATE TABLE event_chain (
+    lane   TEXT NOT NULL CHECK (lane IN ('rows', 'segments')),
+    pos    INTEGER NOT NULL CHECK (pos > 0),
+    digest BLOB NOT NULL CHECK (length(digest) = 32),
+    PRIMARY KEY (lane, pos)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER event_rows_leave_their_digest AFTER DELETE ON event_rows
+BEGIN
+    INSERT INTO event_chain (lane, pos, digest) VALUES ('rows', OLD.pos, OLD.digest);
+    DELETE FROM event_chain WHERE lane = 'rows'
+        AND pos = (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'rows' AND c.pos < OLD.pos)
+        AND NOT EXISTS (SELECT 1 FROM event_rows r WHERE r.pos > event_chain.pos AND r.pos < OLD.pos);
+    DELETE FROM event_chain WHERE lane = 'rows' AND pos = OLD.pos
+        AND EXISTS (SELECT 1 FROM event_chain c WHERE c.lane = 'rows' AND c.pos > OLD.pos AND c.pos <
+                    COALESCE((SELECT MIN(r.pos) FROM event_rows r WHERE r.pos > OLD.pos), 9223372036854775807));
+END;
+
+CREATE TRIGGER event_segments_leave_their_digest AFTER DELETE ON event_segments
+BEGIN
+    INSERT INTO event_chain (lane, pos, digest) VALUES ('segments', OLD.last_pos, OLD.digest);
+    DELETE FROM event_chain WHERE lane = 'segments'
+        AND pos < (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'segments');
+END;
+
+-- How far each projection kept in this database has come: moves in the transaction of its model.
+CREATE TABLE event_projections (
+    consumer TEXT PRIMARY KEY,
+    pos      INTEGER NOT NULL CHECK (pos > 0)
+) STRICT, WITHOUT ROWID;
+
+-- How far a store that forwards events into this database has come with each of its streams.
+CREATE TABLE event_received (
+    source TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    pos    INTEGER NOT NULL CHECK (pos > 0),
+    PRIMARY KEY (source, stream)
+) STRICT, WITHOUT ROWID;
+
 CREATE TRIGGER event_rows_are_immutable BEFORE UPDATE ON event_rows
 BEGIN
     SELECT RAISE(ABORT, 'event rows are append-only');
@@ -64,4 +109,66 @@ END;
 CREATE TRIGGER event_segments_are_immutable BEFORE UPDATE ON event_segments
 BEGIN
     SELECT RAISE(ABORT, 'event segments are append-only');
+END;
+
+-- What was removed from this scope, or in system.db also from a hot tier, although somebody may still have wanted it.
+-- Few rows: neighbours are joined.
+CREATE TABLE event_truncated (
+    id          INTEGER PRIMARY KEY,
+    after_pos   INTEGER NOT NULL CHECK (after_pos >= 0),
+    through_pos INTEGER NOT NULL CHECK (through_pos > after_pos),
+    events      INTEGER NOT NULL CHECK (events > 0),
+    by          TEXT NOT NULL CHECK (by IN ('shed', 'retention', 'guard')),
+    -- The consumer whose guard had held it back for too long.
+    consumer    TEXT CHECK ((consumer IS NOT NULL) = (by = 'guard')),
+    scope       TEXT
+) STRICT;
+
+-- The highest version of each stream from which retention removed events: versions are never given again.
+CREATE TABLE event_tops (
+    stream  INTEGER PRIMARY KEY REFERENCES event_names (id),
+    version INTEGER NOT NULL CHECK (version > 0)
+) STRICT;
+
+-- Up to where events may be deleted; moves in the transaction that deletes them, and never back.
+CREATE TABLE event_retained (
+    -- -3, -2, -1: rows of class Critical, Normal, Low. -4: rows that were sealed. 0: segments. Above: rows of one type.
+    what        INTEGER PRIMARY KEY CHECK (what >= -4),
+    through_pos INTEGER NOT NULL CHECK (through_pos >= 0)
+) STRICT;
+
+CREATE TRIGGER event_rows_are_retained BEFORE DELETE ON event_rows
+WHEN OLD.pos > COALESCE((SELECT MAX(through_pos) FROM event_retained
+                         WHERE what IN (-4, -1 - (OLD.flags & 3), OLD.kind)), 0)
+BEGIN
+    SELECT RAISE(ABORT, 'event rows are deleted by retention alone');
+END;
+
+CREATE TRIGGER event_segments_are_retained BEFORE DELETE ON event_segments
+WHEN OLD.last_pos > COALESCE((SELECT through_pos FROM event_retained WHERE what = 0), 0)
+BEGIN
+    SELECT RAISE(ABORT, 'event segments are deleted by retention alone');
+END;
+
+CREATE TRIGGER event_retained_grows BEFORE UPDATE ON event_retained
+WHEN NEW.what <> OLD.what OR NEW.through_pos < OLD.through_pos
+BEGIN
+    SELECT RAISE(ABORT, 'the mark of retention never goes back');
+END;
+
+CREATE TRIGGER event_retained_stays BEFORE DELETE ON event_retained
+BEGIN
+    SELECT RAISE(ABORT, 'the mark of retention stays');
+END;
+
+CREATE TRIGGER event_retained_is_one BEFORE INSERT ON event_retained
+WHEN EXISTS (SELECT 1 FROM event_retained WHERE what = NEW.what AND through_pos > NEW.through_pos)
+BEGIN
+    SELECT RAISE(ABORT, 'the mark of retention never goes back');
+END;
+
+CREATE TRIGGER event_tops_grow BEFORE UPDATE ON event_tops
+WHEN NEW.version < OLD.version
+BEGIN
+    SELECT RAISE(ABORT, 'a version is never given again');
 END;

@@ -1,1 +1,3 @@
+DROP TABLE event_subjects;
+DROP TABLE event_ages;
 DROP TABLE event_epochs;

@@ -6,3 +6,29 @@ CREATE TABLE event_epochs (
     after_seq INTEGER NOT NULL CHECK (after_seq >= 0),
     wall_ms   INTEGER NOT NULL
 ) STRICT;
+
+-- The keys that seal the bodies of events with a subject. Rows are only ever added at the end and changed in place, so
+-- that SQLite leaves no copy of a key in the unused part of a page.
+CREATE TABLE event_subjects (
+    number      INTEGER PRIMARY KEY,
+    key_id      BLOB NOT NULL UNIQUE CHECK (length(key_id) = 16),
+    subject     TEXT NOT NULL,
+    -- Sealed under the master key; overwritten with zeros of the same length when the subject is shredded.
+    sealed_key  BLOB NOT NULL,
+    created_ms  INTEGER NOT NULL,
+    -- 0 while the key is in use.
+    shredded_ms INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE INDEX event_subjects_by_name ON event_subjects (subject);
+
+-- How long the fleet had been running when the order of events stood where: ages that no clock can fake.
+CREATE TABLE event_ages (
+    pos       INTEGER PRIMARY KEY CHECK (pos >= 0),
+    -- Time all boots had run until then, in which a mark was made. Time between them is not counted.
+    uptime_ms INTEGER NOT NULL CHECK (uptime_ms >= 0),
+    boot      BLOB NOT NULL CHECK (length(boot) = 16),
+    boottime_ms INTEGER NOT NULL,
+    wall_ms   INTEGER NOT NULL,
+    synced    INTEGER NOT NULL CHECK (synced IN (0, 1))
+) STRICT;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nasnet_dbmanager::{DbManager, Scope};
 use ulid::Ulid;
 
+use crate::chain::Digest;
 use crate::cold::frame;
 use crate::cold::index::{Index, Place};
 use crate::cold::month::FileName;
@@ -267,14 +268,25 @@ impl ColdDir {
         Ok(last)
     }
 
+    /// Where the chain of a scope's archived events stands.
+    pub(crate) fn chained(&mut self, scope: &Scope) -> Result<Digest, Error> {
+        for (_, path) in self.files(scope)?.into_iter().rev() {
+            if let Some(place) = self.index(&path)?.0.frames.last() {
+                return Ok(place.header.chain.1);
+            }
+        }
+        Ok(Digest::GENESIS)
+    }
+
     /// Adds a frame, syncs it, reads it back from the medium and compares.
     pub(crate) fn append(&mut self, scope: &Scope, events: &[Recorded]) -> Result<Archived, Error> {
         self.check()?;
         let dir = self.scope_dir(scope);
         let newest = self.files(scope)?.pop().map(|(name, _)| name);
         let path = dir.join(FileName::of(events, newest).to_string());
-        let (header, bytes) =
-            frame::encode(events).map_err(|error| Error::corrupt(format!("frame for {}", path.display()), error))?;
+        let before = self.chained(scope)?;
+        let (header, bytes) = frame::encode(events, before)
+            .map_err(|error| Error::corrupt(format!("frame for {}", path.display()), error))?;
         if !dir.exists() {
             std::fs::create_dir(&dir)
                 .and_then(|()| sync_dir(&self.dir))

@@ -1,10 +1,12 @@
 //! One frame of a cold file: a skippable zstd frame that describes it, then up to 1,000 lines of JSON as a zstd frame.
 //!
 //! `zstd -dc` skips the first and prints the second. The description is `NNEV`, version u8, then varints: count, first
-//! and last key, wall clock span, compressed and raw length, the event types; the SHA-256 of the lines; and a CRC32C.
+//! and last key, wall clock span, compressed and raw length, the event types; the SHA-256 of the lines; the
+//! chain before and after them; and a CRC32C.
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
+use crate::chain::{self, Digest};
 use crate::event::Recorded;
 use crate::position::Position;
 use crate::varint::{self, Malformed, Reader};
@@ -18,7 +20,7 @@ const LEVEL: i32 = 9;
 /// Magic number of the first kind of skippable frame.
 pub(crate) const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 const MAGIC: &[u8; 4] = b"NNEV";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Magic number and length of a skippable frame.
 pub(crate) const PREFIX_BYTES: usize = 8;
 /// The longest description accepted, so that damage cannot ask for memory.
@@ -38,10 +40,12 @@ pub(crate) struct Header {
     raw_bytes: u64,
     pub(crate) kinds: Vec<String>,
     pub(crate) digest: [u8; 32],
+    /// The chain of this scope's archived events before this frame, and after it.
+    pub(crate) chain: (Digest, Digest),
 }
 
-/// Encodes events in ascending order of position; they must not be empty.
-pub(crate) fn encode(events: &[Recorded]) -> Result<(Header, Vec<u8>), Malformed> {
+/// Encodes events in ascending order of position, chained to those archived before; they must not be empty.
+pub(crate) fn encode(events: &[Recorded], before: Digest) -> Result<(Header, Vec<u8>), Malformed> {
     let (Some(first), Some(last)) = (events.first(), events.last()) else { return Err(Malformed("empty frame")) };
     let mut lines = Vec::new();
     for event in events {
@@ -62,6 +66,7 @@ pub(crate) fn encode(events: &[Recorded]) -> Result<(Header, Vec<u8>), Malformed
         raw_bytes: lines.len() as u64,
         kinds,
         digest: Sha256::digest(&lines).into(),
+        chain: (before, chain::fold(before, events)),
     };
     let described = header.encode()?;
     let length = u32::try_from(described.len()).map_err(|_| Malformed("description too long"))?;
@@ -98,6 +103,8 @@ impl Header {
             varint::put_bytes(&mut bytes, kind.as_bytes());
         }
         bytes.extend_from_slice(&self.digest);
+        bytes.extend_from_slice(&self.chain.0.0);
+        bytes.extend_from_slice(&self.chain.1.0);
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
         Ok(bytes)
@@ -125,10 +132,11 @@ impl Header {
         let kind_count = reader.count(1)?;
         let kinds = (0..kind_count).map(|_| reader.text().map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
         let digest = reader.array()?;
+        let chain = (Digest(reader.array()?), Digest(reader.array()?));
         if !reader.is_empty() || first > last || events == 0 || raw_bytes > RAW_BYTES_MAX {
             return Err(Malformed("description contradicts itself"));
         }
-        Ok(Self { events, first, last, wall_ms, packed_bytes, raw_bytes, kinds, digest })
+        Ok(Self { events, first, last, wall_ms, packed_bytes, raw_bytes, kinds, digest, chain })
     }
 
     /// Decodes and checks the lines this description is about.
@@ -170,7 +178,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_frame_comes_back(events in arbitrary::events(1..20)) {
-            let (written, bytes) = encode(&events).unwrap();
+            let (written, bytes) = encode(&events, Digest::GENESIS).unwrap();
             let (header, packed) = split(&bytes).unwrap();
             prop_assert_eq!(&header, &written);
             prop_assert_eq!(header.open(packed).unwrap(), events);
@@ -178,7 +186,7 @@ mod tests {
 
         #[test]
         fn a_changed_byte_is_an_error(events in arbitrary::events(1..4), at: prop::sample::Index, flip in 1..=255_u8) {
-            let (_, mut bytes) = encode(&events).unwrap();
+            let (_, mut bytes) = encode(&events, Digest::GENESIS).unwrap();
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
             let opened = split(&bytes).and_then(|(header, packed)| header.open(packed));
@@ -188,8 +196,8 @@ mod tests {
 
         #[test]
         fn a_plain_zstd_decoder_prints_the_lines(events in arbitrary::events(1..4)) {
-            let (_, mut file) = encode(&events).unwrap();
-            file.extend(encode(&events).unwrap().1);
+            let (_, mut file) = encode(&events, Digest::GENESIS).unwrap();
+            file.extend(encode(&events, Digest::GENESIS).unwrap().1);
             let text = String::from_utf8(zstd::stream::decode_all(&file[..]).unwrap()).unwrap();
             let lines: Vec<Recorded> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             prop_assert_eq!(lines, [events.clone(), events].concat());

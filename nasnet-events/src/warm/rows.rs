@@ -4,17 +4,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 use nasnet_dbmanager::{BootId, Scope};
-use serde_json::value::RawValue;
-use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 use ulid::Ulid;
 
 use crate::block::{flags_of, parse_flags};
+use crate::body::Body;
+use crate::chain::{self, Digest};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::Order;
-use crate::name::{EventType, StreamName};
+use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
-use crate::varint;
 use crate::warm::names;
 
 /// Rows of one statement, largest first: few forms, so that each stays prepared.
@@ -24,8 +25,8 @@ static INSERT: LazyLock<HashMap<usize, String>> = LazyLock::new(|| {
     let statement = |rows: usize| {
         format!(
             "INSERT INTO event_rows (pos, stream, version, kind, flags, schema, event_id, actor, correlation_id, \
-             causation_id, wall_ms, boot, boottime_ms, body, crc) VALUES {}",
-            vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ")
+             causation_id, subject, wall_ms, boot, boottime_ms, body, digest, crc) VALUES {}",
+            vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ")
         )
     };
     CHUNKS.into_iter().map(|rows| (rows, statement(rows))).collect()
@@ -36,6 +37,8 @@ const VERSIONS: &str = "SELECT n.text, MAX(r.version) FROM event_names n JOIN ev
 const COUNT: &str = "SELECT COUNT(*) FROM event_rows WHERE pos BETWEEN ?1 AND ?2";
 const WINDOW: &str = "SELECT r.pos, n.text, r.version, r.event_id FROM event_rows r \
      LEFT JOIN event_names n ON n.id = r.stream ORDER BY r.pos";
+const CHAINED: &str = "SELECT digest FROM (SELECT pos, digest FROM event_rows WHERE pos = (SELECT MAX(pos) FROM event_rows) \
+     UNION ALL SELECT pos, digest FROM event_chain WHERE lane = 'rows') ORDER BY pos DESC LIMIT 1";
 const TOTALS: &str = "SELECT COUNT(*), COALESCE(SUM(length(body)), 0), MIN(pos), MAX(pos) FROM event_rows";
 
 /// The columns of an event, each text spelled out. Outer joins, so that a missing name shows as damage.
@@ -43,9 +46,11 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT r.pos, s.text, r.version, k.text, r.flags, r.schema, r.event_id, a.text, r.correlation_id, ",
-            "r.causation_id, r.wall_ms, b.text, r.boottime_ms, r.body, r.crc FROM event_rows r ",
+            "r.causation_id, r.subject, u.text, r.wall_ms, b.text, r.boottime_ms, r.body, r.digest, r.crc ",
+            "FROM event_rows r ",
             "LEFT JOIN event_names s ON s.id = r.stream LEFT JOIN event_names k ON k.id = r.kind ",
             "LEFT JOIN event_names a ON a.id = r.actor LEFT JOIN event_names b ON b.id = r.boot ",
+            "LEFT JOIN event_names u ON u.id = r.subject ",
             $rest
         )
     };
@@ -63,30 +68,23 @@ const STREAM_BACKWARDS: &str = select!(
      ORDER BY r.version DESC LIMIT ?3"
 );
 
-/// CRC32C over an event with its names spelled out, so that a damaged name is noticed too.
-fn checksum(event: &Recorded) -> u32 {
-    let mut bytes = Vec::with_capacity(event.body.get().len() + 160);
-    varint::put(&mut bytes, u64::from(event.position.epoch));
-    varint::put(&mut bytes, event.position.seq);
-    varint::put(&mut bytes, event.version);
-    varint::put(&mut bytes, flags_of(event));
-    varint::put(&mut bytes, u64::from(event.schema));
-    for text in [event.scope.as_str(), event.stream.as_str(), event.kind.as_str(), event.body.get()] {
-        varint::put_bytes(&mut bytes, text.as_bytes());
-    }
-    varint::put(&mut bytes, u64::from(event.actor.is_some()));
-    varint::put_bytes(&mut bytes, event.actor.as_deref().unwrap_or_default().as_bytes());
-    for id in [Some(event.id), event.correlation_id, event.causation_id] {
-        varint::put(&mut bytes, u64::from(id.is_some()));
-        bytes.extend_from_slice(&id.unwrap_or(Ulid::nil()).to_bytes());
-    }
-    varint::put_signed(&mut bytes, event.wall_ms);
-    bytes.extend_from_slice(event.boot.as_bytes());
-    varint::put(&mut bytes, event.boottime_ms);
-    crc32c::crc32c(&bytes)
+/// CRC32C over an event with its names spelled out, so that a damaged name is noticed too, and over its place in the
+/// chain.
+fn checksum(event: &Recorded, chain: Digest) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&chain::canonical(event)), &chain.0)
+}
+
+/// The digest of the newest row there is or was: where the chain of this scope's rows goes on.
+pub(crate) async fn chained(conn: &mut SqliteConnection) -> Result<Digest, Error> {
+    let found: Option<Vec<u8>> = sqlx::query_scalar(CHAINED).fetch_optional(conn).await?;
+    let Some(bytes) = found else { return Ok(Digest::GENESIS) };
+    Digest::from_slice(&bytes).ok_or_else(|| Error::corrupt("event_rows", "digest has another length"))
 }
 
 /// Inserts events in the caller's transaction.
+///
+/// The caller holds the database's write lock since before their positions were given, so rows come in the order of
+/// their positions and each is chained to the one before.
 pub(crate) async fn insert(conn: &mut SqliteConnection, events: &[&Recorded]) -> Result<(), Error> {
     let boots: HashMap<BootId, String> = events.iter().map(|event| (event.boot, event.boot.to_string())).collect();
     let mut texts: BTreeSet<&str> = boots.values().map(String::as_str).collect();
@@ -94,8 +92,10 @@ pub(crate) async fn insert(conn: &mut SqliteConnection, events: &[&Recorded]) ->
         texts.insert(event.stream.as_str());
         texts.insert(event.kind.as_str());
         texts.extend(event.actor.as_deref());
+        texts.extend(event.subject.as_ref().map(|subject| subject.as_str()));
     }
     let ids = names::intern(conn, &texts).await?;
+    let mut chain = chained(conn).await?;
 
     let mut rest = events;
     while !rest.is_empty() {
@@ -107,6 +107,7 @@ pub(crate) async fn insert(conn: &mut SqliteConnection, events: &[&Recorded]) ->
         for event in chunk {
             let id_of = |text: &str| names::number(&ids, text);
             let boot = boots.get(&event.boot).map_or("", String::as_str);
+            chain = chain::link(chain, chain::leaf(event));
             query = query
                 .bind(event.position.to_key()?)
                 .bind(id_of(event.stream.as_str())?)
@@ -118,11 +119,13 @@ pub(crate) async fn insert(conn: &mut SqliteConnection, events: &[&Recorded]) ->
                 .bind(event.actor.as_deref().map(id_of).transpose()?)
                 .bind(event.correlation_id.map(|id| id.to_bytes().to_vec()))
                 .bind(event.causation_id.map(|id| id.to_bytes().to_vec()))
+                .bind(event.subject.as_ref().map(|subject| id_of(subject.as_str())).transpose()?)
                 .bind(event.wall_ms)
                 .bind(id_of(boot)?)
                 .bind(event.boottime_ms.cast_signed())
                 .bind(event.body.get())
-                .bind(i64::from(checksum(event)));
+                .bind(chain.0.to_vec())
+                .bind(i64::from(checksum(event, chain)));
         }
         query.execute(&mut *conn).await?;
     }
@@ -177,26 +180,12 @@ pub(crate) async fn totals(
     Ok((events.cast_unsigned(), bytes.cast_unsigned(), position(first), position(last)))
 }
 
-type Found = (
-    i64,
-    Option<String>,
-    i64,
-    Option<String>,
-    i64,
-    i64,
-    Vec<u8>,
-    Option<String>,
-    Option<Vec<u8>>,
-    Option<Vec<u8>>,
-    i64,
-    Option<String>,
-    i64,
-    String,
-    i64,
-);
-
-/// A page of rows: each with its position, and the event or what is wrong with it.
-pub(crate) type Page = Vec<(Position, Result<Recorded, Error>)>;
+/// A row as it is stored.
+pub(crate) struct Stored {
+    pub(crate) position: Position,
+    /// The event, or what is wrong with it.
+    pub(crate) event: Result<Recorded, Error>,
+}
 
 /// Rows after `after` up to `until` in the given order, of one stream or of all.
 pub(crate) async fn page(
@@ -206,71 +195,115 @@ pub(crate) async fn page(
     stream: Option<&StreamName>,
     order: Order,
     limit: u32,
-) -> Result<Page, Error> {
+) -> Result<Vec<Stored>, Error> {
     let sql = match (order, stream.is_some()) {
         (Order::Forwards, false) => FORWARDS,
         (Order::Backwards, false) => BACKWARDS,
         (Order::Forwards, true) => STREAM_FORWARDS,
         (Order::Backwards, true) => STREAM_BACKWARDS,
     };
-    let mut query = sqlx::query_as::<_, Found>(sql)
-        .bind(after.to_key_clamped())
-        .bind(until.to_key_clamped())
-        .bind(i64::from(limit));
+    let mut query = sqlx::query(sql).bind(after.to_key_clamped()).bind(until.to_key_clamped()).bind(i64::from(limit));
     if let Some(stream) = stream {
         query = query.bind(stream.as_str());
     }
     let found = query.fetch_all(conn).await?;
     found
-        .into_iter()
+        .iter()
         .map(|row| {
-            let what = format!("{scope} event_rows row {}", row.0);
-            let position = Position::from_key(row.0).ok_or_else(|| Error::corrupt(what.as_str(), "negative key"))?;
-            Ok((position, decode(scope, position, row).map_err(|why| Error::corrupt(what, why))))
+            let key: i64 = row.try_get(0)?;
+            let what = format!("{scope} event_rows row {key}");
+            let position = Position::from_key(key).ok_or_else(|| Error::corrupt(what.as_str(), "negative key"))?;
+            let columns = columns(row);
+            let event = columns.and_then(|columns| columns.decode(scope, position));
+            Ok(Stored { position, event: event.map_err(|why| Error::corrupt(what, why)) })
         })
         .collect()
 }
 
-fn decode(scope: &Scope, position: Position, row: Found) -> Result<Recorded, String> {
-    let (
-        _,
-        stream,
-        version,
-        kind,
-        flags,
-        schema,
-        id,
-        actor,
-        correlation,
-        causation,
-        wall_ms,
-        boot,
-        boottime,
-        body,
-        crc,
-    ) = row;
-    let name = |text: Option<String>| text.ok_or_else(|| "a name is missing".to_owned());
-    let ulid =
-        |bytes: Vec<u8>| bytes.try_into().map(Ulid::from_bytes).map_err(|_| "an id has another length".to_owned());
-    let (class, level, quality) = parse_flags(flags.cast_unsigned()).map_err(|error| error.to_string())?;
-    let event = Recorded {
-        position,
-        id: ulid(id)?,
-        scope: scope.clone(),
-        stream: StreamName::parse(&name(stream)?).map_err(|error| error.to_string())?,
-        version: version.cast_unsigned(),
-        kind: EventType::parse(&name(kind)?).map_err(|error| error.to_string())?,
-        class,
-        level,
-        schema: u16::try_from(schema).map_err(|_| "schema too large".to_owned())?,
-        actor,
-        correlation_id: correlation.map(ulid).transpose()?,
-        causation_id: causation.map(ulid).transpose()?,
-        wall_ms,
-        quality,
-        boot: name(boot)?.parse().map_err(|error: nasnet_dbmanager::Error| error.to_string())?,
-        boottime_ms: boottime.cast_unsigned(),
-        body: RawValue::from_string(body).map_err(|_| "body is not JSON".to_owned())?,
-    };
-    if i64::from(checksum(&event)) == crc { Ok(event) } else { Err("checksum differs".to_owned()) }
+/// The columns of a row, whatever they hold. A text that is not UTF-8 damages its own row only.
+fn columns(row: &SqliteRow) -> Result<Columns, String> {
+    fn get<'r, T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(
+        row: &'r SqliteRow,
+        index: usize,
+    ) -> Result<T, String> {
+        row.try_get(index).map_err(|error| error.to_string())
+    }
+    Ok(Columns {
+        stream: get(row, 1)?,
+        version: get(row, 2)?,
+        kind: get(row, 3)?,
+        flags: get(row, 4)?,
+        schema: get(row, 5)?,
+        id: get(row, 6)?,
+        actor: get(row, 7)?,
+        correlation: get(row, 8)?,
+        causation: get(row, 9)?,
+        subject_number: get(row, 10)?,
+        subject: get(row, 11)?,
+        wall_ms: get(row, 12)?,
+        boot: get(row, 13)?,
+        boottime_ms: get(row, 14)?,
+        body: get(row, 15)?,
+        digest: get(row, 16)?,
+        crc: get(row, 17)?,
+    })
+}
+
+/// What a row holds, its names spelled out.
+#[derive(Debug, Default)]
+pub(crate) struct Columns {
+    pub(crate) stream: Option<String>,
+    pub(crate) version: i64,
+    pub(crate) kind: Option<String>,
+    pub(crate) flags: i64,
+    pub(crate) schema: i64,
+    pub(crate) id: Vec<u8>,
+    pub(crate) actor: Option<String>,
+    pub(crate) correlation: Option<Vec<u8>>,
+    pub(crate) causation: Option<Vec<u8>>,
+    pub(crate) subject_number: Option<i64>,
+    pub(crate) subject: Option<String>,
+    pub(crate) wall_ms: i64,
+    pub(crate) boot: Option<String>,
+    pub(crate) boottime_ms: i64,
+    pub(crate) body: String,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) crc: i64,
+}
+
+impl Columns {
+    /// Decodes and checks the event. Every damage is an error, never a panic.
+    pub(crate) fn decode(self, scope: &Scope, position: Position) -> Result<Recorded, String> {
+        let name = |text: Option<String>| text.ok_or_else(|| "a name is missing".to_owned());
+        let ulid =
+            |bytes: Vec<u8>| bytes.try_into().map(Ulid::from_bytes).map_err(|_| "an id has another length".to_owned());
+        let flags = parse_flags(self.flags.cast_unsigned()).map_err(|error| error.to_string())?;
+        if self.subject_number.is_some() != self.subject.is_some() {
+            return Err("a name is missing".to_owned());
+        }
+        let subject = self.subject.map(|subject| Subject::parse(&subject)).transpose();
+        let digest = Digest::from_slice(&self.digest).ok_or_else(|| "digest has another length".to_owned())?;
+        let event = Recorded {
+            position,
+            id: ulid(self.id)?,
+            scope: scope.clone(),
+            stream: StreamName::parse(&name(self.stream)?).map_err(|error| error.to_string())?,
+            version: self.version.cast_unsigned(),
+            kind: EventType::parse(&name(self.kind)?).map_err(|error| error.to_string())?,
+            class: flags.class,
+            level: flags.level,
+            schema: u16::try_from(self.schema).map_err(|_| "schema too large".to_owned())?,
+            actor: self.actor,
+            correlation_id: self.correlation.map(ulid).transpose()?,
+            causation_id: self.causation.map(ulid).transpose()?,
+            wall_ms: self.wall_ms,
+            quality: flags.quality,
+            boot: name(self.boot)?.parse().map_err(|error: nasnet_dbmanager::Error| error.to_string())?,
+            boottime_ms: self.boottime_ms.cast_unsigned(),
+            subject: subject.map_err(|error| error.to_string())?,
+            synced: flags.synced,
+            body: Body::from_stored(self.body, flags.sealed).map_err(|error| error.to_string())?,
+        };
+        if i64::from(checksum(&event, digest)) == self.crc { Ok(event) } else { Err("checksum differs".to_owned()) }
+    }
 }

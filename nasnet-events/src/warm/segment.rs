@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use nasnet_dbmanager::Scope;
-use sha2::{Digest, Sha256};
 use sqlx::SqliteConnection;
 
 use crate::block::{self, Packing};
+use crate::chain::{self, Digest};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::Order;
@@ -20,6 +20,7 @@ const INSERT: &str = "INSERT INTO event_segments (first_pos, last_pos, through_p
      wall_max_ms, kinds, streams, raw_bytes, prev_digest, digest, crc, body) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 const LAST: &str = "SELECT through_pos, complete_pos, digest FROM event_segments ORDER BY first_pos DESC LIMIT 1";
+const REMOVED: &str = "SELECT pos, digest FROM event_chain WHERE lane = 'segments' ORDER BY pos DESC LIMIT 1";
 const METAS_FORWARDS: &str = "SELECT first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, wall_max_ms, \
      kinds, streams, raw_bytes, prev_digest, digest, crc FROM event_segments \
      WHERE first_pos >= COALESCE((SELECT MAX(first_pos) FROM event_segments WHERE first_pos <= ?1), 0) \
@@ -45,8 +46,9 @@ pub(crate) struct Meta {
     kinds: Vec<u8>,
     streams: Vec<u8>,
     raw_bytes: i64,
-    prev_digest: [u8; 32],
-    digest: [u8; 32],
+    /// The chain of flushed events before this segment, and after it.
+    pub(crate) prev_digest: Digest,
+    pub(crate) digest: Digest,
     crc: i64,
 }
 
@@ -55,12 +57,13 @@ pub(crate) struct Meta {
 pub(crate) struct Tail {
     pub(crate) through: Position,
     pub(crate) complete: Position,
-    digest: [u8; 32],
+    pub(crate) digest: Digest,
 }
 
 impl Tail {
     /// A scope without segments.
-    pub(crate) const EMPTY: Self = Self { through: Position::START, complete: Position::START, digest: [0; 32] };
+    pub(crate) const EMPTY: Self =
+        Self { through: Position::START, complete: Position::START, digest: Digest::GENESIS };
 }
 
 /// Events made ready outside of the transaction that stores them.
@@ -79,18 +82,6 @@ pub(crate) fn prepare(events: Vec<Recorded>) -> Result<Prepared, Error> {
 }
 
 impl Meta {
-    /// SHA-256 over the chain so far and this segment.
-    fn chain_digest(&self, body: &[u8]) -> Result<[u8; 32], Error> {
-        let mut hash = Sha256::new();
-        hash.update(b"nasnet-events segment 1\0");
-        hash.update(self.prev_digest);
-        for number in [self.first.to_key()?, self.last.to_key()?, self.events.cast_signed()] {
-            hash.update(number.to_be_bytes());
-        }
-        hash.update(body);
-        Ok(hash.finalize().into())
-    }
-
     fn checksum(&self, body: &[u8]) -> Result<u32, Error> {
         let mut bytes = Vec::new();
         for position in [self.first, self.last, self.through, self.complete] {
@@ -100,7 +91,7 @@ impl Meta {
         for number in [self.wall_ms.0, self.wall_ms.1, self.raw_bytes] {
             varint::put_signed(&mut bytes, number);
         }
-        for blob in [&self.kinds[..], &self.streams, &self.prev_digest, &self.digest] {
+        for blob in [&self.kinds[..], &self.streams, &self.prev_digest.0, &self.digest.0] {
             varint::put_bytes(&mut bytes, blob);
         }
         Ok(crc32c::crc32c_append(crc32c::crc32c(&bytes), body))
@@ -174,10 +165,9 @@ pub(crate) async fn insert(
         streams: stream_bytes,
         raw_bytes: i64::try_from(prepared.raw_bytes).unwrap_or(i64::MAX),
         prev_digest: tail.digest,
-        digest: [0; 32],
+        digest: chain::fold(tail.digest, &prepared.events),
         crc: 0,
     };
-    meta.digest = meta.chain_digest(&prepared.body)?;
     meta.crc = i64::from(meta.checksum(&prepared.body)?);
     sqlx::query(INSERT)
         .bind(meta.first.to_key()?)
@@ -190,8 +180,8 @@ pub(crate) async fn insert(
         .bind(meta.kinds)
         .bind(meta.streams)
         .bind(meta.raw_bytes)
-        .bind(meta.prev_digest.to_vec())
-        .bind(meta.digest.to_vec())
+        .bind(meta.prev_digest.0.to_vec())
+        .bind(meta.digest.0.to_vec())
         .bind(meta.crc)
         .bind(prepared.body.as_slice())
         .execute(conn)
@@ -203,14 +193,20 @@ fn position(scope: &Scope, key: i64) -> Result<Position, Error> {
     Position::from_key(key).ok_or_else(|| Error::corrupt(format!("{scope} event_segments"), "negative key"))
 }
 
-fn digest(scope: &Scope, bytes: Vec<u8>) -> Result<[u8; 32], Error> {
-    bytes.try_into().map_err(|_| Error::corrupt(format!("{scope} event_segments"), "digest has another length"))
+fn digest(scope: &Scope, bytes: Vec<u8>) -> Result<Digest, Error> {
+    Digest::from_slice(&bytes)
+        .ok_or_else(|| Error::corrupt(format!("{scope} event_segments"), "digest has another length"))
 }
 
 /// How far the scope is flushed.
 pub(crate) async fn tail(conn: &mut SqliteConnection, scope: &Scope) -> Result<Tail, Error> {
-    let found: Option<(i64, i64, Vec<u8>)> = sqlx::query_as(LAST).fetch_optional(conn).await?;
-    let Some((through, complete, chained)) = found else { return Ok(Tail::EMPTY) };
+    let found: Option<(i64, i64, Vec<u8>)> = sqlx::query_as(LAST).fetch_optional(&mut *conn).await?;
+    let Some((through, complete, chained)) = found else {
+        // The chain goes on behind segments that were removed.
+        let removed: Option<(i64, Vec<u8>)> = sqlx::query_as(REMOVED).fetch_optional(conn).await?;
+        let Some((last, chained)) = removed else { return Ok(Tail::EMPTY) };
+        return Ok(Tail { through: position(scope, last)?, digest: digest(scope, chained)?, ..Tail::EMPTY });
+    };
     Ok(Tail {
         through: position(scope, through)?,
         complete: position(scope, complete)?,
@@ -264,9 +260,6 @@ pub(crate) async fn events(conn: &mut SqliteConnection, scope: &Scope, meta: &Me
     let body: Vec<u8> = sqlx::query_scalar(BODY).bind(meta.first.to_key()?).fetch_one(conn).await?;
     if i64::from(meta.checksum(&body)?) != meta.crc {
         return Err(Error::corrupt(what(), "checksum differs"));
-    }
-    if meta.chain_digest(&body)? != meta.digest {
-        return Err(Error::corrupt(what(), "digest differs"));
     }
     let events = block::decode(&body).map_err(|error| Error::corrupt(what(), error))?;
     let ends = (events.first().map(|event| event.position), events.last().map(|event| event.position));

@@ -177,3 +177,14 @@ pub async fn on_scope(manager: &DbManager, scope: &Scope, sql: &'static str) {
         .await
         .unwrap();
 }
+
+/// Empties the warm tier of a scope as retention may, past the store.
+pub async fn empty_warm(manager: &DbManager, scope: &Scope) {
+    const SQL: &str = "
+        INSERT INTO event_retained (what, through_pos)
+            SELECT column1, 9223372036854775807 FROM (VALUES (-4), (0)) WHERE TRUE
+            ON CONFLICT (what) DO UPDATE SET through_pos = excluded.through_pos;
+        DELETE FROM event_rows;
+        DELETE FROM event_segments";
+    on_scope(manager, scope, SQL).await;
+}

@@ -1,0 +1,192 @@
+//! Destroys the key of a subject: what was sealed under it is noise from then on, in every tier and on every stick.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nasnet_dbmanager::{Cause, Scope};
+use sqlx::SqliteConnection;
+use ulid::Ulid;
+
+use crate::error::Error;
+use crate::event::{NewEvent, StreamAppend};
+use crate::expected::Expected;
+use crate::name::{StreamName, Subject};
+use crate::receipt::Receipt;
+use crate::sealing::{SECURE_DELETE_OFF, SECURE_DELETE_ON};
+use crate::store::{EventStore, blocking};
+use crate::types;
+
+const SHRED: Cause = Cause::new("event-shred");
+/// Times a log that readers keep in use is tried again, and the pause between.
+const CHECKPOINTS_MAX: u32 = 40;
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of a file looked at together.
+const WINDOW_BYTES: usize = 1 << 20;
+
+const LIVE: &str = "SELECT key_id, sealed_key FROM event_subjects WHERE subject = ?1 AND shredded_ms = 0";
+// As long as what it replaces, so that it is written over it.
+const DESTROY: &str = "UPDATE event_subjects SET sealed_key = zeroblob(length(sealed_key)), shredded_ms = MAX(?2, 1) \
+     WHERE subject = ?1 AND shredded_ms = 0";
+
+/// What a shredding did.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Shredded {
+    /// The subject.
+    pub subject: Subject,
+    /// Keys that were destroyed: 0 when there was none, or none any more.
+    pub keys: u64,
+    /// The tombstone event, when a key was destroyed.
+    pub tombstone: Option<Receipt>,
+    /// Files under the data directory that still hold a destroyed key, sealed under the master key: backups and what was
+    /// set aside. Restoring one of them brings the facts back, so remove them.
+    pub copies: Vec<PathBuf>,
+}
+
+impl EventStore {
+    /// Destroys the key of a subject and appends a tombstone (`store.shredded`, on `subject/{subject}` of the system's
+    /// scope) in the same transaction. Events about the subject are read as [`crate::Body::Shredded`] from then on,
+    /// wherever copies of them are; chains and bundles still verify, since they are over what is stored. Events
+    /// appended later get a new key.
+    ///
+    /// Before it returns the log of `system.db` was emptied into the file, and neither holds the key. Flash itself may
+    /// keep old blocks until it reuses them, sealed under the master key like the copies that are reported.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] and [`Error::NotDurable`]: nothing was destroyed. [`Error::ShredUnfinished`]: the key is
+    /// destroyed, but the log is in use by a reader or a trace was found; ask again.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have destroyed the key without emptying the log; asking again finishes.
+    pub async fn shred(&self, subject: &Subject) -> Result<Shredded, Error> {
+        let system = self.shared().manager.system();
+        let (store, own) = (self.clone(), subject.clone());
+        let now_ms = self.shared().manager.now().wall_ms;
+        let (pending, traces) = system
+            .write(SHRED, move |conn| {
+                Box::pin(async move {
+                    let found: Vec<(Vec<u8>, Vec<u8>)> =
+                        sqlx::query_as(LIVE).bind(own.as_str()).fetch_all(&mut *conn).await?;
+                    if found.is_empty() {
+                        return Ok::<_, Error>((None, Vec::new()));
+                    }
+                    destroy(conn, &own, now_ms).await?;
+                    let append = store.tombstone(&own, &found)?;
+                    let pending = store.append_in(conn, &Scope::System, vec![append]).await?;
+                    Ok((Some(pending), found.into_iter().map(|(_, sealed)| sealed).collect()))
+                })
+            })
+            .await?;
+        let tombstone = match pending {
+            Some(pending) => self.published(pending).await.into_iter().next(),
+            None => None,
+        };
+        let keys = traces.len() as u64;
+        self.empty_log(subject).await?;
+        let copies = self.traces(subject, traces).await?;
+        Ok(Shredded { subject: subject.clone(), keys, tombstone, copies })
+    }
+
+    fn tombstone(&self, subject: &Subject, keys: &[(Vec<u8>, Vec<u8>)]) -> Result<StreamAppend, Error> {
+        let id = |bytes: &Vec<u8>| bytes.as_slice().try_into().map(Ulid::from_bytes).ok();
+        let keys: Vec<Ulid> = keys.iter().filter_map(|(key, _)| id(key)).collect();
+        let body = serde_json::json!({ "subject": subject, "keys": keys });
+        let event = NewEvent::new(self.shared().manager.next_ulid(), types::STORE_SHREDDED, &body)?;
+        let stream = StreamName::parse(&format!("subject/{subject}"))?;
+        Ok(StreamAppend::new(stream, Expected::Any, vec![event]))
+    }
+
+    async fn empty_log(&self, subject: &Subject) -> Result<(), Error> {
+        for _ in 0..CHECKPOINTS_MAX {
+            if !self.shared().manager.system().checkpoint().await?.busy {
+                return Ok(());
+            }
+            tokio::time::sleep(CHECKPOINT_PAUSE).await;
+        }
+        let why = "a reader keeps the log of system.db in use".to_owned();
+        Err(Error::ShredUnfinished { subject: subject.clone(), why })
+    }
+
+    /// Looks for the destroyed keys in every file they may be in.
+    async fn traces(&self, subject: &Subject, keys: Vec<Vec<u8>>) -> Result<Vec<PathBuf>, Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let manager = &self.shared().manager;
+        let (data, system) = (manager.data_dir().to_owned(), manager.system().path().to_owned());
+        let found = blocking(move || {
+            let mut found = Vec::new();
+            search(&data, &keys, &mut found).map(|()| found)
+        })
+        .await?;
+        let name = system.as_os_str().to_owned();
+        let is_live = |path: &PathBuf| path.as_os_str().as_encoded_bytes().starts_with(name.as_encoded_bytes());
+        match found.iter().find(|path| is_live(path)) {
+            None => Ok(found),
+            Some(path) => {
+                let why = format!("{} still holds its bytes", path.display());
+                Err(Error::ShredUnfinished { subject: subject.clone(), why })
+            }
+        }
+    }
+}
+
+async fn destroy(conn: &mut SqliteConnection, subject: &Subject, now_ms: i64) -> Result<(), Error> {
+    sqlx::raw_sql(SECURE_DELETE_ON).execute(&mut *conn).await?;
+    sqlx::query(DESTROY).bind(subject.as_str()).bind(now_ms).execute(&mut *conn).await?;
+    sqlx::raw_sql(SECURE_DELETE_OFF).execute(conn).await?;
+    Ok(())
+}
+
+/// Collects the files below `dir` that hold one of the keys.
+fn search(dir: &Path, keys: &[Vec<u8>], found: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let entries = std::fs::read_dir(dir).map_err(|error| Error::io("read", dir, error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| Error::io("read", dir, error))?;
+        let (path, kind) = (entry.path(), entry.file_type());
+        match kind {
+            Ok(kind) if kind.is_dir() => search(&path, keys, found)?,
+            Ok(kind) if kind.is_file() && holds(&path, keys)? => found.push(path),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn holds(path: &Path, keys: &[Vec<u8>]) -> Result<bool, Error> {
+    let io = |error| Error::io("read", path, error);
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        // Another process may remove its files meanwhile.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(io(error)),
+    };
+    let overlap = keys.iter().map(Vec::len).max().unwrap_or(0);
+    let mut window: Vec<u8> = Vec::with_capacity(WINDOW_BYTES + overlap);
+    loop {
+        let read = file.by_ref().take(WINDOW_BYTES as u64).read_to_end(&mut window).map_err(io)?;
+        if keys.iter().any(|key| contains(&window, key)) {
+            return Ok(true);
+        }
+        if read == 0 {
+            return Ok(false);
+        }
+        window.drain(..window.len().saturating_sub(overlap));
+    }
+}
+
+/// Looks for the end of a sealed key: nonce and version stand before it.
+fn contains(window: &[u8], key: &[u8]) -> bool {
+    let needle = key.get(key.len().saturating_sub(32)..).unwrap_or(key);
+    let Some(first) = needle.first() else { return false };
+    let mut rest = window;
+    while let Some(at) = rest.iter().position(|byte| byte == first) {
+        rest = rest.get(at..).unwrap_or_default();
+        if rest.starts_with(needle) {
+            return true;
+        }
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    false
+}

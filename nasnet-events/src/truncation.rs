@@ -1,0 +1,149 @@
+//! What was removed although its consumer might still have wanted it, and why.
+
+use nasnet_dbmanager::{Cause, Scope};
+use sqlx::SqliteConnection;
+
+use crate::epoch;
+use crate::error::Error;
+use crate::hot::truncated;
+use crate::position::Position;
+use crate::shared::Shared;
+
+const READ: Cause = Cause::new("event-truncations");
+
+/// Records kept of one database; the two oldest become one when there are more.
+pub(crate) const RECORDS_MAX: i64 = 256;
+
+/// A stretch of positions from which events were removed. Other events of the stretch may still be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Truncated {
+    /// Everything up to here is untouched by this removal.
+    pub after: Position,
+    /// The last position removed.
+    pub through: Position,
+    /// Number of events removed between the two.
+    pub events: u64,
+    /// What removed them.
+    pub by: TruncatedBy,
+    /// The scope they belonged to, `None` when they were of several.
+    pub scope: Option<Scope>,
+}
+
+/// Why events were removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TruncatedBy {
+    /// The hot tier was full.
+    Shed,
+    /// Their time was over.
+    Retention,
+    /// Their time was over and a consumer that still wanted them had waited for longer than its guard allows.
+    Guard {
+        /// The consumer.
+        consumer: String,
+    },
+}
+
+const LIST: &str = "SELECT after_pos, through_pos, events, by, consumer, scope FROM event_truncated \
+     WHERE through_pos > ?1 ORDER BY after_pos, id";
+const EXTEND: &str = "UPDATE event_truncated SET through_pos = MAX(through_pos, ?2), events = events + ?3 \
+     WHERE id = (SELECT MAX(id) FROM event_truncated) AND through_pos >= ?1 AND by = ?4 AND consumer IS ?5 \
+     AND scope IS ?6";
+const ADD: &str = "INSERT INTO event_truncated (after_pos, through_pos, events, by, consumer, scope) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+const JOIN_OLDEST: &str = "UPDATE event_truncated SET \
+     after_pos = MIN(after_pos, (SELECT after_pos FROM event_truncated ORDER BY id LIMIT 1)), \
+     through_pos = MAX(through_pos, (SELECT through_pos FROM event_truncated ORDER BY id LIMIT 1)), \
+     events = events + (SELECT events FROM event_truncated ORDER BY id LIMIT 1), \
+     scope = CASE WHEN scope IS (SELECT scope FROM event_truncated ORDER BY id LIMIT 1) THEN scope END \
+     WHERE id = (SELECT id FROM event_truncated ORDER BY id LIMIT 1 OFFSET 1) \
+     AND (SELECT COUNT(*) FROM event_truncated) > ?1";
+const DROP_OLDEST: &str = "DELETE FROM event_truncated WHERE id = (SELECT MIN(id) FROM event_truncated) \
+     AND (SELECT COUNT(*) FROM event_truncated) > ?1";
+
+/// Adds a record to the database of a scope, in the caller's transaction: one that continues the newest is joined to it.
+pub(crate) async fn note(conn: &mut SqliteConnection, truncated: &Truncated) -> Result<(), Error> {
+    let (by, consumer) = match &truncated.by {
+        TruncatedBy::Shed => ("shed", None),
+        TruncatedBy::Retention => ("retention", None),
+        TruncatedBy::Guard { consumer } => ("guard", Some(consumer.as_str())),
+    };
+    for (sql, is_extension) in [(EXTEND, true), (ADD, false)] {
+        let done = sqlx::query(sql)
+            .bind(truncated.after.to_key()?)
+            .bind(truncated.through.to_key()?)
+            .bind(truncated.events.cast_signed())
+            .bind(by)
+            .bind(consumer)
+            .bind(truncated.scope.as_ref().map(Scope::as_str))
+            .execute(&mut *conn)
+            .await?;
+        if is_extension && done.rows_affected() > 0 {
+            return Ok(());
+        }
+    }
+    for sql in [JOIN_OLDEST, DROP_OLDEST] {
+        sqlx::query(sql).bind(RECORDS_MAX).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// The records of one scope's database that reach beyond `after`.
+pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result<Vec<Truncated>, Error> {
+    type Found = (i64, i64, i64, String, Option<String>, Option<String>);
+    let found: Vec<Found> = sqlx::query_as(LIST).bind(after.to_key_clamped()).fetch_all(conn).await?;
+    found
+        .into_iter()
+        .map(|(after, through, events, by, consumer, scope)| {
+            let corrupt = |why: &str| Error::corrupt("event_truncated", why);
+            let by = match (by.as_str(), consumer) {
+                ("shed", _) => TruncatedBy::Shed,
+                ("retention", _) => TruncatedBy::Retention,
+                ("guard", Some(consumer)) => TruncatedBy::Guard { consumer },
+                _ => return Err(corrupt("unknown cause")),
+            };
+            Ok(Truncated {
+                after: Position::from_key(after).ok_or_else(|| corrupt("negative key"))?,
+                through: Position::from_key(through).ok_or_else(|| corrupt("negative key"))?,
+                events: events.cast_unsigned(),
+                by,
+                scope: scope
+                    .map(|scope| scope.parse().map_err(|error| Error::corrupt("event_truncated scope", error)))
+                    .transpose()?,
+            })
+        })
+        .collect()
+}
+
+/// What was removed above a position, of all scopes, oldest first. A scope whose database cannot be read now is left
+/// out: its events cannot be read now either.
+pub(crate) async fn since(shared: &Shared, after: Position) -> Result<Vec<Truncated>, Error> {
+    let scopes = epoch::scopes(&shared.manager).await?;
+    since_of(shared, &scopes, after).await
+}
+
+/// As [`since`], for some scopes; what was removed from the hot tier is of all scopes.
+pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position) -> Result<Vec<Truncated>, Error> {
+    let mut found = shared
+        .manager
+        .hot()
+        .read(READ, move |conn| Box::pin(async move { truncated::list(conn, after).await }))
+        .await?;
+    for scope in scopes {
+        let listed = match shared.manager.scope(scope).await {
+            Ok(database) => database.read(READ, move |conn| Box::pin(async move { list(conn, after).await })).await,
+            Err(error) => Err(error.into()),
+        };
+        match listed {
+            Ok(mut listed) => {
+                // What system.db keeps for the hot tier names another scope, or none.
+                for truncated in listed.iter_mut().filter(|truncated| truncated.by != TruncatedBy::Shed) {
+                    truncated.scope.get_or_insert_with(|| scope.clone());
+                }
+                found.extend(listed);
+            }
+            Err(error) => tracing::warn!(%scope, %error, "what was removed from it is unknown"),
+        }
+    }
+    found.sort_by_key(|truncated| (truncated.after, truncated.through));
+    Ok(found)
+}

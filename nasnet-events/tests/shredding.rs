@@ -1,0 +1,215 @@
+//! Events about a subject: sealed wherever they are, readable while their key exists, and gone with it.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use futures_util::StreamExt;
+use nasnet_dbmanager::Scope;
+use nasnet_events::{
+    Body, ColdOptions, Durability, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Query,
+    StreamAppend, Subject, prepare_cold_dir, types,
+};
+use support::{Site, TEST, append_in, kind, read, router, stream};
+
+const CANARY: &str = "canary-81f3-the-facts";
+
+fn anna() -> Subject {
+    Subject::parse("user/anna").unwrap()
+}
+
+fn about(manager: &nasnet_dbmanager::DbManager, name: &str, subject: Subject) -> NewEvent {
+    NewEvent::new(manager.next_ulid(), kind(name), &serde_json::json!({ "told": CANARY })).unwrap().subject(subject)
+}
+
+fn all_files(dir: &Path, found: &mut Vec<(PathBuf, Vec<u8>)>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all_files(&path, found);
+        } else {
+            let bytes = std::fs::read(&path).unwrap();
+            found.push((path, bytes));
+        }
+    }
+}
+
+fn files_with(dir: &Path, needle: &[u8]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    all_files(dir, &mut files);
+    assert!(files.len() > 5, "there is something to scan");
+    let found = files.into_iter().filter(|(_, bytes)| bytes.windows(needle.len()).any(|window| window == needle));
+    found.map(|(path, _)| path).collect()
+}
+
+/// The keys of a subject as they are stored, sealed under the master key.
+async fn stored_keys(manager: &nasnet_dbmanager::DbManager) -> Vec<Vec<u8>> {
+    manager
+        .system()
+        .read(TEST, |conn| {
+            Box::pin(async move {
+                let sql = "SELECT sealed_key FROM event_subjects WHERE shredded_ms = 0 ORDER BY number";
+                Ok::<_, Error>(sqlx::query_scalar(sql).fetch_all(conn).await?)
+            })
+        })
+        .await
+        .unwrap()
+}
+
+fn with_cold(site: &Site) -> EventOptions {
+    EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device())
+}
+
+async fn bodies(store: &EventStore, query: Query) -> Vec<Body> {
+    read(store, query).await.into_iter().map(|event| event.body).collect()
+}
+
+/// One event about Anna in each place an event can be: archived, in a segment, in a row, and in hot.db only.
+async fn everywhere(site: &Site) -> (nasnet_dbmanager::DbManager, EventStore) {
+    let (manager, store) = site.open_with(with_cold(site)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    let (scope, name) = (router("r1"), stream("s"));
+    for name_of in ["resource.updated", "config.applied", "metric.updated"] {
+        let events = vec![about(&manager, name_of, anna())];
+        store.append(&scope, &name, Expected::Any, events).await.unwrap();
+    }
+    store.archive().await.unwrap();
+    store.append(&scope, &name, Expected::Any, vec![about(&manager, "resource.updated", anna())]).await.unwrap();
+    store.flush(FlushReason::Requested).await.unwrap();
+    let inside = StreamAppend::new(name.clone(), Expected::Any, vec![about(&manager, "auth.login.failed", anna())]);
+    append_in(&manager, &store, &scope, vec![inside]).await.unwrap();
+    let inside = StreamAppend::new(name.clone(), Expected::Any, vec![about(&manager, "auth.login.failed", anna())]);
+    append_in(&manager, &store, &Scope::System, vec![inside]).await.unwrap();
+    store.append(&scope, &name, Expected::Any, vec![about(&manager, "resource.updated", anna())]).await.unwrap();
+    (manager, store)
+}
+
+#[tokio::test]
+async fn facts_about_a_subject_are_readable_and_in_clear_nowhere() {
+    let site = Site::new();
+    let (manager, store) = everywhere(&site).await;
+    let events = read(&store, Query::all()).await;
+    assert_eq!(events.len(), 7);
+    for event in &events {
+        assert_eq!(event.body_as::<serde_json::Value>().unwrap()["told"], CANARY);
+        assert_eq!(event.subject, Some(anna()));
+    }
+    assert_eq!(files_with(site.dir.path(), CANARY.as_bytes()), Vec::<PathBuf>::new());
+    // Whoever hands events on gets what is stored.
+    let mut stored = store.read_stored(Query::all());
+    while let Some(event) = stored.next().await {
+        let event = event.unwrap();
+        assert!(event.body.is_sealed());
+        assert!(matches!(event.body_as::<serde_json::Value>(), Err(Error::Unopened { shredded: false, .. })));
+        assert!(!serde_json::to_string(&event).unwrap().contains(CANARY));
+    }
+    // Nothing shows facts by accident.
+    let event = about(&manager, "resource.updated", anna());
+    assert!(!format!("{event:?} {:?} {:?}", events[0], events[0].body).contains(CANARY));
+}
+
+#[tokio::test]
+async fn a_shredded_subject_is_gone_from_every_tier_and_its_key_from_every_file() {
+    let site = Site::new();
+    let (manager, store) = everywhere(&site).await;
+    let (scope, name) = (router("r1"), stream("other"));
+    let ben = Subject::parse("user/ben").unwrap();
+    // Enough subjects that their keys fill pages, and change places if anything makes them.
+    for number in 0..90 {
+        let subject = Subject::parse(&format!("user/{number}")).unwrap();
+        store.append(&scope, &name, Expected::Any, vec![about(&manager, "resource.updated", subject)]).await.unwrap();
+    }
+    store.append(&scope, &name, Expected::Any, vec![about(&manager, "resource.updated", ben.clone())]).await.unwrap();
+    let keys = stored_keys(&manager).await;
+    assert_eq!(keys.len(), 92);
+    let tail = |key: &Vec<u8>| key[key.len() - 32..].to_vec();
+    assert!(!files_with(site.dir.path(), &tail(&keys[0])).is_empty(), "the key is somewhere before");
+
+    let shredded = store.shred(&anna()).await.unwrap();
+    assert_eq!((shredded.keys, shredded.copies.len()), (1, 0));
+    assert_eq!(files_with(site.dir.path(), &tail(&keys[0])), Vec::<PathBuf>::new());
+    assert!(!files_with(site.dir.path(), &tail(&keys[91])).is_empty(), "the keys of others stay");
+
+    let events = read(&store, Query::all().stream(stream("s"))).await;
+    assert_eq!(events.len(), 7);
+    for event in &events {
+        assert_eq!(event.body, Body::Shredded);
+        assert!(matches!(event.body_as::<serde_json::Value>(), Err(Error::Unopened { shredded: true, .. })));
+    }
+    assert_eq!(read(&store, Query::all().stream(name.clone())).await.len(), 91, "others are readable");
+    let tombstones = read(&store, Query::all().kind(types::STORE_SHREDDED)).await;
+    assert_eq!(tombstones.len(), 1);
+    assert_eq!(tombstones[0].position, shredded.tombstone.unwrap().first);
+    assert_eq!(tombstones[0].body_as::<serde_json::Value>().unwrap()["subject"], "user/anna");
+
+    // Again: nothing left to destroy. A new event about the subject gets a new key and does not revive the old ones.
+    assert_eq!(store.shred(&anna()).await.unwrap().keys, 0);
+    store.append(&scope, &name, Expected::Any, vec![about(&manager, "resource.updated", anna())]).await.unwrap();
+    assert!(matches!(bodies(&store, Query::all().stream(name)).await[91], Body::Json(_)));
+    assert!(bodies(&store, Query::all().stream(stream("s"))).await.iter().all(Body::is_shredded));
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+
+    let (_manager, store) = site.open_with(with_cold(&site)).await;
+    assert!(bodies(&store, Query::all().stream(stream("s"))).await.iter().all(Body::is_shredded));
+}
+
+#[tokio::test]
+async fn a_copy_of_the_key_that_is_left_in_the_data_directory_is_reported() {
+    let site = Site::new();
+    let (manager, store) = everywhere(&site).await;
+    manager.system().checkpoint().await.unwrap();
+    let aside = site.data().join("backup/older-system.db");
+    std::fs::create_dir_all(aside.parent().unwrap()).unwrap();
+    std::fs::copy(manager.system().path(), &aside).unwrap();
+    let shredded = store.shred(&anna()).await.unwrap();
+    assert_eq!(shredded.copies, [aside]);
+}
+
+#[tokio::test]
+async fn repeating_a_sealed_append_is_recognised_and_other_facts_are_not() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    for event in [about(&manager, "resource.updated", anna()), about(&manager, "config.applied", anna())] {
+        let first = store.append(&scope, &name, Expected::Any, vec![event.clone()]).await.unwrap();
+        let again = store.append(&scope, &name, Expected::Any, vec![event.clone()]).await.unwrap();
+        assert!(again.deduplicated);
+        assert_eq!(again.first, first.first);
+        let mut other = event;
+        other.body = serde_json::value::to_raw_value(&"other").unwrap();
+        let other = store.append(&scope, &name, Expected::Any, vec![other]).await;
+        assert!(matches!(other, Err(Error::IdReused { .. })), "{other:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_key_is_an_error_of_its_events_and_of_no_other() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    store.append(&scope, &name, Expected::Any, vec![about(&manager, "resource.updated", anna())]).await.unwrap();
+    store.append(&scope, &name, Expected::Any, vec![support::normal(&manager)]).await.unwrap();
+    // As after the restore of an older system.db.
+    support::on_scope(&manager, &Scope::System, "DELETE FROM event_subjects").await;
+    let items: Vec<_> = store.read(Query::all()).collect().await;
+    assert!(matches!(&items[0], Err(Error::KeyMissing { subject, .. }) if *subject == anna()), "{items:?}");
+    assert!(items[1].is_ok());
+    assert_eq!(store.read_stored(Query::all()).count().await, 2);
+}
+
+#[tokio::test]
+async fn a_key_of_a_transaction_that_rolls_back_is_used_by_nobody() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let inside = StreamAppend::new(stream("s"), Expected::Any, vec![about(&manager, "config.applied", anna())]);
+    let rolled_back = support::transaction(&manager, &store, &Scope::System, vec![inside], false).await;
+    assert!(rolled_back.is_err());
+    assert_eq!(stored_keys(&manager).await.len(), 0);
+    let event = about(&manager, "resource.updated", anna());
+    store.append_with(&Scope::System, &stream("s"), Expected::Any, vec![event], Durability::Durable).await.unwrap();
+    assert_eq!(stored_keys(&manager).await.len(), 1);
+    assert!(matches!(bodies(&store, Query::all()).await[0], Body::Json(_)));
+}
