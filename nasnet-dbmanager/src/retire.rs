@@ -34,7 +34,8 @@ impl DbManager {
     /// process has it open, [`Error::MissingDatabase`].
     ///
     /// # Cancel safety
-    /// Dropping the future, or a crash, leaves an intent that the next open of the fleet carries out.
+    /// Dropping the future, a crash, or an error of the medium half-way leaves an intent; whoever asks for the router
+    /// next, or opens the fleet, carries it out.
     pub async fn retire(&self, id: &RouterId) -> Result<(), Error> {
         self.record_in(id, &[Lifecycle::Active]).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
@@ -119,21 +120,24 @@ impl DbManager {
     pub(crate) async fn alone(&self, id: &RouterId, when: HoldWhen) -> Result<Alone, Error> {
         let lock = self.inner.files.layout().router_lock(id);
         let held = self.inner.routers.hold(id, when, &lock).await?;
-        self.alone_holding(held, &lock).await
+        self.alone_holding(id, held, &lock).await
     }
 
     /// Closes a router whose file was found damaged; `None` when another file is open, which is left alone.
     pub(crate) async fn alone_with(&self, id: &RouterId, damaged: [u8; 16]) -> Result<Option<Alone>, Error> {
         let lock = self.inner.files.layout().router_lock(id);
         match self.inner.routers.try_hold(id, HoldWhen::Damaged(damaged), &lock).await? {
-            Some(held) => self.alone_holding(held, &lock).await.map(Some),
+            Some(held) => self.alone_holding(id, held, &lock).await.map(Some),
             None => Ok(None),
         }
     }
 
-    async fn alone_holding(&self, held: Held, lock: &Path) -> Result<Alone, Error> {
+    async fn alone_holding(&self, id: &RouterId, held: Held, lock: &Path) -> Result<Alone, Error> {
         let lock = FileLock::exclusive(lock, self.inner.files.options().lock_timeout).await?;
-        Ok(Alone { _lock: lock, _held: held })
+        let alone = Alone { _lock: lock, _held: held };
+        // What an earlier call left half-way comes first: the next begins where everything is in its place.
+        self.finish_begun(id).await?;
+        Ok(alone)
     }
 }
 

@@ -11,6 +11,8 @@ mod cancel;
 mod corruption;
 #[path = "soak/enospc.rs"]
 mod enospc;
+#[path = "soak/events.rs"]
+mod events;
 #[path = "soak/fleet.rs"]
 mod fleet;
 #[path = "soak/io_faults.rs"]
@@ -25,8 +27,14 @@ mod locks;
 mod mount;
 #[path = "soak/power_loss.rs"]
 mod power_loss;
+#[path = "soak/power_loss_events.rs"]
+mod power_loss_events;
+#[path = "soak/tiers.rs"]
+mod tiers;
 #[path = "soak/workers.rs"]
 mod workers;
+#[path = "soak/yanked_media.rs"]
+mod yanked_media;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -75,9 +83,11 @@ struct Args {
 enum Campaign {
     /// Futures are dropped at every step and after random times.
     Cancel,
+    /// An event store is walked through while its wall clock jumps by decades.
+    Clock,
     /// Closed databases and logs get flipped bits and lose their ends.
     Corruption,
-    /// Real file systems of 2 and 8 MB run full.
+    /// Small real file systems run full, out of inodes, read-only and give up.
     Enospc,
     /// Every operation on a file fails once, in every public call that writes.
     IoFaults,
@@ -87,8 +97,14 @@ enum Campaign {
     KillEvents,
     /// Processes that hold leases are stopped, killed, restarted and lied to by their clocks.
     Locks,
-    /// The power is cut at every point of founding, writing, migrating and recovering.
+    /// The power is cut at every point of founding, writing, migrating, moving and recovering.
     PowerLoss,
+    /// The power is cut at every point of appending, flushing and archiving events.
+    PowerLossEvents,
+    /// An event store is walked through restarts, reboots, clock jumps and media without space.
+    Tiers,
+    /// The medium of the cold tier goes away while events are archived, and comes back.
+    YankedMedia,
 }
 
 /// What one case found.
@@ -139,6 +155,7 @@ impl Campaign {
         type Case = fn(&mut Turn) -> Result<Found, Failure>;
         let (name, floor_120s, control, case): (_, _, Control, Case) = match self {
             Self::Cancel => ("cancel", 2_000, cancel::control, cancel::case),
+            Self::Clock => ("clock", 500, tiers::clock_control, tiers::clock_case),
             Self::Corruption => ("corruption", 2_000, corruption::control, corruption::case),
             Self::Enospc => ("enospc", 5, enospc::control, enospc::case),
             Self::IoFaults => ("io-faults", 3_000, io_faults::control, io_faults::case),
@@ -146,6 +163,11 @@ impl Campaign {
             Self::KillEvents => ("kill-events", 300, kill_events::control, kill_events::case),
             Self::Locks => ("locks", 10_000, locks::control, locks::case),
             Self::PowerLoss => ("power-loss", 10_000, power_loss::control, power_loss::case),
+            Self::PowerLossEvents => {
+                ("power-loss-events", 20_000, power_loss_events::control, power_loss_events::case)
+            }
+            Self::Tiers => ("tiers", 500, tiers::control, tiers::case),
+            Self::YankedMedia => ("yanked-media", 200, yanked_media::control, yanked_media::case),
         };
         // The locks campaign is four processes by itself, and times how they wait for each other.
         Plan { name, floor_120s, shared: !matches!(self, Self::Locks), control, case }
@@ -153,7 +175,7 @@ impl Campaign {
 
     /// Whether it mounts file systems.
     const fn mounts(self) -> bool {
-        matches!(self, Self::Enospc)
+        matches!(self, Self::Enospc | Self::YankedMedia)
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use nasnet_dbmanager::{Cause, DbManager, Error, NewRouter, RouterDb, RouterId};
 use tempfile::TempDir;
@@ -21,6 +22,9 @@ use crate::{Controls, Failure, Found, Turn};
 const CRITICAL: Cause = Cause::new("soak-critical").critical();
 /// Critical groups a full medium must still take.
 const CRITICAL_GROUPS: u64 = 20;
+/// Free bytes at which the reserve is kept, and the pause between two looks for it.
+const SCARCE_BYTES: u64 = 6 * 1024 * 1024;
+const RESTOCK: Duration = Duration::from_millis(120);
 /// Groups of one deletion.
 const DELETED_GROUPS: usize = 25;
 
@@ -68,6 +72,18 @@ fn take_all(path: &Path) -> Result<(), Failure> {
     for bytes in [65_536, 4_096, 512] {
         let block = vec![0x5a; bytes];
         while file.write_all(&block).and_then(|()| file.sync_data()).is_ok() {}
+    }
+    Ok(())
+}
+
+/// Takes what space there is beyond a few megabytes.
+fn take_some(path: &Path, dir: &Path) -> Result<(), Failure> {
+    let mut file = std::fs::File::create(path)?;
+    let block = vec![0x5a; 65_536];
+    let free = || rustix::fs::statvfs(dir).map(|facts| facts.f_bavail * facts.f_frsize);
+    while free()? > SCARCE_BYTES {
+        file.write_all(&block)?;
+        file.sync_data()?;
     }
     Ok(())
 }
@@ -309,9 +325,13 @@ async fn give_up(bench: &mut Bench, small: &Mounted, run: &Path) -> Result<(), S
         }
     }
     // Closing cannot move the log; it must come to an end all the same.
-    let closed = tokio::time::timeout(std::time::Duration::from_secs(20), bench.db.shutdown()).await;
+    let closed = tokio::time::timeout(Duration::from_secs(20), bench.db.shutdown()).await;
     if closed.is_err() {
         return Err("closing hangs".to_owned());
+    }
+    let open = small.open_files().map_err(|error| error.to_string())?;
+    if !open.is_empty() {
+        return Err(format!("closing leaves {open:?} open"));
     }
     small.unmount().and_then(|()| small.repair()).and_then(|()| small.mount("rw")).map_err(|error| error.to_string())?;
     bench.open_again(&data, run).await?;
@@ -324,6 +344,12 @@ async fn run_full(bench: &mut Bench, small: &Mounted, run: &Path, trouble: Troub
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     let other = small.path().join("other");
     if trouble == Trouble::FilledByOthers {
+        // Not all at once: the reserve is kept once room is scarce, and that is seen when something is written.
+        take_some(&small.path().join("first"), small.path()).map_err(|error| failed("filling", &error))?;
+        for _ in 0..4 {
+            bench.write(CAUSE).await?;
+            tokio::time::sleep(RESTOCK).await;
+        }
         take_all(&other).map_err(|error| failed("filling", &error))?;
     }
     bench.fill(CAUSE).await?;

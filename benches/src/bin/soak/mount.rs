@@ -170,6 +170,19 @@ impl Mounted {
         run(Command::new("mount").args(["-t", name, "-o", &options]).arg(self.image()).arg(self.path()))
     }
 
+    /// Files of it that this process has open.
+    pub(crate) fn open_files(&self) -> Result<Vec<PathBuf>, Failure> {
+        let mut open = Vec::new();
+        for entry in std::fs::read_dir("/proc/self/fd")? {
+            // The directory that is being read is gone by the time it is looked at.
+            let Ok(path) = std::fs::read_link(entry?.path()) else { continue };
+            if path.starts_with(self.path()) {
+                open.push(path);
+            }
+        }
+        Ok(open)
+    }
+
     /// Changes the options it is mounted with.
     pub(crate) fn remount(&self, options: &str) -> Result<(), Failure> {
         run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.path()))

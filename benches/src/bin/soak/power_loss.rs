@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nasnet_benches::events::Random;
 use nasnet_dbmanager::system::routers::Lifecycle;
-use nasnet_dbmanager::vfs::fault::{CrashState, Medium, Recording, Recorder, Replay, ReplayReport, Variant};
+use nasnet_dbmanager::vfs::fault::{CrashState, Medium, Recorder, Replay, ReplayReport, Variant};
 use nasnet_dbmanager::{Cause, DbManager, Error, Manifest, vfs};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};

@@ -163,6 +163,8 @@ pub(super) fn record(
         Ok::<_, Failure>(())
     })?;
     let recording = recorder.stop();
+    // The power cut takes the run directory away.
+    drop(place);
     if workload != Workload::Recover {
         return Ok(Story { recording, schema, stages });
     }
