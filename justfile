@@ -45,9 +45,15 @@ bench-test:
 bench:
     cargo bench --locked -p nasnet-benches
 
-# The table of ratios against peers and floors.
-ratios *ARGS:
-    cargo run --release --locked -p nasnet-benches --bin ratios -- {{ARGS}}
+# The table of ratios against peers and floors. The peers are a build of their own: they need another SQLite.
+ratios *ARGS: peers
+    NASNET_PEERS="${CARGO_TARGET_DIR:-target}/peers/release/nasnet-peers" \
+        cargo run --release --locked -p nasnet-benches --bin ratios -- {{ARGS}}
+
+# The event stores and key-value stores that the hot tier is measured against.
+peers:
+    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/peers" \
+        cargo build --release --locked --manifest-path benches/peers/Cargo.toml
 
 # What a lease costs beside other locks; with NASNET_TEST_POSTGRES set, beside an advisory lock of PostgreSQL too.
 lock-latency *ARGS:

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nasnet_benches::events::{Generator, STREAMS, Sample};
+use nasnet_benches::hot::Hot;
 use nasnet_benches::place::Place;
-use nasnet_dbmanager::{DbManager, NewRouter, Options, RouterId, Scope};
-use nasnet_events::{EventOptions, EventStore, EventType, Expected, NewEvent, StreamName};
-use serde_json::value::RawValue;
+use nasnet_events::EventOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::runtime::Runtime;
@@ -24,36 +23,6 @@ CREATE TABLE event (
     body    TEXT NOT NULL,
     UNIQUE (stream, version)
 ) STRICT";
-
-/// A store and everything it stands on.
-struct Hot {
-    db: DbManager,
-    scope: Scope,
-    store: EventStore,
-}
-
-impl Hot {
-    async fn open(place: &Place) -> Self {
-        let mut options = Options::new(place.disk.path().join("data")).schemas(nasnet_events::schema_sets());
-        options.run_dir = Some(place.tmpfs.path().join("run"));
-        let db = DbManager::open(options).await.expect("the databases open");
-        let id: RouterId = "bench".parse().expect("a router id");
-        db.create_router(NewRouter::new(id.clone()).name("bench").host("192.0.2.1")).await.expect("a router");
-        let store = EventStore::open(&db, EventOptions::default()).await.expect("the event store opens");
-        Self { db, scope: Scope::Router(id), store }
-    }
-
-    fn event(&self, sample: &Sample) -> NewEvent {
-        let body = RawValue::from_string(sample.body.clone()).expect("JSON");
-        NewEvent::new(self.db.next_ulid(), EventType::parse(sample.kind).expect("a type"), &body).expect("an event")
-    }
-
-    async fn append(&self, stream: &str, samples: &[Sample]) {
-        let stream = StreamName::parse(stream).expect("a stream");
-        let events = samples.iter().map(|sample| self.event(sample)).collect();
-        self.store.append(&self.scope, &stream, Expected::Any, events).await.expect("an append");
-    }
-}
 
 /// The plain way: rows, one statement each.
 struct Rows {
@@ -97,7 +66,7 @@ impl Rows {
 fn hot_append(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let place = Place::new(None).expect("two directories");
-    let hot = runtime.block_on(Hot::open(&place));
+    let hot = runtime.block_on(Hot::open(&place, EventOptions::default())).expect("a store");
     let mut rows = runtime.block_on(Rows::open(place.tmpfs.path()));
     // Each batch goes to one stream, the streams in turn, for both alike.
     let names: Vec<String> = (0..STREAMS).map(|number| format!("resource/{number:026}")).collect();
@@ -109,10 +78,10 @@ fn hot_append(criterion: &mut Criterion) {
         let samples = Generator::new(1).samples(batch);
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_with_input(BenchmarkId::new("nasnet", batch), &samples, |bencher, samples| {
-            bencher.iter(|| runtime.block_on(hot.append(next(), samples)));
+            bencher.iter(|| runtime.block_on(hot.append_to(next(), samples.clone())).expect("an append"));
         });
         group.bench_with_input(BenchmarkId::new("rows", batch), &samples, |bencher, samples| {
-            bencher.iter(|| runtime.block_on(rows.append(next(), samples)));
+            bencher.iter(|| runtime.block_on(rows.append(next(), &samples.clone())));
         });
     }
     group.finish();

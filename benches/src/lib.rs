@@ -3,6 +3,8 @@
 
 pub mod events;
 pub mod footprint;
+pub mod hot;
 pub mod measure;
 pub mod naive;
 pub mod place;
+pub mod rows;

@@ -24,7 +24,7 @@ pub(crate) const PAGE_BYTES: u32 = 4096;
 const SOFT_PERCENT: u64 = 85;
 
 /// How long SQLite waits for another process before it reports the database busy.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Virtual machine steps between two looks at the deadline: some tens of microseconds.
 const STEPS_PER_LOOK: i32 = 1000;

@@ -19,10 +19,11 @@ use crate::keys::{self, KeyOutcome};
 use crate::layout;
 use crate::lease::Lease;
 use crate::open::Opened;
+use crate::raw::RawConn;
 use crate::reader::ReaderPool;
 use crate::vfs::{self, Written};
 use crate::vitals::Vitals;
-use crate::writer::{Checkpoint, CheckpointMode, Job, Operation, Writer};
+use crate::writer::{self, Checkpoint, CheckpointMode, Job, Operation, Pending, RawOperation, Seat, Writer};
 
 /// An open database.
 ///
@@ -52,7 +53,7 @@ struct Shared {
     place: Option<(u64, u64)>,
     file_uid: [u8; 16],
     /// `None` when opened for reading only.
-    queue: Option<mpsc::Sender<Job>>,
+    line: Option<Line>,
     readers: ReaderPool,
     /// What bounds its writes; none for files in memory.
     ledger: Option<Arc<Ledger>>,
@@ -60,6 +61,12 @@ struct Shared {
     closed: AtomicBool,
     /// Held while closing; true once closed.
     closing: tokio::sync::Mutex<bool>,
+}
+
+/// The queue of the writer, and the writer for those who find the queue empty.
+struct Line {
+    queue: mpsc::Sender<Job>,
+    seat: Arc<Seat>,
 }
 
 /// The time limits and the queue bound of a database.
@@ -78,20 +85,21 @@ impl Database {
         let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock), Arc::clone(&vitals));
         let path = target.path.clone();
         let ledger = target.ledger.clone();
-        let queue = match writer {
+        let line = match writer {
             None => None,
             Some(guarded) => {
                 let (sender, receiver) = mpsc::channel(limits.queue.max(1));
                 let writer = Writer::new(target, guarded, limits.write, lock, Arc::clone(&vitals)).await?;
-                tokio::spawn(writer.serve(receiver));
-                Some(sender)
+                let seat = Arc::new(Seat::new(writer));
+                tokio::spawn(writer::serve(Arc::clone(&seat), receiver));
+                Some(Line { queue: sender, seat })
             }
         };
         let shared = Shared {
             place: layout::place_of(&path),
             path,
             file_uid,
-            queue,
+            line,
             readers,
             ledger,
             vitals,
@@ -141,6 +149,37 @@ impl Database {
         self.submit(cause, Some(key), op).await
     }
 
+    /// Runs a small operation that writes, on the calling thread if nobody is before it, and returns its value after the
+    /// commit.
+    ///
+    /// It promises what [`Database::write`] does: one transaction, the order of the queue, its own changes alone taken
+    /// back. Its statements cost no change of threads and are prepared once. For files in memory an operation that finds
+    /// the writer idle is over when this future is first polled; the others share a commit. It must not wait for anything
+    /// and should be short: it occupies a thread of the runtime. For files on flash it runs where that does not matter.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    ///
+    /// # Cancel safety
+    /// As [`Database::write`]: once polled, it runs to its end.
+    pub async fn write_raw<T, E, F>(&self, cause: Cause, op: F) -> Result<T, E>
+    where
+        F: FnOnce(&mut RawConn<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.check_budget(cause)?;
+        self.check_open()?;
+        let mut operation = Typed { cause, key: None, op: Some(op), result: None, reply: None };
+        if self.shared.line.as_ref().is_some_and(|line| line.seat.run_now(&mut operation)) {
+            return operation.into_result();
+        }
+        let (reply, answer) = oneshot::channel();
+        operation.reply = Some(reply);
+        self.enqueue(Job::Raw(Box::new(operation)))?;
+        answer.await.unwrap_or_else(|_| Err(stopped().into()))
+    }
+
     /// Tells what became of a keyed write, after everything this process queued before the question.
     ///
     /// A database remembers at least the last 1,024 keys.
@@ -149,7 +188,7 @@ impl Database {
     /// As [`Database::write`].
     pub async fn outcome(&self, key: Ulid) -> Result<KeyOutcome, Error> {
         const CAUSE: Cause = Cause::new("key-outcome");
-        if self.shared.queue.is_none() {
+        if self.shared.line.is_none() {
             return self.read(CAUSE, move |conn| Box::pin(async move { keys::look_up(conn, key).await })).await;
         }
         // Through the writer: a write that still waits in its queue must be decided first.
@@ -225,12 +264,12 @@ impl Database {
 
     /// Tells whether it was opened for reading only.
     pub fn is_read_only(&self) -> bool {
-        self.shared.queue.is_none()
+        self.shared.line.is_none()
     }
 
     /// Returns how many operations wait for the writer.
     pub fn queue_depth(&self) -> usize {
-        self.shared.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
+        self.shared.line.as_ref().map_or(0, |line| line.queue.max_capacity() - line.queue.capacity())
     }
 
     /// Refuses what is low once the budget is scarce.
@@ -250,18 +289,22 @@ impl Database {
     {
         self.check_budget(cause)?;
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Job::Write(Box::new(Typed { cause, key, op: Some(op), result: None, reply })))?;
-        answer.await.unwrap_or_else(|_| Err(Error::Unknown { detail: "the writer stopped".to_owned() }.into()))
+        self.enqueue(Job::Write(Box::new(Typed { cause, key, op: Some(op), result: None, reply: Some(reply) })))?;
+        answer.await.unwrap_or_else(|_| Err(stopped().into()))
     }
 
     fn enqueue(&self, job: Job) -> Result<(), Error> {
         self.check_open()?;
-        let Some(queue) = &self.shared.queue else {
+        let Some(line) = &self.shared.line else {
             return Err(Error::ReadOnly { detail: "it was opened for reading only".to_owned() });
         };
-        queue.try_send(job).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Error::Overloaded { queue: "writer" },
-            mpsc::error::TrySendError::Closed(_) => Error::Closed { path: self.shared.path.clone() },
+        line.seat.join();
+        line.queue.try_send(job).map_err(|refused| {
+            line.seat.leave(1);
+            match refused {
+                mpsc::error::TrySendError::Full(_) => Error::Overloaded { queue: "writer" },
+                mpsc::error::TrySendError::Closed(_) => Error::Closed { path: self.shared.path.clone() },
+            }
         })
     }
 
@@ -294,10 +337,11 @@ impl Database {
         }
         self.shared.readers.close().await;
         let mut result = Ok(());
-        if let Some(queue) = &self.shared.queue {
+        if let Some(line) = &self.shared.line {
             let (reply, answer) = oneshot::channel();
+            line.seat.join();
             // A writer that is gone has closed its connection.
-            if queue.send(Job::Close(reply)).await.is_ok() {
+            if line.queue.send(Job::Close(reply)).await.is_ok() {
                 result = answer.await.unwrap_or(Ok(()));
             }
         }
@@ -312,37 +356,43 @@ impl fmt::Debug for Database {
     }
 }
 
+fn stopped() -> Error {
+    Error::Unknown { detail: "the writer stopped".to_owned() }
+}
+
 /// An operation with its types, waiting or done.
 struct Typed<T, E, F> {
     cause: Cause,
     key: Option<Ulid>,
     op: Option<F>,
     result: Option<Result<T, E>>,
-    reply: oneshot::Sender<Result<T, E>>,
+    /// Where the answer goes; none for one that runs on the thread of its caller.
+    reply: Option<oneshot::Sender<Result<T, E>>>,
 }
 
-impl<T, E, F> Operation for Typed<T, E, F>
+impl<T, E, F> Typed<T, E, F>
 where
-    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send,
+    E: From<Error>,
+{
+    fn into_result(self) -> Result<T, E> {
+        self.result.unwrap_or_else(|| Err(Error::NotApplied.into()))
+    }
+
+    fn keep(&mut self, result: Result<T, E>) -> bool {
+        let succeeded = result.is_ok();
+        self.result = Some(result);
+        succeeded
+    }
+}
+
+impl<T, E, F> Pending for Typed<T, E, F>
+where
+    F: Send,
     T: Send,
     E: From<Error> + Send,
 {
     fn cause(&self) -> Cause {
         self.cause
-    }
-
-    fn key(&self) -> Option<Ulid> {
-        self.key
-    }
-
-    fn run<'a>(&'a mut self, conn: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
-        Box::pin(async move {
-            let Some(op) = self.op.take() else { return false };
-            let result = op(conn).await;
-            let succeeded = result.is_ok();
-            self.result = Some(result);
-            succeeded
-        })
     }
 
     fn fail(&mut self, error: Error) {
@@ -353,9 +403,42 @@ where
         matches!(self.result, Some(Ok(_)))
     }
 
-    fn answer(self: Box<Self>) {
-        let result = self.result.unwrap_or_else(|| Err(Error::NotApplied.into()));
+    fn answer(mut self: Box<Self>) {
         // A caller that no longer waits can ask for its key.
-        self.reply.send(result).ok();
+        if let Some(reply) = self.reply.take() {
+            reply.send(self.into_result()).ok();
+        }
+    }
+}
+
+impl<T, E, F> Operation for Typed<T, E, F>
+where
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send,
+    T: Send,
+    E: From<Error> + Send,
+{
+    fn key(&self) -> Option<Ulid> {
+        self.key
+    }
+
+    fn run<'a>(&'a mut self, conn: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let Some(op) = self.op.take() else { return false };
+            let result = op(conn).await;
+            self.keep(result)
+        })
+    }
+}
+
+impl<T, E, F> RawOperation for Typed<T, E, F>
+where
+    F: FnOnce(&mut RawConn<'_>) -> Result<T, E> + Send,
+    T: Send,
+    E: From<Error> + Send,
+{
+    fn run(&mut self, raw: &mut RawConn<'_>) -> bool {
+        let Some(op) = self.op.take() else { return false };
+        let result = op(raw);
+        self.keep(result)
     }
 }

@@ -67,6 +67,19 @@ pub(crate) fn translate(operation: &'static str, error: sqlx::Error) -> Error {
     Error::Storage { operation, source: Arc::new(error) }
 }
 
+/// Returns the extended result code of an error of a raw statement, when it comes from SQLite.
+pub(crate) fn extended_code_raw(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|failure| failure.extended_code)
+}
+
+/// Translates an error of a raw statement as [`translate`] does one of the driver.
+pub(crate) fn translate_raw(operation: &'static str, error: rusqlite::Error) -> Error {
+    if let Some(known) = extended_code_raw(&error).and_then(|code| classify(code, error.to_string())) {
+        return known;
+    }
+    Error::Storage { operation, source: Arc::new(sqlx::Error::AnyDriverError(Box::new(error))) }
+}
+
 /// A shorthand for `map_err`: `.map_err(during("read the registry"))`.
 pub(crate) fn during(operation: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |error| translate(operation, error)

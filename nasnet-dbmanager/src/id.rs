@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -18,7 +19,7 @@ const ROUTER_ID_LEN_MAX: usize = 63;
 /// It is the only caller-supplied text that becomes part of a file name, so it is parsed once, here, and carried as
 /// this type from then on.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RouterId(Box<str>);
+pub struct RouterId(Arc<str>);
 
 impl RouterId {
     /// Parses a router id.

@@ -31,6 +31,7 @@ mod stats;
 mod database;
 mod keys;
 mod manager;
+mod raw;
 
 mod attach;
 mod fleet;
@@ -93,6 +94,7 @@ pub use manager::{DbManager, RouterDb, ScopeDb};
 pub use manifest::{BackupFile, FailedBackup, Manifest, Which};
 pub use options::{MasterKeySource, OnDamage, OnOpen, Options, Preset};
 pub use quarantine::{LostRange, Moment, Recovery, RestoredFrom, TableLoss, Verdict, verdict};
+pub use raw::{FromColumn, RawConn, RawRow, RawValue};
 pub use restore::system::SystemRestored;
 pub use restore::{RestoreMode, RestoreReport, RestoredRouter};
 pub use schema::{FileKind, Migration, Profile, SchemaSet};

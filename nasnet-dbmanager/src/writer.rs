@@ -1,42 +1,49 @@
-//! The writer of one database: a task that owns the only writing connection and commits operations in groups.
+//! The writer of one database: owns the only writing connection and commits operations in groups.
 //!
 //! Each group is one `BEGIN IMMEDIATE` transaction. An operation that fails takes back its savepoint alone. When the
 //! transaction itself is gone (full disk, I/O error, out of memory, interrupt), the operation that caused it gets its
 //! own error, the others of the group get [`Error::NotApplied`], and the connection is replaced. Operations of the
 //! group that had not started simply run in the next transaction.
 
-use std::collections::VecDeque;
+mod group;
+mod raw_group;
+mod seat;
+
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use sqlx::{Connection, Row, Sqlite, SqliteConnection, Transaction};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use sqlx::{Row, SqliteConnection};
+use tokio::sync::oneshot;
 use ulid::Ulid;
 
-use crate::connection::{Guarded, Role, Target, quick_check, run};
-use crate::driver::{code, during, extended_code, translate};
+use crate::connection::{BUSY_TIMEOUT, Guarded, Role, Target, quick_check, run};
+use crate::driver::{code, during};
 use crate::error::Error;
 use crate::file_lock::FileLock;
 use crate::id::Cause;
 use crate::keys::KeyRing;
+use crate::raw::{Held, RawConn};
+use crate::schema::Profile;
 use crate::space::Space;
 use crate::vfs::Meter;
-use crate::vitals::{self, Vitals};
+use crate::vitals::Vitals;
 
-/// The largest number of operations in one transaction: enough to share a sync, few enough to bound the wait.
-const GROUP_MAX: usize = 64;
+pub(crate) use seat::{Seat, serve};
 
 /// How long a statement may take to notice its deadline before the connection is given up.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// An operation slower than this is logged with its cause.
 const SLOW: Duration = Duration::from_millis(500);
+
+/// How often a raw operation that finds another process writing lets other tasks run before it sleeps.
+const YIELDS_BEFORE_SLEEP: u32 = 16;
+
+/// How long it sleeps then.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long a checkpoint waits for readers.
 const CHECKPOINT_BUSY_MS: u32 = 250;
@@ -53,16 +60,26 @@ pub struct Checkpoint {
 }
 
 /// An operation waiting for the writer, with its types erased.
-pub(crate) trait Operation: Send {
+pub(crate) trait Pending: Send {
     fn cause(&self) -> Cause;
-    fn key(&self) -> Option<Ulid>;
-    /// Runs it once; `false` when it returned an error, which it keeps for the answer.
-    fn run<'a>(&'a mut self, conn: &'a mut SqliteConnection) -> BoxFuture<'a, bool>;
     /// Replaces its result.
     fn fail(&mut self, error: Error);
     fn succeeded(&self) -> bool;
     /// Hands its result to the caller, who may be gone.
     fn answer(self: Box<Self>);
+}
+
+/// One whose statements go through the driver.
+pub(crate) trait Operation: Pending {
+    fn key(&self) -> Option<Ulid>;
+    /// Runs it once; `false` when it returned an error, which it keeps for the answer.
+    fn run<'a>(&'a mut self, conn: &'a mut SqliteConnection) -> BoxFuture<'a, bool>;
+}
+
+/// One whose statements run on the calling thread.
+pub(crate) trait RawOperation: Pending {
+    /// Runs it once; `false` when it returned an error, which it keeps for the answer.
+    fn run(&mut self, raw: &mut RawConn<'_>) -> bool;
 }
 
 /// How hard a checkpoint tries.
@@ -76,6 +93,7 @@ pub(crate) enum CheckpointMode {
 
 pub(crate) enum Job {
     Write(Box<dyn Operation>),
+    Raw(Box<dyn RawOperation>),
     Checkpoint(CheckpointMode, oneshot::Sender<Result<Checkpoint, Error>>),
     Close(oneshot::Sender<Result<(), Error>>),
 }
@@ -91,26 +109,61 @@ enum Link {
     Damaged(Error),
 }
 
+impl Link {
+    fn put(&mut self, live: Live) -> Option<&mut Live> {
+        *self = Self::Up(live);
+        if let Self::Up(live) = self { Some(live) } else { None }
+    }
+}
+
 /// A connection ready for operations.
 struct Live {
-    guarded: Guarded,
+    hands: Hands,
     keys: KeyRing,
     /// The bound on pages now set; 0 means none of the writer's own.
     pages: u64,
+}
+
+/// Who calls SQLite on the connection. It changes hands when an operation of the other kind comes.
+enum Hands {
+    Driver(Guarded),
+    Raw(Held),
+}
+
+impl Hands {
+    fn driver(self) -> Result<Guarded, Error> {
+        match self {
+            Self::Driver(guarded) => Ok(guarded),
+            Self::Raw(held) => held.give_back(),
+        }
+    }
+
+    async fn raw(self, statements_max: usize) -> Result<Held, Error> {
+        match self {
+            Self::Driver(guarded) => Held::take(guarded, statements_max).await,
+            Self::Raw(held) => Ok(held),
+        }
+    }
 }
 
 impl Live {
     async fn new(mut guarded: Guarded) -> Result<Self, Error> {
         let keys = KeyRing::load(&mut guarded.conn).await?;
         guarded.may_commit.store(false, Ordering::Release);
-        Ok(Self { guarded, keys, pages: 0 })
+        Ok(Self { hands: Hands::Driver(guarded), keys, pages: 0 })
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        self.hands.driver()?.close().await
     }
 }
 
-/// The state of the writer task.
+/// What runs the operations of one database, in groups.
 pub(crate) struct Writer {
     target: Target,
     link: Link,
+    /// A connection that failed and is not closed yet.
+    condemned: Option<Live>,
     deadline: Duration,
     meter: Meter,
     vitals: Arc<Vitals>,
@@ -127,7 +180,8 @@ impl Writer {
         vitals: Arc<Vitals>,
     ) -> Result<Self, Error> {
         let meter = Meter::of(&target.path);
-        let writer = Self { target, link: Link::Up(Live::new(guarded).await?), deadline, meter, vitals, _lock: lock };
+        let link = Link::Up(Live::new(guarded).await?);
+        let writer = Self { target, link, condemned: None, deadline, meter, vitals, _lock: lock };
         // What opening it wrote.
         writer.charge(&[]);
         Ok(writer)
@@ -146,81 +200,138 @@ impl Writer {
         }
     }
 
-    /// Serves the queue until it is told to close or every handle is gone.
-    pub(crate) async fn serve(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut next = None;
-        loop {
-            let job = match next.take() {
-                Some(job) => Some(job),
-                None => queue.recv().await,
-            };
-            match job {
-                None => break,
-                Some(Job::Close(reply)) => {
-                    let closed = self.close().await;
-                    // Whatever slipped in behind was not run.
-                    queue.close();
-                    while let Some(job) = queue.recv().await {
-                        self.turn_away(job);
-                    }
-                    // The lock goes before the answer, so that whoever waits finds the file free.
-                    drop(self);
-                    reply.send(closed).ok();
-                    return;
-                }
-                Some(Job::Checkpoint(mode, reply)) => {
-                    let done = self.checkpoint(mode).await;
-                    self.charge_checkpoint();
-                    reply.send(done).ok();
-                }
-                Some(Job::Write(first)) => {
-                    let mut group = VecDeque::from([first]);
-                    while group.len() < GROUP_MAX {
-                        match queue.try_recv() {
-                            Ok(Job::Write(operation)) => group.push_back(operation),
-                            Ok(other) => {
-                                next = Some(other);
-                                break;
-                            }
-                            Err(_) => break,
-                        }
-                    }
-                    self.commit_all(group).await;
-                }
-            }
-        }
-        if let Err(error) = self.close().await {
-            tracing::warn!(path = %self.target.path.display(), %error, "closing the database failed");
-        }
-    }
-
-    /// Runs every operation, in as many transactions as it takes.
-    async fn commit_all(&mut self, mut waiting: VecDeque<Box<dyn Operation>>) {
+    /// Runs every operation, in as many transactions as it takes, and returns them with their results.
+    async fn commit_all(&mut self, mut waiting: Vec<Box<dyn Operation>>) -> Vec<Box<dyn Pending>> {
+        let mut answers: Vec<Box<dyn Pending>> = Vec::with_capacity(waiting.len());
         while !waiting.is_empty() {
             let limit = self.deadline;
             let (target, vitals) = (self.target.clone(), Arc::clone(&self.vitals));
-            let live = match self.connected().await {
-                Ok(live) => live,
-                Err(error) => return refuse(waiting, &error),
-            };
-            let end = transact(live, &mut waiting, limit, &target, &vitals).await;
-            let causes: Vec<_> = end.done.iter().map(|operation| operation.cause()).collect();
-            self.charge(&causes);
-            match (end.link, &target.space) {
-                (After::Damaged(error), _) => {
-                    self.disconnect(false).await;
-                    self.link = Link::Damaged(error);
+            let end = match self.driven().await {
+                Ok((guarded, keys, pages)) => {
+                    group::transact(guarded, keys, pages, &mut waiting, limit, &target, &vitals).await
                 }
-                (After::Keep, space) => space.iter().for_each(|space| space.restock()),
-                (After::Replace { check }, space) => {
-                    self.disconnect(check).await;
-                    if let Some(space) = space {
-                        self.make_room(space).await;
-                    }
-                    self.charge_checkpoint();
+                Err(error) => End { ran: fail_all(&mut waiting, &error), link: After::Keep },
+            };
+            self.settle(causes(&waiting[..end.ran]), end.link).await;
+            answers.extend(waiting.drain(..end.ran).map(|operation| operation as Box<dyn Pending>));
+        }
+        answers
+    }
+
+    /// The same for raw operations.
+    async fn commit_raw(&mut self, mut waiting: Vec<Box<dyn RawOperation>>) -> Vec<Box<dyn Pending>> {
+        let mut answers: Vec<Box<dyn Pending>> = Vec::with_capacity(waiting.len());
+        while !waiting.is_empty() {
+            let end = match self.begin_raw(&mut waiting).await {
+                Ok(()) => self.run_raw(&mut waiting).await,
+                Err(link) => End { ran: waiting.len(), link },
+            };
+            self.settle(causes(&waiting[..end.ran]), end.link).await;
+            answers.extend(waiting.drain(..end.ran).map(|operation| operation as Box<dyn Pending>));
+        }
+        answers
+    }
+
+    /// Runs one raw operation at once, if nothing has to be waited for; `false` leaves it untouched.
+    pub(crate) fn run_now(&mut self, operation: &mut (dyn RawOperation + 'static)) -> bool {
+        let Link::Up(Live { hands: Hands::Raw(held), pages, .. }) = &mut self.link else { return false };
+        let link = match raw_group::begin(held) {
+            Ok(()) => {
+                raw_group::run(held, pages, &mut [&mut *operation], self.deadline, &self.target, &self.vitals).link
+            }
+            Err(Error::Busy { .. }) => return false,
+            Err(error) => {
+                operation.fail(error.clone());
+                After::failed_begin(&error, &self.vitals)
+            }
+        };
+        self.charge(&[operation.cause()]);
+        // Closing a connection has to wait; the next operation does that first.
+        match link {
+            After::Keep => {}
+            After::Replace { check } => self.condemn(Link::Down { check }),
+            After::Damaged(error) => self.condemn(Link::Damaged(error)),
+        }
+        true
+    }
+
+    /// Tells whether raw operations never wait for a medium, so that they may run wherever they are called.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.target.profile == Profile::Tmpfs
+    }
+
+    /// Begins a transaction for raw operations. SQLite must not sleep on a thread of the runtime: while another process
+    /// writes, this waits instead.
+    async fn begin_raw(&mut self, waiting: &mut [Box<dyn RawOperation>]) -> Result<(), After> {
+        let patience = Instant::now() + BUSY_TIMEOUT;
+        let mut yields = 0;
+        loop {
+            let begun = match self.raw().await {
+                Ok(held) => raw_group::begin(held),
+                Err(error) => {
+                    fail_all(waiting, &error);
+                    return Err(After::Keep);
+                }
+            };
+            match begun {
+                Ok(()) => return Ok(()),
+                Err(Error::Busy { .. }) if Instant::now() < patience => {}
+                Err(error) => {
+                    fail_all(waiting, &error);
+                    return Err(After::failed_begin(&error, &self.vitals));
                 }
             }
-            end.done.into_iter().for_each(Operation::answer);
+            if yields < YIELDS_BEFORE_SLEEP {
+                yields += 1;
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+        }
+    }
+
+    /// Runs raw operations in the transaction that has begun: here, or where waiting for a sync holds nobody up.
+    async fn run_raw(&mut self, waiting: &mut Vec<Box<dyn RawOperation>>) -> End {
+        let limit = self.deadline;
+        if self.is_in_memory() {
+            let Link::Up(Live { hands: Hands::Raw(held), pages, .. }) = &mut self.link else {
+                return End { ran: fail_all(waiting, &self.closed()), link: After::Keep };
+            };
+            return raw_group::run(held, pages, waiting, limit, &self.target, &self.vitals);
+        }
+        let link = std::mem::replace(&mut self.link, Link::Down { check: true });
+        let (target, vitals) = (self.target.clone(), Arc::clone(&self.vitals));
+        let mut operations = std::mem::take(waiting);
+        let ran = tokio::task::spawn_blocking(move || {
+            let Link::Up(Live { hands: Hands::Raw(held), keys, mut pages }) = link else {
+                return (link, End { ran: 0, link: After::Keep }, operations);
+            };
+            let end = raw_group::run(&held, &mut pages, &mut operations, limit, &target, &vitals);
+            (Link::Up(Live { hands: Hands::Raw(held), keys, pages }), end, operations)
+        });
+        // The thread never panics, since operations that do are caught; a runtime that ends takes everything along.
+        let Ok((link, end, operations)) = ran.await else { return End { ran: 0, link: After::Keep } };
+        self.link = link;
+        *waiting = operations;
+        end
+    }
+
+    /// Charges what a transaction has written and does what it asks for.
+    async fn settle(&mut self, causes: Vec<Cause>, link: After) {
+        self.charge(&causes);
+        match (link, self.target.space.clone()) {
+            (After::Damaged(error), _) => {
+                self.condemn(Link::Damaged(error));
+                self.bury().await;
+            }
+            (After::Keep, space) => space.iter().for_each(|space| space.restock()),
+            (After::Replace { check }, space) => {
+                self.disconnect(check).await;
+                if let Some(space) = space {
+                    self.make_room(&space).await;
+                }
+                self.charge_checkpoint();
+            }
         }
     }
 
@@ -232,50 +343,86 @@ impl Writer {
             return;
         }
         // Best effort: the next operation finds out by itself whether there is room.
-        if let Ok(live) = self.connected().await {
-            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut live.guarded.conn).await.ok();
+        if let Ok((guarded, ..)) = self.driven().await {
+            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut guarded.conn).await.ok();
         }
     }
 
-    async fn connected(&mut self) -> Result<&mut Live, Error> {
-        if let Link::Down { check } = self.link {
-            match self.connect(check).await {
-                Ok(live) => self.link = Link::Up(live),
-                Err(error) => {
-                    if self.vitals.note_damage(&error) {
-                        self.link = Link::Damaged(error.clone());
+    /// Returns the connection in the hands of the driver.
+    async fn driven(&mut self) -> Result<(&mut Guarded, &mut KeyRing, &mut u64), Error> {
+        let live = self.connected().await?;
+        let hands = Hands::Driver(live.hands.driver()?);
+        match self.link.put(Live { hands, ..live }) {
+            Some(Live { hands: Hands::Driver(guarded), keys, pages }) => Ok((guarded, keys, pages)),
+            _ => Err(Error::NotApplied),
+        }
+    }
+
+    /// Returns the connection for raw statements.
+    async fn raw(&mut self) -> Result<&Held, Error> {
+        let live = self.connected().await?;
+        let hands = Hands::Raw(live.hands.raw(self.target.tuning.statements_cached).await?);
+        match self.link.put(Live { hands, ..live }) {
+            Some(Live { hands: Hands::Raw(held), .. }) => Ok(held),
+            _ => Err(Error::NotApplied),
+        }
+    }
+
+    /// Takes the connection out, a new one if need be. Whoever does not put it back has closed it.
+    async fn connected(&mut self) -> Result<Live, Error> {
+        self.bury().await;
+        match std::mem::replace(&mut self.link, Link::Down { check: false }) {
+            Link::Up(live) => Ok(live),
+            Link::Damaged(error) => {
+                self.link = Link::Damaged(error.clone());
+                Err(error)
+            }
+            Link::Down { check } => {
+                self.link = Link::Down { check };
+                match connect(&self.target, check).await {
+                    Ok(live) => {
+                        self.link = Link::Down { check: false };
+                        Ok(live)
                     }
-                    return Err(error);
+                    Err(error) => {
+                        if self.vitals.note_damage(&error) {
+                            self.link = Link::Damaged(error.clone());
+                        }
+                        Err(error)
+                    }
                 }
             }
         }
-        match &mut self.link {
-            Link::Up(live) => Ok(live),
-            Link::Damaged(error) => Err(error.clone()),
-            Link::Down { .. } => Err(Error::Closed { path: self.target.path.clone() }),
-        }
     }
 
-    async fn connect(&self, check: bool) -> Result<Live, Error> {
-        let mut guarded = self.target.connect(Role::Writer).await?;
-        if check && let Err(error) = quick_check(&mut guarded.conn).await {
-            guarded.close().await.ok();
-            return Err(error);
-        }
-        Live::new(guarded).await
+    fn closed(&self) -> Error {
+        Error::Closed { path: self.target.path.clone() }
     }
 
     async fn disconnect(&mut self, check: bool) {
-        if let Link::Up(live) = std::mem::replace(&mut self.link, Link::Down { check })
-            && let Err(error) = live.guarded.close().await
+        self.condemn(Link::Down { check });
+        self.bury().await;
+    }
+
+    /// Gives the connection up without closing it yet.
+    fn condemn(&mut self, instead: Link) {
+        if let Link::Up(live) = std::mem::replace(&mut self.link, instead) {
+            self.condemned = Some(live);
+        }
+    }
+
+    /// Closes a connection that failed.
+    async fn bury(&mut self) {
+        if let Some(live) = self.condemned.take()
+            && let Err(error) = live.close().await
         {
             tracing::warn!(path = %self.target.path.display(), %error, "closing a failed connection failed");
         }
     }
 
     async fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint, Error> {
-        let live = self.connected().await?;
-        let conn = &mut live.guarded.conn;
+        let (guarded, ..) = self.driven().await?;
+        let conn = &mut guarded.conn;
         let before = crate::connection::pragma(conn, "busy_timeout").await?.unwrap_or_default();
         run(conn, format!("PRAGMA busy_timeout = {CHECKPOINT_BUSY_MS}")).await?;
         let sql = match mode {
@@ -297,9 +444,16 @@ impl Writer {
     }
 
     fn turn_away(&self, job: Job) {
-        let error = Error::Closed { path: self.target.path.clone() };
+        let error = self.closed();
         match job {
-            Job::Write(operation) => refuse(VecDeque::from([operation]), &error),
+            Job::Write(mut operation) => {
+                operation.fail(error);
+                operation.answer();
+            }
+            Job::Raw(mut operation) => {
+                operation.fail(error);
+                operation.answer();
+            }
             Job::Checkpoint(_, reply) => {
                 reply.send(Err(error)).ok();
             }
@@ -310,8 +464,9 @@ impl Writer {
     }
 
     async fn close(&mut self) -> Result<(), Error> {
+        self.bury().await;
         let closed = match std::mem::replace(&mut self.link, Link::Down { check: false }) {
-            Link::Up(live) => live.guarded.close().await,
+            Link::Up(live) => live.close().await,
             _ => Ok(()),
         };
         self.charge_checkpoint();
@@ -319,11 +474,22 @@ impl Writer {
     }
 }
 
-fn refuse(waiting: VecDeque<Box<dyn Operation>>, error: &Error) {
-    for mut operation in waiting {
-        operation.fail(error.clone());
-        operation.answer();
+async fn connect(target: &Target, check: bool) -> Result<Live, Error> {
+    let mut guarded = target.connect(Role::Writer).await?;
+    if check && let Err(error) = quick_check(&mut guarded.conn).await {
+        guarded.close().await.ok();
+        return Err(error);
     }
+    Live::new(guarded).await
+}
+
+fn causes<O: Pending + ?Sized>(operations: &[Box<O>]) -> Vec<Cause> {
+    operations.iter().map(|operation| operation.cause()).collect()
+}
+
+fn fail_all<O: Pending + ?Sized>(operations: &mut [Box<O>], error: &Error) -> usize {
+    operations.iter_mut().for_each(|operation| operation.fail(error.clone()));
+    operations.len()
 }
 
 /// What becomes of the connection after a transaction.
@@ -336,115 +502,33 @@ enum After {
     Damaged(Error),
 }
 
-/// The operations that have their result, and what becomes of the connection.
+impl After {
+    /// What a transaction that could not begin asks for.
+    fn failed_begin(error: &Error, vitals: &Vitals) -> Self {
+        vitals.note_trouble(error);
+        match error {
+            Error::Busy { .. } => Self::Keep,
+            _ if vitals.note_damage(error) => Self::Damaged(error.clone()),
+            _ => Self::Replace { check: false },
+        }
+    }
+
+    /// What a lost transaction asks for, given what SQLite said last.
+    fn lost(said: Option<Error>, vitals: &Vitals) -> Self {
+        match said {
+            Some(error) if vitals.note_damage(&error) => Self::Damaged(error),
+            said => {
+                said.iter().for_each(|error| vitals.note_trouble(error));
+                Self::Replace { check: false }
+            }
+        }
+    }
+}
+
+/// How many operations, counted from the front, have their result, and what becomes of the connection.
 struct End {
-    done: Vec<Box<dyn Operation>>,
+    ran: usize,
     link: After,
-}
-
-/// Runs operations from the front of `waiting` in one transaction, until all are done or the transaction is gone.
-async fn transact(
-    live: &mut Live,
-    waiting: &mut VecDeque<Box<dyn Operation>>,
-    limit: Duration,
-    target: &Target,
-    vitals: &Vitals,
-) -> End {
-    let Live { guarded, keys, pages } = live;
-    let Guarded { conn, deadline, may_commit, rolled_back } = guarded;
-    let mut tx = match conn.begin_with("BEGIN IMMEDIATE").await {
-        Ok(tx) => tx,
-        Err(error) => {
-            let error = translate("begin a write", error);
-            vitals.note_trouble(&error);
-            let link = match &error {
-                Error::Busy { .. } => After::Keep,
-                _ if vitals.note_damage(&error) => After::Damaged(error.clone()),
-                _ => After::Replace { check: false },
-            };
-            let mut done: Vec<_> = waiting.drain(..).collect();
-            done.iter_mut().for_each(|operation| operation.fail(error.clone()));
-            return End { done, link };
-        }
-    };
-    rolled_back.store(false, Ordering::Release);
-    let grouped = waiting.len() > 1;
-    let tight = target.space.as_ref().is_some_and(|space| space.is_tight());
-    let mut done: Vec<Box<dyn Operation>> = Vec::with_capacity(waiting.len());
-    while let Some(mut operation) = waiting.pop_front() {
-        let started = Instant::now();
-        deadline.set(limit);
-        let allowed = target.pages_for(operation.cause().class(), tight);
-        if allowed != *pages
-            && let Ok(()) = target.limit_pages(&mut tx, allowed).await
-        {
-            *pages = allowed;
-        }
-        let (ran, said) = run_one(&mut tx, keys, operation.as_mut(), grouped, limit).await;
-        let damaged = said.as_ref().is_some_and(|error| vitals.note_damage(error));
-        if deadline.passed() && !matches!(ran, Ran::Done) {
-            operation.fail(Error::WriteDeadline { limit_ms: millis(limit) });
-        }
-        // What the others wrote would go with the file.
-        let gone = damaged || matches!(ran, Ran::TransactionGone) || rolled_back.load(Ordering::Acquire);
-        if started.elapsed() > SLOW {
-            tracing::warn!(cause = %operation.cause(), ms = millis(started.elapsed()), "slow write operation");
-        }
-        if gone {
-            if operation.succeeded() {
-                operation.fail(Error::TransactionLost);
-            }
-            for other in done.iter_mut().filter(|other| other.succeeded()) {
-                other.fail(Error::NotApplied);
-            }
-            done.push(operation);
-            drop(tx);
-            let link = match said {
-                Some(error) if damaged => After::Damaged(error),
-                said => {
-                    said.iter().for_each(|error| vitals.note_trouble(error));
-                    After::Replace { check: false }
-                }
-            };
-            return End { done, link };
-        }
-        deadline.clear();
-        done.push(operation);
-    }
-    if !done.iter().any(|operation| operation.succeeded()) {
-        let link = if tx.rollback().await.is_ok() { After::Keep } else { After::Replace { check: false } };
-        return End { done, link };
-    }
-    may_commit.store(true, Ordering::Release);
-    let committed = tx.commit().await;
-    may_commit.store(false, Ordering::Release);
-    match committed {
-        Ok(()) => {
-            vitals.note_commit();
-            End { done, link: After::Keep }
-        }
-        Err(error) => {
-            let (verdict, link) = judge_commit(error, done.len() == 1);
-            vitals.note_trouble(&verdict);
-            for operation in done.iter_mut().filter(|operation| operation.succeeded()) {
-                operation.fail(verdict.clone());
-            }
-            End { done, link }
-        }
-    }
-}
-
-/// Decides what a failed COMMIT means.
-///
-/// A full medium means that the commit frame was not written, and a deferred constraint that it was not even tried;
-/// after anything else it may be in the file or not.
-fn judge_commit(error: sqlx::Error, alone: bool) -> (Error, After) {
-    match extended_code(&error).map(|extended| extended & 0xff) {
-        Some(code::FULL) => (translate("commit", error), After::Replace { check: false }),
-        Some(code::CONSTRAINT) if alone => (translate("commit", error), After::Replace { check: false }),
-        Some(code::CONSTRAINT) => (Error::NotApplied, After::Replace { check: false }),
-        _ => (Error::Unknown { detail: error.to_string() }, After::Replace { check: true }),
-    }
 }
 
 /// How one operation ended.
@@ -457,61 +541,16 @@ enum Ran {
     TransactionGone,
 }
 
-/// Runs one operation behind its savepoint; also tells what SQLite said last when it failed.
-async fn run_one(
-    tx: &mut Transaction<'_, Sqlite>,
-    keys: &mut KeyRing,
-    operation: &mut dyn Operation,
-    grouped: bool,
-    limit: Duration,
-) -> (Ran, Option<Error>) {
-    if grouped && let Err(error) = sqlx::query("SAVEPOINT nasnet_op").execute(&mut **tx).await {
-        let error = translate("begin a write", error);
-        operation.fail(error.clone());
-        return (Ran::TransactionGone, Some(error));
-    }
-    let succeeded = match guarded_run(tx, keys, operation, limit).await {
-        Some(succeeded) => succeeded,
-        None => return (Ran::TransactionGone, None),
-    };
-    // Before anything else is run on the connection, which would forget it.
-    let said = if succeeded { None } else { vitals::last_error(tx).await };
-    if !grouped {
-        return (if succeeded { Ran::Done } else { Ran::Undone }, said);
-    }
-    let end = if succeeded { "RELEASE nasnet_op" } else { "ROLLBACK TO nasnet_op; RELEASE nasnet_op" };
-    match sqlx::raw_sql(end).execute(&mut **tx).await {
-        Ok(_) if succeeded => (Ran::Done, None),
-        Ok(_) => (Ran::Undone, said),
-        Err(error) => (Ran::TransactionGone, said.or_else(|| Some(translate("end an operation", error)))),
-    }
-}
-
-/// Runs an operation so that neither its panic nor its silence harms anybody else; `None` when it had to be given up
-/// in the middle of a statement.
-async fn guarded_run(
-    tx: &mut Transaction<'_, Sqlite>,
-    keys: &mut KeyRing,
-    operation: &mut dyn Operation,
-    limit: Duration,
-) -> Option<bool> {
-    if let Some(key) = operation.key()
-        && let Err(error) = keys.record(tx, key).await
-    {
-        operation.fail(error);
-        return Some(false);
-    }
-    let running = AssertUnwindSafe(async { operation.run(tx).await }).catch_unwind();
-    match within(limit + GRACE, running).await {
-        Some(Ok(succeeded)) => Some(succeeded),
-        Some(Err(panic)) => {
-            operation.fail(Error::Panicked { message: panic_message(panic.as_ref()) });
-            Some(false)
-        }
-        None => {
-            operation.fail(Error::WriteDeadline { limit_ms: millis(limit) });
-            None
-        }
+/// Decides what a failed COMMIT means.
+///
+/// A full medium means that the commit frame was not written, and a deferred constraint that it was not even tried;
+/// after anything else it may be in the file or not.
+fn judge_commit(code: Option<i32>, error: Error, alone: bool) -> (Error, After) {
+    match code.map(|extended| extended & 0xff) {
+        Some(code::FULL) => (error, After::Replace { check: false }),
+        Some(code::CONSTRAINT) if alone => (error, After::Replace { check: false }),
+        Some(code::CONSTRAINT) => (Error::NotApplied, After::Replace { check: false }),
+        _ => (Error::Unknown { detail: error.to_string() }, After::Replace { check: true }),
     }
 }
 

@@ -1,12 +1,14 @@
 //! Copies events to the cold tier: append, read back, then confirm.
 
-use std::sync::{Arc, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Cause, ClockQuality, Scope};
 use sqlx::SqliteConnection;
 
 use crate::class::Class;
-use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
+use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, FileName, Session};
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
@@ -19,6 +21,9 @@ use crate::store::{EventStore, blocking};
 
 const ARCHIVE: Cause = Cause::new("event-archive");
 const CURSOR: &str = "archive";
+/// How long another store may write before this one gives up.
+const LOCK_RETRY: Duration = Duration::from_millis(100);
+const LOCK_TRIES: u32 = 100;
 
 const GET: &str = "SELECT pos FROM event_cursors WHERE name = ?1";
 const SET: &str = "INSERT INTO event_cursors (name, pos) VALUES (?1, ?2) \
@@ -37,6 +42,8 @@ pub struct ArchiveReport {
     pub bytes: u64,
     /// What could not be read or written; the next run tries again where a scope failed.
     pub failed: Vec<(Scope, Error)>,
+    /// False when a step ended before everything was archived: the next one goes on behind it.
+    pub complete: bool,
 }
 
 /// The last position of a scope whose copy in the cold tier was read back.
@@ -62,19 +69,33 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: a frame is whole or cut off at the next run, and none is written twice.
     pub async fn archive(&self) -> Result<ArchiveReport, Error> {
+        self.archive_step(u64::MAX).await
+    }
+
+    /// Archives at most `frames_max` frames of each scope, so that weeks of backlog do not keep everything else waiting.
+    pub(crate) async fn archive_step(&self, frames_max: u64) -> Result<ArchiveReport, Error> {
         let shared = Arc::clone(self.shared());
         let (Some(cold), Some(options)) = (&shared.cold, &shared.options.cold) else {
             return Err(Error::ColdAbsent { dir: std::path::PathBuf::new(), why: "none is configured".to_owned() });
         };
         let _one_at_a_time = shared.archiving.lock().await;
         let flushed = self.flush(FlushReason::Archive).await?;
-        let mut report = ArchiveReport { through: flushed.through, frames: 0, events: 0, bytes: 0, failed: Vec::new() };
+        let mut report = ArchiveReport {
+            through: flushed.through,
+            frames: 0,
+            events: 0,
+            bytes: 0,
+            failed: Vec::new(),
+            complete: true,
+        };
+        let session = self.begin(cold, &options.dir).await?;
+        let run = Run { cold, session: &session, policy: options.policy, until: flushed.until, frames_max };
         for scope in epoch::scopes(&shared.manager).await? {
             // What a scope could not flush would be passed over for ever.
             if flushed.has_failed(&scope) {
                 continue;
             }
-            match self.archive_scope(&scope, cold, options.policy, flushed.until, &mut report).await {
+            match self.archive_scope(&scope, &run, &mut report).await {
                 Ok(()) => {}
                 Err(error @ Error::ColdAbsent { .. }) => return Err(error),
                 Err(error) => report.failed.push((scope, error)),
@@ -85,26 +106,33 @@ impl EventStore {
         Ok(report)
     }
 
-    async fn archive_scope(
-        &self,
-        scope: &Scope,
-        cold: &Arc<std::sync::Mutex<ColdDir>>,
-        policy: ColdPolicy,
-        until: Position,
-        report: &mut ArchiveReport,
-    ) -> Result<(), Error> {
+    /// Takes the medium for writing; another process may be about to finish with it.
+    async fn begin(&self, cold: &Arc<Mutex<ColdDir>>, dir: &Path) -> Result<Arc<Session>, Error> {
+        let now = self.shared().manager.now();
+        let today = (now.quality == ClockQuality::Synced).then(|| FileName::of_wall_ms(now.wall_ms)).flatten();
+        for _ in 0..LOCK_TRIES {
+            if let Some(session) = with_cold(cold, move |cold| cold.begin(today)).await? {
+                return Ok(Arc::new(session));
+            }
+            tokio::time::sleep(LOCK_RETRY).await;
+        }
+        Err(Error::ColdAbsent { dir: dir.to_owned(), why: "another store is writing to it".to_owned() })
+    }
+
+    async fn archive_scope(&self, scope: &Scope, run: &Run<'_>, report: &mut ArchiveReport) -> Result<(), Error> {
         let database = self.shared().manager.scope(scope).await?;
         let confirmed = database.read(ARCHIVE, |conn| Box::pin(confirmed(conn))).await?.unwrap_or(Position::START);
-        let last = with_cold(cold, scope, move |cold, scope| cold.mount(scope, confirmed)).await?;
+        let (session, own) = (Arc::clone(run.session), scope.clone());
+        let last = with_cold(run.cold, move |cold| cold.mount(&session, &own, confirmed)).await?;
 
-        let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(until);
-        if policy == ColdPolicy::WarmOnly {
+        let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(run.until);
+        if run.policy == ColdPolicy::WarmOnly {
             query = query.class(Class::Normal).class(Class::Critical);
         }
         let mut cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::HotAndWarm);
         let mut end = last;
         let mut frame: Vec<Recorded> = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut frames) = (0, 0);
         loop {
             let next = cursor.next().await;
             let ended = next.is_none();
@@ -124,12 +152,19 @@ impl EventStore {
                 end = frame.last().map(|event| event.position).max(end);
                 let events = std::mem::take(&mut frame);
                 bytes = 0;
-                let added: Archived = with_cold(cold, scope, move |cold, scope| cold.append(scope, &events)).await?;
+                frames += 1;
+                let (session, own) = (Arc::clone(run.session), scope.clone());
+                let added: Archived = with_cold(run.cold, move |cold| cold.append(&session, &own, &events)).await?;
                 report.frames += added.frames;
                 report.events += added.events;
                 report.bytes += added.bytes;
             }
             if ended {
+                break;
+            }
+            if frames >= run.frames_max {
+                report.complete = false;
+                report.through = report.through.min(end.unwrap_or(Position::START));
                 break;
             }
         }
@@ -140,12 +175,20 @@ impl EventStore {
     }
 }
 
+/// What all scopes of one run have in common.
+struct Run<'a> {
+    cold: &'a Arc<Mutex<ColdDir>>,
+    session: &'a Arc<Session>,
+    policy: ColdPolicy,
+    until: Position,
+    frames_max: u64,
+}
+
 /// Works on the cold directory beside the runtime.
-async fn with_cold<T: Send + 'static>(
-    cold: &Arc<std::sync::Mutex<ColdDir>>,
-    scope: &Scope,
-    work: impl FnOnce(&mut ColdDir, &Scope) -> Result<T, Error> + Send + 'static,
+pub(crate) async fn with_cold<T: Send + 'static>(
+    cold: &Arc<Mutex<ColdDir>>,
+    work: impl FnOnce(&mut ColdDir) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let (cold, scope) = (Arc::clone(cold), scope.clone());
-    blocking(move || work(&mut cold.lock().unwrap_or_else(PoisonError::into_inner), &scope)).await
+    let cold = Arc::clone(cold);
+    blocking(move || work(&mut cold.lock().unwrap_or_else(PoisonError::into_inner))).await
 }

@@ -4,9 +4,9 @@
 //! flag 1 the payload's length as a varint and the payload in zstd. The payload holds the count, the distinct texts, the
 //! distinct 16-byte ids, one column after the other, and the bodies.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 
+use foldhash::{HashMap, HashMapExt as _};
 use nasnet_dbmanager::{BootId, ClockQuality, Scope};
 use ulid::Ulid;
 

@@ -1,5 +1,6 @@
 //! Which events are kept for how long: a total function of the type.
 
+use foldhash::{HashMap, HashMapExt as _};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Level;
@@ -31,9 +32,8 @@ impl Class {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct Rule {
-    pattern: String,
     class: Class,
     /// Events at least this loud get the other class.
     raised: Option<(Level, Class)>,
@@ -46,27 +46,36 @@ struct Rule {
 /// [`Class::Normal`] when none applies. Of two rules with the same pattern the later one wins.
 #[derive(Debug, Clone)]
 pub struct ClassRules {
-    rules: Vec<Rule>,
+    /// By dotted prefix.
+    prefixes: HashMap<String, Rule>,
+    /// By last word.
+    words: HashMap<String, Rule>,
 }
 
 impl ClassRules {
     /// Makes rules that know no type at all: everything is [`Class::Normal`].
     #[must_use]
-    pub const fn empty() -> Self {
-        Self { rules: Vec::new() }
+    pub fn empty() -> Self {
+        Self { prefixes: HashMap::new(), words: HashMap::new() }
     }
 
     /// Adds or overrides a rule.
     #[must_use]
-    pub fn with(mut self, pattern: &str, class: Class) -> Self {
-        self.rules.push(Rule { pattern: pattern.to_owned(), class, raised: None });
-        self
+    pub fn with(self, pattern: &str, class: Class) -> Self {
+        self.with_rule(pattern, Rule { class, raised: None })
     }
 
     /// Adds or overrides a rule whose events get class `raised` when they are at least as loud as `level`.
     #[must_use]
-    pub fn with_level(mut self, pattern: &str, class: Class, level: Level, raised: Class) -> Self {
-        self.rules.push(Rule { pattern: pattern.to_owned(), class, raised: Some((level, raised)) });
+    pub fn with_level(self, pattern: &str, class: Class, level: Level, raised: Class) -> Self {
+        self.with_rule(pattern, Rule { class, raised: Some((level, raised)) })
+    }
+
+    fn with_rule(mut self, pattern: &str, rule: Rule) -> Self {
+        match pattern.strip_prefix("*.") {
+            Some(word) => self.words.insert(word.to_owned(), rule),
+            None => self.prefixes.insert(pattern.to_owned(), rule),
+        };
         self
     }
 
@@ -79,25 +88,27 @@ impl ClassRules {
     /// The class given by a rule, `None` when the type is unknown to all of them.
     #[must_use]
     pub fn explicit(&self, kind: &EventType, level: Level) -> Option<Class> {
-        let best = self.rules.iter().filter_map(|rule| Some((specificity(&rule.pattern, kind.as_str())?, rule)));
-        let (_, rule) = best.max_by_key(|(specificity, _)| *specificity)?;
+        let rule = self.rule(kind.as_str())?;
         match rule.raised {
             Some((from, raised)) if level >= from => Some(raised),
             _ => Some(rule.class),
         }
     }
-}
 
-/// How closely a pattern describes a type: `None` when it does not, else a value that grows with closeness.
-fn specificity(pattern: &str, kind: &str) -> Option<usize> {
-    if let Some(word) = pattern.strip_prefix("*.") {
-        return (kind.rsplit_once('.').is_some_and(|(_, last)| last == word)).then_some(usize::MAX - 1);
-    }
-    let rest = kind.strip_prefix(pattern)?;
-    match rest.as_bytes().first() {
-        None => Some(usize::MAX),
-        Some(b'.') => Some(pattern.len()),
-        Some(_) => None,
+    fn rule(&self, kind: &str) -> Option<&Rule> {
+        if let Some(rule) = self.prefixes.get(kind) {
+            return Some(rule);
+        }
+        let (mut prefix, last) = kind.rsplit_once('.')?;
+        if let Some(rule) = self.words.get(last) {
+            return Some(rule);
+        }
+        loop {
+            if let Some(rule) = self.prefixes.get(prefix) {
+                return Some(rule);
+            }
+            prefix = prefix.rsplit_once('.')?.0;
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Events that commit with the state they describe: positions are reserved in hot.db, the rows are written in the
 //! caller's transaction, and after its commit the reservation is published.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::{HashSet, HashSetExt as _};
 use nasnet_dbmanager::{Cause, Scope};
 use sqlx::SqliteConnection;
 use tokio::sync::oneshot;

@@ -166,6 +166,11 @@ async fn record(
     Ok(())
 }
 
+/// The losses known, oldest first.
+pub(crate) async fn recorded_losses(manager: &DbManager) -> Result<Vec<TailLost>, Error> {
+    manager.system().read(OPEN, |conn| Box::pin(losses(conn))).await
+}
+
 async fn losses(conn: &mut SqliteConnection) -> Result<Vec<TailLost>, Error> {
     let found: Vec<(i64, i64)> = sqlx::query_as(LOST).fetch_all(conn).await?;
     let loss = |(epoch, after_seq): (i64, i64)| {

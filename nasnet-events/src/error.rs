@@ -8,6 +8,7 @@ use ulid::Ulid;
 
 use crate::event::Head;
 use crate::expected::Expected;
+use crate::head::Lane;
 use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 use crate::receipt::Achieved;
@@ -99,6 +100,16 @@ pub enum Error {
         /// What is left to do.
         why: String,
     },
+    /// Events cannot be shown to belong to the record.
+    #[error("{lane} of {scope} are not proven: {why}")]
+    Unproven {
+        /// The scope.
+        scope: Scope,
+        /// The chain.
+        lane: Lane,
+        /// What is missing.
+        why: String,
+    },
     /// The body of an event cannot be brought to the current form; it is stored as it was.
     #[error("{kind} at {position} cannot be upcast from schema {schema}: {why}")]
     Upcast {
@@ -153,6 +164,18 @@ pub enum Error {
         #[source]
         source: Arc<sqlx::Error>,
     },
+    /// Another subscription reads as this consumer.
+    #[error("consumer {consumer} is read by another subscription")]
+    ConsumerBusy {
+        /// The consumer.
+        consumer: String,
+    },
+    /// This subscription gave no sign of life for too long, and another reads as its consumer now.
+    #[error("consumer {consumer} was taken over by another subscription")]
+    ConsumerTaken {
+        /// The consumer.
+        consumer: String,
+    },
     /// The store is shut down.
     #[error("event store is closed")]
     Closed,
@@ -204,6 +227,7 @@ impl Error {
             Self::Overloaded { .. }
             | Self::Unresolved { .. }
             | Self::ColdAbsent { .. }
+            | Self::ConsumerBusy { .. }
             | Self::ShredUnfinished { .. } => true,
             Self::Storage { source } => source.is_retryable(),
             Self::Unreadable { source, .. } => source.is_retryable(),

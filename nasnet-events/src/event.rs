@@ -68,17 +68,23 @@ impl NewEvent {
             value: error.to_string(),
             why: "it cannot be written as JSON",
         })?;
-        Ok(Self {
+        Ok(Self::with_body(id, kind, body))
+    }
+
+    /// Makes an event of level [`Level::Info`] and schema 1 whose body is JSON already; it is not parsed again.
+    #[must_use]
+    pub const fn with_body(id: Ulid, kind: EventType, body: Box<RawValue>) -> Self {
+        Self {
             id,
             kind,
-            level: Level::default(),
+            level: Level::Info,
             schema: 1,
             body,
             actor: None,
             correlation_id: None,
             causation_id: None,
             subject: None,
-        })
+        }
     }
 
     /// Sets the level.

@@ -88,6 +88,9 @@ impl EventStore {
         let _one_at_a_time = shared.flushing.lock().await;
         let view = self.view().await?;
         let epoch = view.epoch;
+        if let Some(floor) = view.floor {
+            shared.heads().forget_below(floor);
+        }
         let stable = view.stable().seq;
         let start = Position::new(epoch, view.flushed_through);
         let mut report = FlushReport {

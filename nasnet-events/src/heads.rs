@@ -1,13 +1,16 @@
 //! What the store knows in memory: the next position, the version of every stream, the ids of the idempotency window and
 //! the reservations that are not resolved. Pure: no I/O and no clock. Rebuilt at open.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
 
 use crate::class::Class;
 use crate::event::Recorded;
+use crate::hot::index::StreamIndex;
+use crate::hot::log::Order;
 use crate::name::StreamName;
 use crate::plan::Changes;
 use crate::position::Position;
@@ -105,6 +108,7 @@ pub(crate) struct Heads {
     ids: HashMap<Ulid, Known>,
     reservations: BTreeMap<u64, Reservation>,
     backlog: HashMap<Scope, Backlog>,
+    by_stream: StreamIndex,
 }
 
 impl Heads {
@@ -118,6 +122,7 @@ impl Heads {
             ids: HashMap::new(),
             reservations: BTreeMap::new(),
             backlog: HashMap::new(),
+            by_stream: StreamIndex::default(),
         }
     }
 
@@ -211,6 +216,7 @@ impl Heads {
                 pending: false,
             };
             self.ids.insert(event.id, known);
+            self.by_stream.add(slot, event.position.seq);
             if !durable {
                 self.add_backlog(event);
             }
@@ -234,6 +240,7 @@ impl Heads {
             let slot = self.slot(&event.scope, &event.stream);
             reservation.tops.push((slot, event.version));
             reservation.ids.push(event.id);
+            self.by_stream.add(slot, event.position.seq);
             let known = Known {
                 position: event.position,
                 version: event.version,
@@ -286,6 +293,34 @@ impl Heads {
         }
     }
 
+    /// Takes a row into account whose events cannot be decoded.
+    pub(crate) fn note_unknown(&mut self, first_seq: u64) {
+        self.by_stream.add_unknown(first_seq);
+    }
+
+    /// Forgets where events below the start of the hot log stood.
+    pub(crate) fn forget_below(&mut self, floor: u64) {
+        self.by_stream.forget_below(floor);
+    }
+
+    /// Where the next events of a stream stand in the hot log, in the given scopes or in all; see [`StreamIndex::next`].
+    /// Only numbers below [`Heads::next_seq`] are known.
+    pub(crate) fn next_of_stream(
+        &self,
+        scopes: Option<&[Scope]>,
+        stream: &StreamName,
+        range: (u64, u64),
+        order: Order,
+        limit: usize,
+    ) -> (Vec<u64>, bool) {
+        let slot = |scope: &Scope| self.index.get(scope).and_then(|streams| streams.get(stream)).copied();
+        let slots: Vec<Slot> = match scopes {
+            Some(scopes) => scopes.iter().filter_map(slot).collect(),
+            None => self.index.keys().filter_map(slot).collect(),
+        };
+        self.by_stream.next(&slots, range, order, limit)
+    }
+
     /// Moves the end of the log past rows that stand in it already.
     pub(crate) fn advance_to(&mut self, next_seq: u64) {
         self.next_seq = self.next_seq.max(next_seq);
@@ -326,6 +361,9 @@ impl Heads {
     ) {
         self.advance_to(changes.next_seq);
         self.ids.extend(changes.ids);
+        for (slot, seq) in changes.placed {
+            self.by_stream.add(slot, seq);
+        }
         for (slot, top) in changes.tops {
             if let Some(state) = self.state(slot) {
                 state.committed = state.committed.max(top);

@@ -37,11 +37,16 @@ mod warm;
 mod window;
 
 // What the store does.
+mod append_each;
 mod archive;
 mod consumer;
+mod decide;
 mod durable;
 mod error;
+pub mod evidence;
 mod flush;
+mod head;
+pub mod history;
 mod maintain;
 mod options;
 mod read;
@@ -51,13 +56,18 @@ mod shared;
 mod shred;
 mod status;
 mod store;
+mod verify;
+mod walk;
 
 pub use archive::ArchiveReport;
 pub use body::Body;
 pub use chain::Digest;
 pub use class::{Class, ClassRules};
-pub use cold::{ColdState, prepare_cold_dir};
-pub use consumer::{Consumer, ConsumerName, Filter, Guard, GuardLimits, StartAt};
+pub use cold::{ColdFindings, ColdState, prepare_cold_dir};
+pub use consumer::{
+    Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, StartAt, Subscription, project_in,
+    projected_through,
+};
 pub use durability::Durability;
 pub use durable::PendingReceipt;
 pub use epoch::TailLost;
@@ -65,6 +75,7 @@ pub use error::{Conflict, Error};
 pub use event::{Head, Level, NewEvent, Recorded, StreamAppend};
 pub use expected::Expected;
 pub use flush::{FlushReason, FlushReport};
+pub use head::{ChainHead, Lane, LaneHead};
 pub use name::{EventType, StreamName, Subject};
 pub use options::{ColdOptions, ColdPolicy, EventOptions};
 pub use position::Position;
@@ -76,3 +87,4 @@ pub use status::{Held, ScopeStatus, Status};
 pub use store::EventStore;
 pub use truncation::{Truncated, TruncatedBy};
 pub use upcast::Upcasters;
+pub use verify::{Fault, FaultKind, LaneReport, Span, Verification};

@@ -1,7 +1,6 @@
 //! The rules of appending: which positions and versions a batch gets, and what is refused. Pure.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
 
@@ -33,6 +32,7 @@ pub(crate) struct Plan<'a> {
     tops: HashMap<Slot, u64>,
     pending_tops: HashMap<Slot, u64>,
     ids: HashMap<Ulid, Known>,
+    placed: Vec<(Slot, u64)>,
 }
 
 /// One stream of a durable append.
@@ -47,7 +47,14 @@ pub(crate) struct DurableStream {
 impl<'a> Plan<'a> {
     pub(crate) fn new(heads: &'a mut Heads) -> Self {
         let next_seq = heads.next_seq();
-        Self { heads, next_seq, tops: HashMap::new(), pending_tops: HashMap::new(), ids: HashMap::new() }
+        Self {
+            heads,
+            next_seq,
+            tops: HashMap::new(),
+            pending_tops: HashMap::new(),
+            ids: HashMap::new(),
+            placed: Vec::new(),
+        }
     }
 
     /// Plans an append to the hot tier. On success the events carry position and version, unless they are known.
@@ -158,6 +165,7 @@ impl<'a> Plan<'a> {
                 pending,
             };
             self.ids.insert(event.id, known);
+            self.placed.push((slot, event.position.seq));
         }
         Ok(Receipt { first, last, version, achieved, deduplicated: false })
     }
@@ -170,10 +178,10 @@ impl<'a> Plan<'a> {
         events: &[Recorded],
         dead: Option<&HashSet<Ulid>>,
     ) -> Result<Option<Receipt>, Refusal> {
-        let mut seen = HashSet::with_capacity(events.len());
+        let mut seen = HashSet::new();
         let mut hits: Vec<(Ulid, Known)> = Vec::new();
         for event in events {
-            if !seen.insert(event.id) {
+            if events.len() > 1 && !seen.insert(event.id) {
                 return Err(Refusal::IdReused(event.id));
             }
             let planned = self.ids.get(&event.id).copied();
@@ -206,7 +214,7 @@ impl<'a> Plan<'a> {
 
     /// What the batch changes, to be made known after its commit.
     pub(crate) fn into_changes(self) -> Changes {
-        Changes { next_seq: self.next_seq, tops: self.tops, ids: self.ids }
+        Changes { next_seq: self.next_seq, tops: self.tops, ids: self.ids, placed: self.placed }
     }
 }
 
@@ -215,6 +223,8 @@ pub(crate) struct Changes {
     pub(crate) next_seq: u64,
     pub(crate) tops: HashMap<Slot, u64>,
     pub(crate) ids: HashMap<Ulid, Known>,
+    /// Stream and sequence number of each event, ascending.
+    pub(crate) placed: Vec<(Slot, u64)>,
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::{self, Order, View};
 use crate::merge::{Range, Slice, end_of, merge};
+use crate::name::StreamName;
 use crate::position::Position;
 use crate::query::Query;
 use crate::sealing;
@@ -82,6 +83,19 @@ pub(crate) struct Cursor {
     left: Option<u64>,
     /// Damage told already, since a later page may meet it again.
     told: HashSet<String>,
+    /// Scopes whose warm tier the last page was looked for in.
+    below: Option<Vec<Scope>>,
+}
+
+/// A page of a read that goes forwards.
+pub(crate) struct Page {
+    pub(crate) items: VecDeque<Result<Recorded, Error>>,
+    /// It is complete up to here.
+    pub(crate) through: Position,
+    /// Where the read ends.
+    pub(crate) end: Position,
+    /// The scopes that were asked for what the hot tier does not have; `None` when it has all of the page.
+    pub(crate) scopes: Option<Vec<Scope>>,
 }
 
 impl Cursor {
@@ -95,7 +109,7 @@ impl Cursor {
         let left = query.limit;
         let (buffer, told) = (VecDeque::new(), HashSet::new());
         let opened = false;
-        Self { shared, query: Arc::new(query), tiers, opened, range, started: false, buffer, left, told }
+        Self { shared, query: Arc::new(query), tiers, opened, range, started: false, buffer, left, told, below: None }
     }
 
     /// Gives events as callers see them, not as they are stored.
@@ -127,6 +141,21 @@ impl Cursor {
         }
     }
 
+    /// True once the end of the read is fixed.
+    pub(crate) const fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// Reads the next page whole, `None` at the end. After an error the same page can be asked for again.
+    pub(crate) async fn next_page(&mut self) -> Result<Option<Page>, Error> {
+        if self.range.is_empty() {
+            return Ok(None);
+        }
+        self.page().await?;
+        let items = std::mem::take(&mut self.buffer);
+        Ok(Some(Page { items, through: self.range.low, end: self.range.high, scopes: self.below.take() }))
+    }
+
     /// Reads one page, from the hot log or from the tiers below it.
     ///
     /// The hot log is looked at first. It is complete from its floor on, so a page is either above the floor and its
@@ -134,12 +163,16 @@ impl Cursor {
     /// already, because a tier gives events up only after the next one has confirmed them.
     async fn page(&mut self) -> Result<(), Error> {
         let order = self.query.order;
+        let left = self.left.map_or(PAGE_EVENTS, |left| usize::try_from(left).unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS));
         let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
+        let shared = Arc::clone(&self.shared);
         let hot = self
             .shared
             .manager
             .hot()
-            .read(READ, move |conn| Box::pin(async move { read_hot(conn, &query, range, started).await }))
+            .read(READ, move |conn| {
+                Box::pin(async move { read_hot(conn, &shared, &query, range, started, left).await })
+            })
             .await?;
         if !self.started {
             self.started = true;
@@ -154,9 +187,11 @@ impl Cursor {
         let beyond_hot = hot.slice.is_none() || damaged;
         slices.extend(hot.slice);
         if beyond_hot && !hot.part.is_empty() {
-            for scope in self.wanted_scopes().await? {
-                slices.extend(self.warm(&scope, hot.part).await);
+            let scopes = self.wanted_scopes().await?;
+            for scope in &scopes {
+                slices.extend(self.warm(scope, hot.part).await);
             }
+            self.below = Some(scopes);
             if self.tiers == Tiers::All
                 && let Some(cold) = &self.shared.cold
             {
@@ -244,7 +279,14 @@ struct Hot {
     unresolved: bool,
 }
 
-async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, started: bool) -> Result<Hot, Error> {
+async fn read_hot(
+    conn: &mut SqliteConnection,
+    shared: &Shared,
+    query: &Query,
+    mut range: Range,
+    started: bool,
+    left: usize,
+) -> Result<Hot, Error> {
     let order = query.order;
     let view = log::view(conn).await?;
     let mut unresolved = view.unresolved.is_some();
@@ -264,19 +306,74 @@ async fn read_hot(conn: &mut SqliteConnection, query: &Query, mut range: Range, 
         Order::Forwards => (true, range),
         Order::Backwards => (true, Range { low: range.low.max(below), high: range.high }),
     };
-    let slice = if is_hot { Some(read_log(conn, query, &view, part).await?) } else { None };
+    let slice = match &query.stream {
+        _ if !is_hot => None,
+        Some(stream) => Some(read_stream(conn, shared, query, stream, &view, part, left).await?),
+        None => Some(read_log(conn, query, &view, part, left).await?),
+    };
     Ok(Hot { range, part, slice, unresolved })
 }
 
+/// Events of one stream in a range that lies within the hot log: only the rows that hold some are decoded.
+async fn read_stream(
+    conn: &mut SqliteConnection,
+    shared: &Shared,
+    query: &Query,
+    stream: &StreamName,
+    view: &View,
+    range: Range,
+    left: usize,
+) -> Result<Slice, Error> {
+    let order = query.order;
+    // What another process has just appended is not known here yet, so that stretch is scanned.
+    let (epoch, known) = {
+        let heads = shared.heads();
+        (heads.epoch(), heads.next_seq().saturating_sub(1))
+    };
+    if epoch != view.epoch || range.low.seq >= known || (order == Order::Backwards && range.high.seq > known) {
+        let low = if epoch == view.epoch { range.low.max(Position::new(epoch, known)) } else { range.low };
+        let above = if order == Order::Backwards { Range { low, ..range } } else { range };
+        return read_log(conn, query, view, above, left).await;
+    }
+    let part = Range { high: range.high.min(Position::new(epoch, known)), ..range };
+    let limit = left.clamp(1, HOT_ROWS_MAX);
+    let scopes = query.scopes.as_deref();
+    let within = (part.low.seq + 1, part.high.seq);
+    let (seqs, all) = shared.heads().next_of_stream(scopes, stream, within, order, limit);
+    let mut slice = Slice::whole(part, order);
+    if let (false, Some(last)) = (all, seqs.last()) {
+        let last = Position::new(epoch, *last);
+        slice.stop_at(last, last, order);
+    }
+    if !seqs.is_empty() {
+        for row in log::holding(conn, epoch, &seqs).await? {
+            match row.events {
+                Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
+                Err(error) => slice.errors.push(error),
+            }
+        }
+    }
+    Ok(slice)
+}
+
 /// Events of the hot log in a range that lies within it.
-async fn read_log(conn: &mut SqliteConnection, query: &Query, view: &View, range: Range) -> Result<Slice, Error> {
+async fn read_log(
+    conn: &mut SqliteConnection,
+    query: &Query,
+    view: &View,
+    range: Range,
+    left: usize,
+) -> Result<Slice, Error> {
     let order = query.order;
     let mut slice = Slice::whole(range, order);
     let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
     let mut read = 0;
+    // A few first: whoever wants the newest hundred should not wait for two thousand.
+    let mut limit = if left < PAGE_EVENTS { 2 } else { HOT_ROWS };
     while !range.is_empty() && from <= to {
-        let rows = log::page(conn, view.epoch, (from, to), order, HOT_ROWS).await?;
-        let exhausted = rows.len() < HOT_ROWS as usize;
+        let rows = log::page(conn, view.epoch, (from, to), order, limit).await?;
+        let exhausted = rows.len() < limit as usize;
+        limit = (limit * 2).min(HOT_ROWS);
         read += rows.len();
         for row in rows {
             let (first, last) = (row.first_seq, row.last_seq());
@@ -294,7 +391,7 @@ async fn read_log(conn: &mut SqliteConnection, query: &Query, view: &View, range
             slice.covered = end_of(range, order);
             break;
         }
-        if slice.events.len() >= PAGE_EVENTS || read >= HOT_ROWS_MAX {
+        if slice.events.len() >= left.min(PAGE_EVENTS) || read >= HOT_ROWS_MAX {
             break;
         }
     }

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nasnet_dbmanager::DbManager;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::cold::ColdDir;
+use crate::consumer::progress::Consumers;
+use crate::decide::Turns;
 use crate::durability::Promises;
 use crate::epoch::TailLost;
 use crate::heads::Heads;
@@ -30,7 +32,11 @@ pub(crate) struct Shared {
     pub(crate) resolver: Notify,
     /// Wakes `maintain` when a page of events waits to be flushed.
     pub(crate) backlog: Notify,
+    /// Wakes subscribers: the order of events has grown, or its end is resolved further.
+    pub(crate) moved: watch::Sender<u64>,
+    pub(crate) consumers: Consumers,
     promises: Mutex<Promises>,
+    pub(crate) turns: Turns,
     /// Wakes `maintain` when a flush is due earlier than it was.
     pub(crate) promised: Notify,
     /// One flush at a time, and one archive.
@@ -59,7 +65,10 @@ impl Shared {
             cold,
             resolver: Notify::new(),
             backlog: Notify::new(),
+            moved: watch::Sender::new(0),
+            consumers: Consumers::default(),
             promises: Mutex::new(Promises::default()),
+            turns: Turns::new(),
             promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
             archiving: tokio::sync::Mutex::new(()),
@@ -113,6 +122,11 @@ impl Shared {
         }
     }
 
+    /// Wakes subscribers.
+    pub(crate) fn note_moved(&self) {
+        self.moved.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
     fn promises(&self) -> MutexGuard<'_, Promises> {
         self.promises.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,6 +150,7 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.resolver.notify_one();
+        self.note_moved();
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use nasnet_dbmanager::{Cause, Scope};
 
 use crate::archive;
-use crate::cold::ColdState;
+use crate::cold::{ColdFindings, ColdState};
 use crate::epoch::{self, TailLost};
 use crate::error::Error;
 use crate::hot::log;
@@ -68,6 +68,8 @@ pub struct Status {
     pub cold_state: ColdState,
     /// The cold tier, when it is there.
     pub cold: Held,
+    /// What else is in its directory.
+    pub cold_findings: ColdFindings,
     /// Hot tiers that were lost before everything in them was safe.
     pub losses: Vec<TailLost>,
     /// Events appended by this process whose type no rule names.
@@ -95,15 +97,16 @@ impl EventStore {
         for scope in epoch::scopes(&shared.manager).await? {
             warm.push(self.scope_status(&scope).await);
         }
-        let (cold_state, cold) = match &shared.cold {
-            None => (ColdState::Off, Held::default()),
+        let (cold_state, cold, cold_findings) = match &shared.cold {
+            None => (ColdState::Off, Held::default(), ColdFindings::default()),
             Some(cold) => {
                 let cold = Arc::clone(cold);
                 blocking(move || {
                     let mut cold = cold.lock().unwrap_or_else(PoisonError::into_inner);
                     let totals = cold.totals().unwrap_or_default();
                     let (oldest, newest) = (totals.first, totals.last);
-                    (cold.state(), Held { events: totals.events, bytes: totals.bytes, oldest, newest })
+                    let held = Held { events: totals.events, bytes: totals.bytes, oldest, newest };
+                    (cold.state(), held, totals.findings)
                 })
                 .await
             }
@@ -124,6 +127,7 @@ impl EventStore {
             warm,
             cold_state,
             cold,
+            cold_findings,
             losses: shared.losses().to_vec(),
             unclassified: shared.unclassified(),
         })

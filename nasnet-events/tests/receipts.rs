@@ -227,3 +227,27 @@ async fn a_full_queue_is_a_typed_refusal() {
     assert!(matches!(refused, Error::Overloaded { .. }) && refused.is_retryable(), "{refused:?}");
     store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
 }
+
+#[tokio::test]
+async fn many_streams_are_appended_at_once_and_each_is_refused_by_itself() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let scope = router("r1");
+    store.append(&scope, &stream("b"), Expected::Unwritten, vec![normal(&manager)]).await.unwrap();
+    let appends = vec![
+        StreamAppend::new(stream("a"), Expected::Unwritten, vec![normal(&manager), normal(&manager)]),
+        StreamAppend::new(stream("b"), Expected::Unwritten, vec![normal(&manager)]),
+        StreamAppend::new(stream("c"), Expected::Any, vec![event(&manager, "config.applied")]),
+        StreamAppend::new(stream("d"), Expected::Any, Vec::new()),
+        StreamAppend::new(stream("a"), Expected::Exact(2), vec![normal(&manager)]),
+    ];
+    let results = store.append_each(&scope, appends).await.unwrap();
+    assert_eq!(results.len(), 5);
+    let [a, b, c, d, again] = <[_; 5]>::try_from(results).unwrap();
+    assert_eq!(a.map(|receipt| (receipt.version, receipt.achieved)).unwrap(), (2, Achieved::Hot));
+    assert!(matches!(b, Err(Error::Conflict(conflict)) if conflict.actual == 1 && conflict.since.len() == 1));
+    assert_eq!(c.unwrap().achieved, Achieved::Synced);
+    assert!(matches!(d, Err(Error::Invalid { .. })));
+    assert_eq!(again.unwrap().version, 3);
+    assert_eq!(read(&store, Query::scope(scope)).await.len(), 5);
+}

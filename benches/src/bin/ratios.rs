@@ -3,14 +3,22 @@
 //! A row is the median of interleaved rounds, taken once with an idle and once with a busy second core; the worse of the
 //! two is printed.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "the table is the output of this program")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table is the output of this program")]
 
+#[path = "ratios/hot.rs"]
+mod hot;
 #[path = "ratios/p13.rs"]
 mod p13;
 #[path = "ratios/p14.rs"]
 mod p14;
 #[path = "ratios/p17.rs"]
 mod p17;
+#[path = "ratios/p4.rs"]
+mod p4;
+#[path = "ratios/p8.rs"]
+mod p8;
+#[path = "ratios/peers.rs"]
+mod peers;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -34,6 +42,15 @@ struct Args {
     /// A directory on disk to measure in; the system's temporary directory by default.
     #[arg(long)]
     disk: Option<PathBuf>,
+    /// The program of `benches/peers`; without it the rows against event stores and key-value stores are left out.
+    #[arg(long, env = "NASNET_PEERS")]
+    peers: Option<PathBuf>,
+    /// Events of a round of the rows about the hot tier. Fewer flatter every store.
+    #[arg(long, default_value_t = 500_000)]
+    events: usize,
+    /// Rounds of these rows, each once with an idle and once with a busy second core.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
     /// Measure this row only.
     #[arg(long)]
     only: Option<String>,
@@ -45,6 +62,17 @@ async fn main() -> Result<(), Failure> {
     let disk = args.disk.as_deref();
     let wanted = |id: &str| args.only.as_deref().is_none_or(|only| only.eq_ignore_ascii_case(id));
     let mut rows = Vec::new();
+    let peers = args.peers.map(peers::Peers);
+    if peers.is_none() {
+        eprintln!("no --peers: P1, P2, P3 and P7 are left out");
+    }
+    rows.extend(hot::rows(peers.as_ref(), hot::Size { rounds: args.rounds, events: args.events }, wanted).await?);
+    if wanted("P4") {
+        rows.extend(p4::rows().await?);
+    }
+    if wanted("P8") || wanted("P11") {
+        rows.extend(p8::rows().await?);
+    }
     if wanted("P14") {
         rows.extend(p14::rows(disk).await?);
     }

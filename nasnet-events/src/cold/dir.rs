@@ -1,17 +1,18 @@
-//! The directory of the cold tier: is it there, what is in it, and how frames are added to it.
+//! The directory of the cold tier: what is in it, how it is read, and how frames are added to it.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nasnet_dbmanager::{DbManager, Scope};
-use ulid::Ulid;
 
 use crate::chain::Digest;
+use crate::cold::fence::{Fence, Site, absent};
 use crate::cold::frame;
-use crate::cold::index::{Index, Place};
+use crate::cold::index::{Index, Place, Source, Tail};
 use crate::cold::month::FileName;
 use crate::error::Error;
 use crate::event::Recorded;
@@ -22,34 +23,12 @@ use crate::position::Position;
 use crate::query::Query;
 use crate::read::PAGE_EVENTS;
 
-const MARKER: &str = ".nasnet-cold";
-
-/// Makes a directory usable as the cold tier of this fleet: creates it when it is missing and writes its marker.
-/// An act of an administrator, once per medium, so that an empty mount point is never taken for one.
-///
-/// # Errors
-/// [`Error::ColdAbsent`] when the directory belongs to another fleet, [`Error::Io`] when it cannot be written.
-pub fn prepare_cold_dir(manager: &DbManager, dir: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(dir).map_err(|error| Error::io("create", dir, error))?;
-    let path = dir.join(MARKER);
-    match std::fs::read_to_string(&path) {
-        Ok(found) if found.trim() == manager.fleet_id().to_string() => return Ok(()),
-        Ok(found) => return Err(absent(dir, format!("it belongs to fleet {}", found.trim()))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::io("read", path, error)),
-    }
-    let write = || {
-        let mut file = File::create_new(&path)?;
-        writeln!(file, "{}", manager.fleet_id())?;
-        file.sync_all()?;
-        File::open(dir)?.sync_all()
-    };
-    write().map_err(|error| Error::io("write", &path, error))
-}
-
-fn absent(dir: &Path, why: impl Into<String>) -> Error {
-    Error::ColdAbsent { dir: dir.to_owned(), why: why.into() }
-}
+/// Bytes of a damaged tail that are set aside together.
+const SET_ASIDE_BYTES: u64 = 1 << 20;
+/// The most foreign or damaged files a report names.
+const NAMED_MAX: usize = 32;
+/// Parts of a month that are tried while files of their names are somebody else's.
+const PARTS_MAX: u16 = 16;
 
 /// Whether the cold tier can be used now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +41,17 @@ pub enum ColdState {
     Present,
 }
 
+/// What the cold directory holds that is no frame of this store, and what was read of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ColdFindings {
+    /// Files of others, which are left alone; at most 32 are named.
+    pub foreign: Vec<PathBuf>,
+    /// Files with stretches that are damaged, and what was set aside of such files; at most 32 are named.
+    pub damaged: Vec<PathBuf>,
+    /// Bytes read of the cold files since the store was opened.
+    pub bytes_read: u64,
+}
+
 /// Sums over the cold tier.
 #[derive(Debug, Default)]
 pub(crate) struct ColdTotals {
@@ -69,6 +59,7 @@ pub(crate) struct ColdTotals {
     pub(crate) bytes: u64,
     pub(crate) first: Option<Position>,
     pub(crate) last: Option<Position>,
+    pub(crate) findings: ColdFindings,
 }
 
 /// What an append to the cold tier added.
@@ -79,121 +70,152 @@ pub(crate) struct Archived {
     pub(crate) bytes: u64,
 }
 
+/// The right to write to one medium, which no other store has at the same time.
+#[derive(Debug)]
+pub(crate) struct Session {
+    fence: Fence,
+    /// The month now, when the clock can be trusted.
+    today: Option<FileName>,
+    _lock: File,
+}
+
+/// A step of writing a frame, each of which may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    MakeDir,
+    Open,
+    Write,
+    Sync,
+    SyncDir,
+    ReadBack,
+}
+
 /// The directory, and what is known of its files.
 #[derive(Debug)]
 pub(crate) struct ColdDir {
-    dir: PathBuf,
-    data_dir: PathBuf,
-    allow_same_device: bool,
-    fleet_id: Ulid,
+    pub(super) site: Site,
     indexes: HashMap<PathBuf, Index>,
+    bytes_read: Arc<AtomicU64>,
+    /// The step that fails the next time it is taken.
+    #[cfg(test)]
+    pub(crate) failing: Option<Step>,
 }
 
 impl ColdDir {
     pub(crate) fn new(options: &ColdOptions, manager: &DbManager) -> Self {
         Self {
-            dir: options.dir.clone(),
-            data_dir: manager.data_dir().to_owned(),
-            allow_same_device: options.allow_same_device,
-            fleet_id: manager.fleet_id(),
+            site: Site::new(options, manager),
             indexes: HashMap::new(),
+            bytes_read: Arc::default(),
+            #[cfg(test)]
+            failing: None,
         }
     }
 
     /// Whether the directory can be used now: asked anew each time, for a stick comes and goes.
     pub(crate) fn state(&self) -> ColdState {
-        match self.check() {
-            Ok(()) => ColdState::Present,
+        match self.site.open() {
+            Ok(_) => ColdState::Present,
             Err(Error::ColdAbsent { why, .. }) => ColdState::Absent(why),
             Err(error) => ColdState::Absent(error.to_string()),
         }
     }
 
-    fn check(&self) -> Result<(), Error> {
-        let marker = std::fs::read_to_string(self.dir.join(MARKER))
-            .map_err(|error| absent(&self.dir, format!("no readable {MARKER}: {error}")))?;
-        if marker.trim() != self.fleet_id.to_string() {
-            return Err(absent(&self.dir, format!("it belongs to fleet {}", marker.trim())));
-        }
-        let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev());
-        let here = device(&self.dir).map_err(|error| absent(&self.dir, error.to_string()))?;
-        let data = device(&self.data_dir).map_err(|error| Error::io("examine", &self.data_dir, error))?;
-        if here == data && !self.allow_same_device {
-            return Err(absent(&self.dir, "it is on the device of the data directory"));
-        }
-        Ok(())
+    /// Begins to write to the medium that is there now, `None` while another store writes to it.
+    pub(crate) fn begin(&self, today: Option<FileName>) -> Result<Option<Session>, Error> {
+        let fence = self.site.open()?;
+        let lock = fence.lock().map_err(|error| absent(&self.site.dir, format!("it takes no lock: {error}")))?;
+        Ok(lock.map(|lock| Session { fence, today, _lock: lock }))
     }
 
-    fn scope_dir(&self, scope: &Scope) -> PathBuf {
-        self.dir.join(scope.as_str())
-    }
-
-    /// Files of a scope in the order of their frames.
-    fn files(&self, scope: &Scope) -> Result<Vec<(FileName, PathBuf)>, Error> {
-        let dir = self.scope_dir(scope);
-        let entries = match std::fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io("read", dir, error)),
-        };
-        let mut files = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| Error::io("read", &dir, error))?;
-            let name = entry.file_name().to_str().and_then(|name| name.parse::<FileName>().ok());
-            files.extend(name.map(|name| (name, entry.path())));
-        }
+    /// Files of a scope in the order of their names.
+    pub(super) fn files(fence: &Fence, scope: &Scope) -> Result<Vec<(FileName, PathBuf)>, Error> {
+        let dir = Path::new(scope.as_str());
+        let names = fence.names(dir).map_err(|error| Error::io("read", fence.shown(dir), error))?;
+        let parsed = names.into_iter().filter_map(|name| Some((name.parse::<FileName>().ok()?, dir.join(name))));
+        let mut files: Vec<_> = parsed.collect();
         files.sort_unstable();
         Ok(files)
     }
 
     /// Scopes that have files, also those of routers that are gone.
-    pub(crate) fn scopes(&self) -> Result<Vec<Scope>, Error> {
-        let entries = std::fs::read_dir(&self.dir).map_err(|error| Error::io("read", &self.dir, error))?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut scopes: Vec<Scope> = names.filter_map(|name| name.parse().ok()).collect();
+    fn scopes(&self, fence: &Fence) -> Result<Vec<Scope>, Error> {
+        let names = fence.names(Path::new(".")).map_err(|error| Error::io("read", &self.site.dir, error))?;
+        let mut scopes: Vec<Scope> = names.into_iter().filter_map(|name| name.parse().ok()).collect();
         scopes.sort_unstable();
         Ok(scopes)
     }
 
-    fn index(&mut self, path: &Path) -> Result<(&mut Index, File), Error> {
-        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+    pub(super) fn source(&self, fence: &Fence, path: &Path) -> Result<Source, Error> {
+        let shown = fence.shown(path);
+        let file = fence.open_file(path).map_err(|error| Error::io("open", &shown, error))?;
+        Ok(Source { file, path: shown, bytes_read: Arc::clone(&self.bytes_read) })
+    }
+
+    pub(super) fn index(&mut self, fence: &Fence, path: &Path) -> Result<(&mut Index, Source), Error> {
+        let source = self.source(fence, path)?;
         let index = self.indexes.entry(path.to_owned()).or_default();
-        index.refresh(path, &file)?;
-        Ok((index, file))
+        index.refresh(&source)?;
+        Ok((index, source))
     }
 
     /// Sums over all files that can be read; reading events tells of the others.
     pub(crate) fn totals(&mut self) -> Result<ColdTotals, Error> {
-        self.check()?;
+        let fence = self.site.open()?;
         let mut totals = ColdTotals::default();
-        for scope in self.scopes()? {
-            for (_, path) in self.files(&scope)? {
-                let Ok((index, _)) = self.index(&path) else { continue };
+        let scopes = self.scopes(&fence)?;
+        let mut findings = ColdFindings::default();
+        for name in fence.names(Path::new(".")).map_err(|error| Error::io("read", &self.site.dir, error))? {
+            if !Fence::is_own(&name) && name.parse::<Scope>().is_err() {
+                findings.foreign.push(fence.shown(Path::new(&name)));
+            }
+        }
+        for scope in scopes {
+            let dir = Path::new(scope.as_str());
+            for name in fence.names(dir).map_err(|error| Error::io("read", fence.shown(dir), error))? {
+                let path = dir.join(&name);
+                if name.parse::<FileName>().is_err() {
+                    let aside = name.contains(".damaged-");
+                    (if aside { &mut findings.damaged } else { &mut findings.foreign }).push(fence.shown(&path));
+                    continue;
+                }
+                let Ok((index, _)) = self.index(&fence, &path) else {
+                    findings.damaged.push(fence.shown(&path));
+                    continue;
+                };
+                if index.is_foreign() {
+                    findings.foreign.push(fence.shown(&path));
+                } else if !index.damaged.is_empty() || index.tail == Tail::Damaged {
+                    findings.damaged.push(fence.shown(&path));
+                }
                 totals.bytes += index.whole_bytes;
-                for place in &index.frames {
-                    let Place { header, .. } = place;
+                for Place { header, .. } in &index.frames {
                     totals.events += header.events;
                     totals.first = Some(totals.first.map_or(header.first, |first| first.min(header.first)));
                     totals.last = totals.last.max(Some(header.last));
                 }
             }
         }
+        findings.foreign.truncate(NAMED_MAX);
+        findings.damaged.truncate(NAMED_MAX);
+        findings.bytes_read = self.bytes_read.load(Ordering::Relaxed);
+        totals.findings = findings;
         Ok(totals)
     }
 
     /// Events of a page. Frames outside of the range, the time or the types are not read.
     pub(crate) fn read(&mut self, query: &Query, range: Range) -> Result<Slice, Error> {
-        self.check()?;
+        let fence = self.site.open()?;
         let order = query.order;
         let scopes = match &query.scopes {
             Some(scopes) => scopes.clone(),
-            None => self.scopes()?,
+            None => self.scopes(&fence)?,
         };
         let mut slice = Slice::whole(range, order);
         let mut wanted: Vec<(PathBuf, Place)> = Vec::new();
         for scope in scopes {
-            for (_, path) in self.files(&scope)? {
-                let index = match self.index(&path) {
+            for (_, path) in Self::files(&fence, &scope)? {
+                let index = match self.index(&fence, &path) {
                     Ok((index, _)) => index,
                     // One file that cannot be read hides no other.
                     Err(error) => {
@@ -201,8 +223,10 @@ impl ColdDir {
                         continue;
                     }
                 };
-                for (from, to) in &index.damaged {
-                    let what = format!("{} at byte {from}", path.display());
+                let tail = (index.whole_bytes, index.whole_bytes + index.tail_bytes);
+                let rotten = (index.tail == Tail::Damaged && !index.is_foreign()).then_some(tail);
+                for (from, to) in index.damaged.iter().copied().chain(rotten) {
+                    let what = format!("{} at byte {from}", fence.shown(&path).display());
                     slice.errors.push(Error::corrupt(what, format!("{} bytes are no frame", to - from)));
                 }
                 let meets = |place: &&Place| {
@@ -221,8 +245,7 @@ impl ColdDir {
         }
         let mut wanted = wanted.into_iter().peekable();
         while let Some((path, place)) = wanted.next() {
-            let file = File::open(&path).map_err(|error| Error::io("open", &path, error));
-            match file.and_then(|file| place.open(&path, &file)) {
+            match self.source(&fence, &path).and_then(|source| place.open(&source)) {
                 Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
                 Err(error) => slice.errors.push(error),
             }
@@ -244,23 +267,40 @@ impl ColdDir {
         Ok(slice)
     }
 
-    /// The last position a scope has in the cold tier, after cutting what a torn write left. `confirmed` frames have
-    /// been read back once: they are never cut, damaged or not.
-    pub(crate) fn mount(&mut self, scope: &Scope, confirmed: Position) -> Result<Option<Position>, Error> {
-        self.check()?;
+    /// The last position a scope has on the medium, after cutting what a torn write left. Nothing else is ever cut:
+    /// frames up to `confirmed` have been read back once, and a tail that is no torn frame is set aside in a file of its
+    /// own, so that the ones to come stay readable by `zstd -dc`.
+    pub(crate) fn mount(
+        &mut self,
+        session: &Session,
+        scope: &Scope,
+        confirmed: Position,
+    ) -> Result<Option<Position>, Error> {
+        let fence = &session.fence;
         let mut last = None;
-        for (_, path) in self.files(scope)? {
-            let (index, file) = self.index(&path)?;
+        for (_, path) in Self::files(fence, scope)? {
+            let (index, source) = self.index(fence, &path)?;
+            if index.is_foreign() {
+                continue;
+            }
             while let Some(place) = index.frames.last()
                 && place.header.last > confirmed
-                && matches!(place.open(&path, &file), Err(Error::Corrupt { .. }))
+                && matches!(place.open(&source), Err(Error::Corrupt { .. }))
             {
                 index.drop_last();
             }
-            if index.torn_bytes > 0 {
-                tracing::warn!(file = %path.display(), bytes = index.torn_bytes, "a torn frame is cut off");
-                cut(&path, index.whole_bytes)?;
-                index.torn_bytes = 0;
+            let (shown, from, bytes) = (&source.path, index.whole_bytes, index.tail_bytes);
+            match index.tail {
+                Tail::None => {}
+                Tail::Torn => tracing::warn!(file = %shown.display(), bytes, "a torn frame is cut off"),
+                Tail::Damaged => {
+                    tracing::error!(file = %shown.display(), from, bytes, "a damaged end is set aside");
+                    set_aside(fence, &path, &source, (from, bytes))?;
+                }
+            }
+            if index.tail != Tail::None {
+                fence.cut(&path, from).map_err(|error| Error::io("cut", shown, error))?;
+                index.forget_tail();
             }
             let newest = index.frames.iter().map(|place| place.header.last).max();
             last = last.max(newest);
@@ -268,59 +308,116 @@ impl ColdDir {
         Ok(last)
     }
 
-    /// Where the chain of a scope's archived events stands.
-    pub(crate) fn chained(&mut self, scope: &Scope) -> Result<Digest, Error> {
-        for (_, path) in self.files(scope)?.into_iter().rev() {
-            if let Some(place) = self.index(&path)?.0.frames.last() {
-                return Ok(place.header.chain.1);
+    /// The file that holds the newest frame of a scope, and where the chain of its archived events stands.
+    fn current(&mut self, fence: &Fence, scope: &Scope) -> Result<Option<(FileName, Digest)>, Error> {
+        let mut newest: Option<(Position, FileName, Digest)> = None;
+        for (name, path) in Self::files(fence, scope)? {
+            let (index, _) = self.index(fence, &path)?;
+            let Some(place) = index.frames.iter().max_by_key(|place| place.header.last) else { continue };
+            if newest.is_none_or(|(last, ..)| last < place.header.last) {
+                newest = Some((place.header.last, name, place.header.chain.1));
             }
         }
-        Ok(Digest::GENESIS)
+        Ok(newest.map(|(_, name, chained)| (name, chained)))
+    }
+
+    /// The file for a frame: one that is ours or new.
+    fn file_for(
+        &mut self,
+        session: &Session,
+        scope: &Scope,
+        events: &[Recorded],
+        current: Option<FileName>,
+    ) -> Result<PathBuf, Error> {
+        let dir = Path::new(scope.as_str());
+        let mut name = FileName::of(events, current, session.today);
+        for _ in 0..PARTS_MAX {
+            let path = dir.join(name.to_string());
+            match self.index(&session.fence, &path) {
+                Ok((index, _)) if index.is_foreign() => {}
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(path),
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(path),
+            }
+            match name.next_part() {
+                Some(next) => name = next,
+                None => break,
+            }
+        }
+        let shown = session.fence.shown(&dir.join(name.to_string()));
+        Err(Error::corrupt(shown.display().to_string(), "the file is somebody else's"))
     }
 
     /// Adds a frame, syncs it, reads it back from the medium and compares.
-    pub(crate) fn append(&mut self, scope: &Scope, events: &[Recorded]) -> Result<Archived, Error> {
-        self.check()?;
-        let dir = self.scope_dir(scope);
-        let newest = self.files(scope)?.pop().map(|(name, _)| name);
-        let path = dir.join(FileName::of(events, newest).to_string());
-        let before = self.chained(scope)?;
+    pub(crate) fn append(&mut self, session: &Session, scope: &Scope, events: &[Recorded]) -> Result<Archived, Error> {
+        let fence = &session.fence;
+        let current = self.current(fence, scope)?;
+        let path = self.file_for(session, scope, events, current.map(|(name, _)| name))?;
+        let shown = fence.shown(&path);
+        let before = current.map_or(Digest::GENESIS, |(_, chained)| chained);
         let (header, bytes) = frame::encode(events, before)
-            .map_err(|error| Error::corrupt(format!("frame for {}", path.display()), error))?;
-        if !dir.exists() {
-            std::fs::create_dir(&dir)
-                .and_then(|()| sync_dir(&self.dir))
-                .map_err(|error| Error::io("create", &dir, error))?;
-        }
-        let is_new = !path.exists();
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(|error| Error::io("open", &path, error))?;
-        let offset = file.metadata().map_err(|error| Error::io("examine", &path, error))?.len();
-        let mut write = || {
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            if is_new { sync_dir(&dir) } else { Ok(()) }
-        };
-        if let Err(error) = write() {
+            .map_err(|error| Error::corrupt(format!("frame for {}", shown.display()), error))?;
+        let dir = Path::new(scope.as_str());
+        self.step(Step::MakeDir)
+            .and_then(|()| fence.make_dir(dir))
+            .map_err(|error| Error::io("create", fence.shown(dir), error))?;
+        let (mut file, is_new) = self
+            .step(Step::Open)
+            .and_then(|()| fence.open_end(&path))
+            .map_err(|error| Error::io("open", &shown, error))?;
+        let offset = file.metadata().map_err(|error| Error::io("examine", &shown, error))?.len();
+        if let Err(error) = self.write(fence, dir, &mut file, is_new, &bytes) {
             // Best effort: what stays behind is a torn tail, and the next mount cuts it.
-            drop(cut(&path, offset));
-            return Err(Error::io("append to", path, error));
+            drop(fence.cut(&path, offset));
+            return Err(Error::io("append to", shown, error));
         }
         drop_from_cache(&file);
-        let (index, file) = self.index(&path)?;
+        let failed = self.step(Step::ReadBack).is_err();
+        let (index, source) = self.index(fence, &path)?;
         let stored = index.frames.last().filter(|place| place.offset == offset && place.header == header).cloned();
         let verified = match stored {
-            Some(place) => place.open(&path, &file)?.len() == events.len(),
+            Some(place) => !failed && place.open(&source)?.as_slice() == events,
             None => false,
         };
         if !verified {
-            drop(cut(&path, offset));
-            return Err(Error::corrupt(format!("{} at byte {offset}", path.display()), "the frame does not read back"));
+            drop(fence.cut(&path, offset));
+            return Err(Error::corrupt(
+                format!("{} at byte {offset}", shown.display()),
+                "the frame does not read back as it was written",
+            ));
         }
         Ok(Archived { frames: 1, events: header.events, bytes: bytes.len() as u64 })
+    }
+
+    fn write(&mut self, fence: &Fence, dir: &Path, file: &mut File, is_new: bool, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.step(Step::Write) {
+            // As a full medium does: a part of it arrives.
+            file.write_all(&bytes[..bytes.len() / 2])?;
+            return Err(error);
+        }
+        file.write_all(bytes)?;
+        self.step(Step::Sync)?;
+        file.sync_all()?;
+        if is_new {
+            self.step(Step::SyncDir)?;
+            fence.sync_dir(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Fails when a test asks for it.
+    #[cfg(test)]
+    fn step(&mut self, step: Step) -> io::Result<()> {
+        match self.failing.take_if(|failing| *failing == step) {
+            Some(step) => Err(io::Error::other(format!("{step:?} was made to fail"))),
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "steps fail in tests alone")]
+    const fn step(&mut self, _step: Step) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -330,15 +427,29 @@ fn drop_from_cache(file: &File) {
     let _only_a_hint = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }
 
-fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-fn cut(path: &Path, length: u64) -> Result<(), Error> {
-    let cut = || {
-        let file = OpenOptions::new().write(true).open(path)?;
-        file.set_len(length)?;
-        file.sync_all()
-    };
-    cut().map_err(|error| Error::io("cut", path, error))
+/// Copies a stretch of a file to one of its own, durably.
+fn set_aside(fence: &Fence, path: &Path, source: &Source, (from, bytes): (u64, u64)) -> Result<(), Error> {
+    let failed = |error| Error::io("set aside the end of", &source.path, error);
+    let (mut file, mut aside) = (None, path.to_owned());
+    for attempt in 0..100_u32 {
+        let suffix = if attempt == 0 { String::new() } else { format!(".{attempt}") };
+        aside = PathBuf::from(format!("{}.damaged-{from}{suffix}", path.display()));
+        match fence.create(&aside) {
+            Ok(created) => {
+                file = Some(created);
+                break;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    let mut file = file.ok_or_else(|| failed(io::Error::from(io::ErrorKind::AlreadyExists)))?;
+    let mut at = from;
+    while at < from + bytes {
+        let length = (from + bytes - at).min(SET_ASIDE_BYTES);
+        file.write_all(&source.bytes(at, length)?).map_err(failed)?;
+        at += length;
+    }
+    let dir = aside.parent().unwrap_or(Path::new("."));
+    file.sync_all().and_then(|()| fence.sync_dir(dir)).map_err(failed)
 }

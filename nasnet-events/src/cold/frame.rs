@@ -37,7 +37,7 @@ pub(crate) struct Header {
     pub(crate) wall_ms: (i64, i64),
     /// Bytes of the compressed lines that follow.
     pub(crate) packed_bytes: u64,
-    raw_bytes: u64,
+    pub(crate) raw_bytes: u64,
     pub(crate) kinds: Vec<String>,
     pub(crate) digest: [u8; 32],
     /// The chain of this scope's archived events before this frame, and after it.
@@ -68,12 +68,7 @@ pub(crate) fn encode(events: &[Recorded], before: Digest) -> Result<(Header, Vec
         digest: Sha256::digest(&lines).into(),
         chain: (before, chain::fold(before, events)),
     };
-    let described = header.encode()?;
-    let length = u32::try_from(described.len()).map_err(|_| Malformed("description too long"))?;
-    let mut bytes = Vec::with_capacity(PREFIX_BYTES + described.len() + packed.len());
-    bytes.extend_from_slice(&SKIPPABLE);
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(&described);
+    let mut bytes = header.prefixed()?;
     bytes.extend_from_slice(&packed);
     Ok((header, bytes))
 }
@@ -86,6 +81,17 @@ pub(crate) fn header_length(prefix: [u8; PREFIX_BYTES]) -> Option<usize> {
 }
 
 impl Header {
+    /// The description as a skippable frame.
+    pub(crate) fn prefixed(&self) -> Result<Vec<u8>, Malformed> {
+        let described = self.encode()?;
+        let length = u32::try_from(described.len()).map_err(|_| Malformed("description too long"))?;
+        let mut bytes = Vec::with_capacity(PREFIX_BYTES + described.len());
+        bytes.extend_from_slice(&SKIPPABLE);
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&described);
+        Ok(bytes)
+    }
+
     fn encode(&self) -> Result<Vec<u8>, Malformed> {
         let mut bytes = MAGIC.to_vec();
         bytes.push(VERSION);
@@ -117,7 +123,21 @@ impl Header {
         if Reader::new(crc).array()? != crc32c::crc32c(body).to_le_bytes() {
             return Err(Malformed("checksum differs"));
         }
-        let mut reader = Reader::new(body);
+        let (header, rest) = Self::parse(body)?;
+        if rest.is_empty() { Ok(header) } else { Err(Malformed("description contradicts itself")) }
+    }
+
+    /// True when a whole description that checks stands at the start, whatever its prefix says of its length.
+    pub(crate) fn is_whole_at(bytes: &[u8]) -> bool {
+        let Ok((_, rest)) = Self::parse(bytes) else { return false };
+        let length = bytes.len() - rest.len();
+        let (Some(body), Some(crc)) = (bytes.get(..length), rest.get(..4)) else { return false };
+        crc == crc32c::crc32c(body).to_le_bytes()
+    }
+
+    /// Reads the fields, which say themselves where they end.
+    fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), Malformed> {
+        let mut reader = Reader::new(bytes);
         if reader.array()? != *MAGIC {
             return Err(Malformed("not a frame of events"));
         }
@@ -133,10 +153,11 @@ impl Header {
         let kinds = (0..kind_count).map(|_| reader.text().map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
         let digest = reader.array()?;
         let chain = (Digest(reader.array()?), Digest(reader.array()?));
-        if !reader.is_empty() || first > last || events == 0 || raw_bytes > RAW_BYTES_MAX {
+        if first > last || events == 0 || raw_bytes > RAW_BYTES_MAX {
             return Err(Malformed("description contradicts itself"));
         }
-        Ok(Self { events, first, last, wall_ms, packed_bytes, raw_bytes, kinds, digest, chain })
+        let header = Self { events, first, last, wall_ms, packed_bytes, raw_bytes, kinds, digest, chain };
+        Ok((header, reader.remaining()))
     }
 
     /// Decodes and checks the lines this description is about.

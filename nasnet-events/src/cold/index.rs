@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cold::frame::{self, Header, PREFIX_BYTES, SKIPPABLE};
 use crate::error::Error;
@@ -10,6 +12,30 @@ use crate::event::Recorded;
 
 /// Bytes looked at together when the next frame has to be searched for.
 const WINDOW_BYTES: usize = 1 << 20;
+
+/// A file of the cold tier that counts what is read of it.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) file: File,
+    /// For people.
+    pub(crate) path: PathBuf,
+    pub(crate) bytes_read: Arc<AtomicU64>,
+}
+
+impl Source {
+    fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), Error> {
+        self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        self.file.read_exact_at(buffer, at).map_err(|error| Error::io("read", &self.path, error))
+    }
+
+    /// Reads `length` bytes.
+    pub(crate) fn bytes(&self, at: u64, length: u64) -> Result<Vec<u8>, Error> {
+        let length = usize::try_from(length).map_err(|error| Error::corrupt(self.path.display().to_string(), error))?;
+        let mut bytes = vec![0; length];
+        self.read(&mut bytes, at)?;
+        Ok(bytes)
+    }
+}
 
 /// A frame and its place.
 #[derive(Debug, Clone)]
@@ -25,107 +51,184 @@ impl Place {
     }
 
     /// Reads and checks the events of the frame.
-    pub(crate) fn open(&self, path: &Path, file: &File) -> Result<Vec<Recorded>, Error> {
-        let what = || format!("{} at byte {}", path.display(), self.offset);
-        let length = usize::try_from(self.header.packed_bytes).map_err(|error| Error::corrupt(what(), error))?;
-        let mut packed = vec![0; length];
-        file.read_exact_at(&mut packed, self.packed_at).map_err(|error| Error::io("read", path, error))?;
+    pub(crate) fn open(&self, source: &Source) -> Result<Vec<Recorded>, Error> {
+        let packed = source.bytes(self.packed_at, self.header.packed_bytes)?;
+        let what = || format!("{} at byte {}", source.path.display(), self.offset);
         self.header.open(&packed).map_err(|error| Error::corrupt(what(), error))
     }
+}
+
+/// What stands after the last whole frame of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Tail {
+    /// Nothing.
+    #[default]
+    None,
+    /// The beginning of a frame whose writing did not end: nothing in it was ever confirmed.
+    Torn,
+    /// Bytes that are no beginning of a frame: one that has been damaged, or what somebody else wrote.
+    Damaged,
+}
+
+/// What is found at a place of a file.
+enum Look {
+    Frame(Box<Place>),
+    Torn,
+    Damaged,
 }
 
 /// The frames of a file.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    inode: u64,
+    /// Device and inode.
+    file: (u64, u64),
     /// Time of the last change, so that a file replaced in place is noticed.
     changed: (i64, i64),
     /// Everything before this byte is indexed.
     pub(crate) whole_bytes: u64,
     pub(crate) frames: Vec<Place>,
-    /// Stretches between whole frames that are no frame: damage, as opposed to a torn tail.
+    /// Stretches between whole frames that are no frame.
     pub(crate) damaged: Vec<(u64, u64)>,
-    /// Bytes after the last whole frame.
-    pub(crate) torn_bytes: u64,
+    /// Bytes after the last whole frame, and what they are.
+    pub(crate) tail_bytes: u64,
+    pub(crate) tail: Tail,
 }
 
 impl Index {
-    /// Brings the index up to date with the file. Frames it knows are not read again.
-    pub(crate) fn refresh(&mut self, path: &Path, file: &File) -> Result<(), Error> {
-        let metadata = file.metadata().map_err(|error| Error::io("examine", path, error))?;
+    /// Brings the index up to date with the file. Frames it knows are not read again, but for the last one: another
+    /// medium may hold another file of this name.
+    pub(crate) fn refresh(&mut self, source: &Source) -> Result<(), Error> {
+        let metadata = source.file.metadata().map_err(|error| Error::io("examine", &source.path, error))?;
         let (changed, end) = ((metadata.mtime(), metadata.mtime_nsec()), metadata.len());
-        let grown = end > self.whole_bytes + self.torn_bytes;
-        if metadata.ino() != self.inode || end < self.whole_bytes || (changed != self.changed && !grown) {
-            *self = Self { inode: metadata.ino(), ..Self::default() };
+        let identity = (metadata.dev(), metadata.ino());
+        let known_bytes = self.whole_bytes + self.tail_bytes;
+        if identity == self.file && changed == self.changed && end == known_bytes {
+            return Ok(());
+        }
+        let kept = identity == self.file && end > known_bytes && self.last_is_there(source, end)?;
+        if !kept {
+            *self = Self { file: identity, ..Self::default() };
         }
         self.changed = changed;
+        self.tail = Tail::None;
         while self.whole_bytes < end {
-            if let Some(place) = read_place(path, file, self.whole_bytes, end)? {
-                self.whole_bytes = place.end();
-                self.frames.push(place);
-                continue;
-            }
-            // Not a whole frame: damage when another one follows, else a torn tail.
-            match find_frame(path, file, self.whole_bytes + 1, end)? {
+            let found = match look(source, self.whole_bytes, end)? {
+                Look::Frame(place) => {
+                    self.whole_bytes = place.end();
+                    self.frames.push(*place);
+                    continue;
+                }
+                Look::Torn => Tail::Torn,
+                Look::Damaged => Tail::Damaged,
+            };
+            // In the middle of a file it is damage, whatever it looks like.
+            match find_frame(source, self.whole_bytes + 1, end)? {
                 Some(offset) => {
                     self.damaged.push((self.whole_bytes, offset));
                     self.whole_bytes = offset;
                 }
-                None => break,
+                None => {
+                    self.tail = found;
+                    break;
+                }
             }
         }
-        self.torn_bytes = end - self.whole_bytes;
+        self.tail_bytes = end - self.whole_bytes;
         Ok(())
     }
 
-    /// Forgets the last frame, whose bytes turned out to be damaged.
+    fn last_is_there(&self, source: &Source, end: u64) -> Result<bool, Error> {
+        let Some(last) = self.frames.last() else { return Ok(true) };
+        Ok(matches!(look(source, last.offset, end)?, Look::Frame(place) if place.header == last.header))
+    }
+
+    /// Forgets the last frame, whose bytes turned out never to have arrived.
     pub(crate) fn drop_last(&mut self) {
         if let Some(place) = self.frames.pop() {
-            self.torn_bytes += self.whole_bytes - place.offset;
+            self.tail_bytes += self.whole_bytes - place.offset;
             self.whole_bytes = place.offset;
+            self.tail = Tail::Torn;
         }
+    }
+
+    /// Takes note that the tail is gone.
+    pub(crate) fn forget_tail(&mut self) {
+        (self.tail, self.tail_bytes) = (Tail::None, 0);
+    }
+
+    /// True when the file holds no frame of ours at all, nor the beginning of one.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.frames.is_empty() && self.damaged.is_empty() && self.tail == Tail::Damaged
     }
 }
 
-/// The whole frame at `offset`, `None` when there is none.
-fn read_place(path: &Path, file: &File, offset: u64, end: u64) -> Result<Option<Place>, Error> {
-    let read =
-        |buffer: &mut [u8], at: u64| file.read_exact_at(buffer, at).map_err(|error| Error::io("read", path, error));
+/// What stands at `offset`, which lies before `end`.
+fn look(source: &Source, offset: u64, end: u64) -> Result<Look, Error> {
     let left = end - offset;
     if left < PREFIX_BYTES as u64 {
-        return Ok(None);
+        let bytes = source.bytes(offset, left)?;
+        let begins = SKIPPABLE.iter().zip(&bytes).all(|(ours, found)| ours == found);
+        return Ok(if begins || all_zero(&bytes) { Look::Torn } else { Look::Damaged });
     }
     let mut prefix = [0; PREFIX_BYTES];
-    read(&mut prefix, offset)?;
-    let Some(length) = frame::header_length(prefix) else { return Ok(None) };
+    source.read(&mut prefix, offset)?;
+    let Some(length) = frame::header_length(prefix) else {
+        let torn = all_zero(&prefix) && zeros_from(source, offset, end)?;
+        return Ok(if torn { Look::Torn } else { Look::Damaged });
+    };
+    let described_at = offset + PREFIX_BYTES as u64;
     if left < (PREFIX_BYTES + length) as u64 {
-        return Ok(None);
+        // Either the description ends with the file, or its length is damaged and it is all there.
+        let found = source.bytes(described_at, end - described_at)?;
+        return Ok(if Header::is_whole_at(&found) { Look::Damaged } else { Look::Torn });
     }
-    let mut described = vec![0; length];
-    read(&mut described, offset + PREFIX_BYTES as u64)?;
-    let Ok(header) = Header::decode(&described) else { return Ok(None) };
-    let packed_at = offset + (PREFIX_BYTES + length) as u64;
+    let described = source.bytes(described_at, length as u64)?;
+    let Ok(header) = Header::decode(&described) else {
+        // The file has its length already, but not all of its bytes.
+        let written = described.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let torn = written + 4 <= length && zeros_from(source, described_at + written as u64, end)?;
+        return Ok(if torn { Look::Torn } else { Look::Damaged });
+    };
+    let packed_at = described_at + length as u64;
     let whole = packed_at.checked_add(header.packed_bytes).is_some_and(|frame_end| frame_end <= end);
-    Ok(whole.then_some(Place { offset, packed_at, header }))
+    Ok(if whole { Look::Frame(Box::new(Place { offset, packed_at, header })) } else { Look::Torn })
+}
+
+fn all_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// True when the file ends in nothing but zeros.
+fn zeros_from(source: &Source, from: u64, end: u64) -> Result<bool, Error> {
+    let mut at = from;
+    while at < end {
+        let length = (end - at).min(WINDOW_BYTES as u64);
+        if !all_zero(&source.bytes(at, length)?) {
+            return Ok(false);
+        }
+        at += length;
+    }
+    Ok(true)
 }
 
 /// The first whole frame at or after `from`.
-fn find_frame(path: &Path, file: &File, from: u64, end: u64) -> Result<Option<u64>, Error> {
-    let mut window = vec![0; WINDOW_BYTES];
+fn find_frame(source: &Source, from: u64, end: u64) -> Result<Option<u64>, Error> {
     let mut at = from;
     while at < end {
-        let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(WINDOW_BYTES);
-        let Some(window) = window.get_mut(..length) else { break };
-        file.read_exact_at(window, at).map_err(|error| Error::io("read", path, error))?;
+        let length = (end - at).min(WINDOW_BYTES as u64);
+        let window = source.bytes(at, length)?;
         let starts = window.windows(SKIPPABLE.len()).enumerate().filter(|(_, bytes)| *bytes == SKIPPABLE);
         for (start, _) in starts {
             let offset = at + start as u64;
-            if read_place(path, file, offset, end)?.is_some() {
+            if matches!(look(source, offset, end)?, Look::Frame(_)) {
                 return Ok(Some(offset));
             }
         }
+        if length < SKIPPABLE.len() as u64 {
+            break;
+        }
         // The magic number may lie across two windows.
-        at += (length - (SKIPPABLE.len() - 1).min(length - 1)) as u64;
+        at += length - (SKIPPABLE.len() as u64 - 1);
     }
     Ok(None)
 }

@@ -1,10 +1,17 @@
 //! The cold tier: monthly files of self-describing frames in a directory outside of flash.
 
 mod dir;
+mod fence;
 mod frame;
+mod frames;
 mod index;
 mod month;
 
-pub(crate) use dir::{Archived, ColdDir};
-pub use dir::{ColdState, prepare_cold_dir};
+#[cfg(test)]
+mod tests;
+
+pub(crate) use dir::{Archived, ColdDir, Session};
+pub use dir::{ColdFindings, ColdState};
+pub use fence::prepare_cold_dir;
 pub(crate) use frame::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
+pub(crate) use month::FileName;

@@ -1,8 +1,8 @@
 //! The one task that gives positions: it drains a queue and writes each batch as one transaction of hot.db.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use foldhash::HashSet;
 use nasnet_dbmanager::{Cause, Scope};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use ulid::Ulid;
@@ -68,6 +68,8 @@ pub(crate) struct Resolve {
 /// What the appender is asked to do.
 pub(crate) enum Command {
     Append(Append),
+    /// Several at once, so that they share a batch.
+    Appends(Vec<Append>),
     Reserve(Reserve),
     Resolve(Resolve),
     /// Take into account what other processes wrote.
@@ -98,9 +100,16 @@ struct Batch {
 
 /// Answers commands until every sender is gone or it is told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<Command>) {
+    let mut received = Vec::new();
     let mut commands = Vec::new();
     let mut stale = false;
-    while queue.recv_many(&mut commands, DRAIN_MAX).await > 0 {
+    while queue.recv_many(&mut received, DRAIN_MAX).await > 0 {
+        for command in received.drain(..) {
+            match command {
+                Command::Appends(appends) => commands.extend(appends.into_iter().map(Command::Append)),
+                command => commands.push(command),
+            }
+        }
         if commands.iter().any(|command| matches!(command, Command::Stop)) {
             queue.close();
         }
@@ -140,13 +149,11 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
         let inserted = shared
             .manager
             .hot()
-            .write(APPEND, move |conn| {
-                Box::pin(async move {
-                    for (first_seq, last_seq, resolution) in resolutions {
-                        log::resolve(conn, first_seq, last_seq, resolution).await?;
-                    }
-                    log::insert(conn, epoch, &rows).await
-                })
+            .write_raw(APPEND, move |conn| {
+                for (first_seq, last_seq, resolution) in resolutions {
+                    log::resolve(conn, first_seq, last_seq, resolution)?;
+                }
+                log::insert(conn, epoch, &rows)
             })
             .await?;
         if inserted {
@@ -178,7 +185,7 @@ fn plan(shared: &Shared, commands: &mut [Command]) -> Result<(Batch, u32), Error
             Command::Reserve(reserve) => {
                 Outcome::Reserved(plan.reserve(&reserve.scope, shared.owner(), &mut reserve.streams, &reserve.dead))
             }
-            Command::Resolve(_) | Command::CatchUp(_) | Command::Stop => Outcome::Done,
+            Command::Appends(_) | Command::Resolve(_) | Command::CatchUp(_) | Command::Stop => Outcome::Done,
         });
     }
     let changes = plan.into_changes();
@@ -246,6 +253,7 @@ fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch
     }
     drop(heads);
     shared.note_backlog();
+    shared.note_moved();
     for (command, outcome) in commands {
         match (command, outcome) {
             (Command::Append(append), Outcome::Appended(result)) => {
@@ -301,6 +309,11 @@ fn refused(shared: &Shared, refusal: Refusal, scope: &Scope, streams: &[(StreamN
 fn refuse(command: Command, error: &Error) {
     match command {
         Command::Append(append) => drop(append.reply.send(Err(error.shared()))),
+        Command::Appends(appends) => {
+            for append in appends {
+                drop(append.reply.send(Err(error.shared())));
+            }
+        }
         Command::Reserve(reserve) => drop(reserve.reply.send(Err(error.shared()))),
         Command::Resolve(resolve) => drop(resolve.reply.send(Err(error.shared()))),
         Command::CatchUp(reply) => drop(reply.send(Err(error.shared()))),
@@ -352,6 +365,7 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             grown = true;
             let next_seq = row.last_seq() + 1;
             let events = row.events.unwrap_or_else(|error| {
+                heads.note_unknown(row.first_seq);
                 tracing::error!(%error, "the events of a row of the hot log are not known");
                 Vec::new()
             });
@@ -374,5 +388,6 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
     if left_open {
         shared.resolver.notify_one();
     }
+    shared.note_moved();
     Ok(())
 }

@@ -1,8 +1,6 @@
 //! The SQL of hot.db: a log of rows whose numbers leave no gap.
 
-use std::sync::LazyLock;
-
-use nasnet_dbmanager::Scope;
+use nasnet_dbmanager::{RawConn, Scope};
 use sqlx::SqliteConnection;
 
 use crate::block;
@@ -13,24 +11,11 @@ use crate::position::Position;
 
 /// The most events of one row: reading one event of a stream decodes a whole block.
 pub(crate) const ROW_EVENTS_MAX: usize = 128;
-/// The most rows of one statement.
-const STATEMENT_ROWS_MAX: usize = 8;
-
-/// One INSERT for each number of rows. It inserts nothing when another process has written at or after the first row,
-/// or when the file is of another incarnation.
-static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
-    (1..=STATEMENT_ROWS_MAX)
-        .map(|rows| {
-            format!(
-                "INSERT INTO hot_log (first_seq, count, state, scope, owner, reservation, body) \
-                 SELECT column1, column2, column3, column4, column5, column6, column7 FROM (VALUES {}) \
-                 WHERE NOT EXISTS (SELECT 1 FROM hot_log WHERE first_seq >= ?) \
-                 AND (SELECT epoch FROM hot_meta WHERE one = 1) = ?",
-                vec!["(?, ?, ?, ?, ?, ?, ?)"; rows].join(", ")
-            )
-        })
-        .collect()
-});
+/// Whether another process has written at or after a number, or the file is of another incarnation.
+const TAKEN: &str = "SELECT EXISTS (SELECT 1 FROM hot_log WHERE first_seq >= ?1) \
+     OR (SELECT epoch FROM hot_meta WHERE one = 1) IS NOT ?2";
+const INSERT: &str = "INSERT INTO hot_log (first_seq, count, state, scope, owner, reservation, body) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 const PUBLISH: &str = "UPDATE hot_log SET state = 'mirrored', owner = NULL \
      WHERE first_seq BETWEEN ?1 AND ?2 AND reservation = ?1 AND state = 'reserved'";
@@ -52,6 +37,11 @@ const PAGE_FORWARDS: &str = "SELECT first_seq, count, state, scope, owner, reser
 const PAGE_BACKWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body FROM hot_log \
      WHERE first_seq >= COALESCE((SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= ?1), 0) AND first_seq <= ?2 \
      ORDER BY first_seq DESC LIMIT ?3";
+
+/// Rows that hold one of the numbers.
+const HOLDING: &str = "SELECT first_seq, count, state, scope, owner, reservation, body FROM hot_log \
+     WHERE first_seq IN (SELECT (SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= value) FROM json_each(?1)) \
+     ORDER BY first_seq";
 
 const STATES: &str = "SELECT first_seq, state FROM hot_log WHERE first_seq IN (SELECT value FROM json_each(?1))";
 const SET_FLUSHED: &str = "UPDATE hot_meta SET flushed_through = MAX(flushed_through, ?1) WHERE one = 1";
@@ -119,33 +109,37 @@ impl View {
 }
 
 /// Inserts rows directly after the end of the log. False when the log has grown meanwhile; then nothing was inserted.
-pub(crate) async fn insert(conn: &mut SqliteConnection, epoch: u32, rows: &[NewRow]) -> Result<bool, Error> {
-    for (index, chunk) in rows.chunks(STATEMENT_ROWS_MAX).enumerate() {
-        let (Some(sql), Some(first)) = (INSERT.get(chunk.len() - 1), chunk.first()) else { continue };
-        let mut query = sqlx::query(sql.as_str());
-        for row in chunk {
-            query = query
-                .bind(row.first_seq.cast_signed())
-                .bind(row.count.cast_signed())
-                .bind(if row.reserved.is_some() { "reserved" } else { "block" })
-                .bind(row.reserved.as_ref().map(|reserved| reserved.scope.as_str()))
-                .bind(row.reserved.as_ref().map(|reserved| reserved.owner.as_slice()))
-                .bind(row.reserved.as_ref().map(|reserved| reserved.first_seq.cast_signed()))
-                .bind(row.body.as_slice());
-        }
-        let done = query.bind(first.first_seq.cast_signed()).bind(i64::from(epoch)).execute(&mut *conn).await?;
-        match (done.rows_affected(), index) {
-            (0, 0) => return Ok(false),
-            (inserted, _) if inserted == chunk.len() as u64 => {}
-            _ => return Err(Error::corrupt("hot.db hot_log", "rows of one batch were inserted in part")),
-        }
+pub(crate) fn insert(conn: &mut RawConn<'_>, epoch: u32, rows: &[NewRow]) -> Result<bool, Error> {
+    let Some(first) = rows.first() else { return Ok(true) };
+    let taken = conn.query_optional(
+        TAKEN,
+        &[first.first_seq.cast_signed().into(), i64::from(epoch).into()],
+        |row| -> Result<i64, Error> { Ok(row.get(0)?) },
+    )?;
+    if taken != Some(0) {
+        return Ok(false);
+    }
+    for row in rows {
+        let reserved = row.reserved.as_ref();
+        conn.execute(
+            INSERT,
+            &[
+                row.first_seq.cast_signed().into(),
+                row.count.cast_signed().into(),
+                if reserved.is_some() { "reserved" } else { "block" }.into(),
+                reserved.map(|reserved| reserved.scope.as_str()).into(),
+                reserved.map(|reserved| reserved.owner.as_slice()).into(),
+                reserved.map(|reserved| reserved.first_seq.cast_signed()).into(),
+                row.body.as_slice().into(),
+            ],
+        )?;
     }
     Ok(true)
 }
 
 /// Ends a reservation; without effect when another process has ended it.
-pub(crate) async fn resolve(
-    conn: &mut SqliteConnection,
+pub(crate) fn resolve(
+    conn: &mut RawConn<'_>,
     first_seq: u64,
     last_seq: u64,
     resolution: Resolution,
@@ -154,7 +148,7 @@ pub(crate) async fn resolve(
         Resolution::Published => PUBLISH,
         Resolution::Void => VOID,
     };
-    sqlx::query(sql).bind(first_seq.cast_signed()).bind(last_seq.cast_signed()).execute(conn).await?;
+    conn.execute(sql, &[first_seq.cast_signed().into(), last_seq.cast_signed().into()])?;
     Ok(())
 }
 
@@ -219,7 +213,6 @@ pub(crate) async fn page(
     order: Order,
     limit: u32,
 ) -> Result<Vec<Row>, Error> {
-    type Found = (i64, i64, String, Option<String>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>);
     let sql = match order {
         Order::Forwards => PAGE_FORWARDS,
         Order::Backwards => PAGE_BACKWARDS,
@@ -230,6 +223,18 @@ pub(crate) async fn page(
         .bind(i64::from(limit))
         .fetch_all(conn)
         .await?;
+    rows_of(epoch, found)
+}
+
+/// Rows that hold one of the numbers, oldest first. Numbers that are gone have none.
+pub(crate) async fn holding(conn: &mut SqliteConnection, epoch: u32, seqs: &[u64]) -> Result<Vec<Row>, Error> {
+    let wanted = serde_json::to_string(seqs).map_err(|error| Error::corrupt("numbers of a query", error))?;
+    rows_of(epoch, sqlx::query_as(HOLDING).bind(wanted).fetch_all(conn).await?)
+}
+
+type Found = (i64, i64, String, Option<String>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>);
+
+fn rows_of(epoch: u32, found: Vec<Found>) -> Result<Vec<Row>, Error> {
     found
         .into_iter()
         .map(|(first_seq, count, state, scope, owner, reservation, body)| {

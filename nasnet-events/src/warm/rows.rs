@@ -39,6 +39,9 @@ const WINDOW: &str = "SELECT r.pos, n.text, r.version, r.event_id FROM event_row
      LEFT JOIN event_names n ON n.id = r.stream ORDER BY r.pos";
 const CHAINED: &str = "SELECT digest FROM (SELECT pos, digest FROM event_rows WHERE pos = (SELECT MAX(pos) FROM event_rows) \
      UNION ALL SELECT pos, digest FROM event_chain WHERE lane = 'rows') ORDER BY pos DESC LIMIT 1";
+const CHAINED_AT: &str = "SELECT pos, digest FROM (SELECT * FROM (SELECT pos, digest FROM event_rows WHERE pos <= ?1 \
+     ORDER BY pos DESC LIMIT 1) UNION ALL SELECT pos, digest FROM event_chain WHERE lane = 'rows' AND pos <= ?1) \
+     ORDER BY pos DESC LIMIT 1";
 const TOTALS: &str = "SELECT COUNT(*), COALESCE(SUM(length(body)), 0), MIN(pos), MAX(pos) FROM event_rows";
 
 /// The columns of an event, each text spelled out. Outer joins, so that a missing name shows as damage.
@@ -185,6 +188,8 @@ pub(crate) struct Stored {
     pub(crate) position: Position,
     /// The event, or what is wrong with it.
     pub(crate) event: Result<Recorded, Error>,
+    /// The chain of rows after this one, when it can be read.
+    pub(crate) digest: Option<Digest>,
 }
 
 /// Rows after `after` up to `until` in the given order, of one stream or of all.
@@ -214,10 +219,24 @@ pub(crate) async fn page(
             let what = format!("{scope} event_rows row {key}");
             let position = Position::from_key(key).ok_or_else(|| Error::corrupt(what.as_str(), "negative key"))?;
             let columns = columns(row);
+            let digest = columns.as_ref().ok().and_then(|columns| Digest::from_slice(&columns.digest));
             let event = columns.and_then(|columns| columns.decode(scope, position));
-            Ok(Stored { position, event: event.map_err(|why| Error::corrupt(what, why)) })
+            Ok(Stored { position, event: event.map_err(|why| Error::corrupt(what, why)), digest })
         })
         .collect()
+}
+
+/// Where the chain of rows stands behind everything up to a position, and its last row there; `None` before the first.
+pub(crate) async fn chained_at(
+    conn: &mut SqliteConnection,
+    position: Position,
+) -> Result<Option<(Position, Digest)>, Error> {
+    let found: Option<(i64, Vec<u8>)> =
+        sqlx::query_as(CHAINED_AT).bind(position.to_key_clamped()).fetch_optional(conn).await?;
+    let at = |(pos, digest): (i64, Vec<u8>)| Some((Position::from_key(pos)?, Digest::from_slice(&digest)?));
+    found
+        .map(|found| at(found).ok_or_else(|| Error::corrupt("event_rows", "position or digest is malformed")))
+        .transpose()
 }
 
 /// The columns of a row, whatever they hold. A text that is not UTF-8 damages its own row only.

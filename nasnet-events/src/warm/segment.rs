@@ -21,6 +21,7 @@ const INSERT: &str = "INSERT INTO event_segments (first_pos, last_pos, through_p
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 const LAST: &str = "SELECT through_pos, complete_pos, digest FROM event_segments ORDER BY first_pos DESC LIMIT 1";
 const REMOVED: &str = "SELECT pos, digest FROM event_chain WHERE lane = 'segments' ORDER BY pos DESC LIMIT 1";
+const CHAINED: &str = "SELECT last_pos, digest FROM event_segments ORDER BY first_pos DESC LIMIT 1";
 const METAS_FORWARDS: &str = "SELECT first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, wall_max_ms, \
      kinds, streams, raw_bytes, prev_digest, digest, crc FROM event_segments \
      WHERE first_pos >= COALESCE((SELECT MAX(first_pos) FROM event_segments WHERE first_pos <= ?1), 0) \
@@ -212,6 +213,15 @@ pub(crate) async fn tail(conn: &mut SqliteConnection, scope: &Scope) -> Result<T
         complete: position(scope, complete)?,
         digest: digest(scope, chained)?,
     })
+}
+
+/// Where the chain of flushed events stands, and its last event; `None` before the first.
+pub(crate) async fn chained(conn: &mut SqliteConnection, scope: &Scope) -> Result<Option<(Position, Digest)>, Error> {
+    let mut found: Option<(i64, Vec<u8>)> = sqlx::query_as(CHAINED).fetch_optional(&mut *conn).await?;
+    if found.is_none() {
+        found = sqlx::query_as(REMOVED).fetch_optional(conn).await?;
+    }
+    found.map(|(last, chained)| Ok((position(scope, last)?, digest(scope, chained)?))).transpose()
 }
 
 /// Segments that may hold events after `after` up to `until`, at most `limit`, in the given order.

@@ -1,6 +1,8 @@
 //! A fleet in a temporary directory, and short ways to make events.
 #![allow(dead_code)]
 
+pub mod watch;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

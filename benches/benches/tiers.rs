@@ -1,0 +1,87 @@
+//! What does it cost to move events down, and to read a short range of the archive?
+#![allow(missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::TryStreamExt;
+use nasnet_benches::events::Generator;
+use nasnet_benches::hot::{Failure, Hot};
+use nasnet_benches::place::Place;
+use nasnet_events::{ColdOptions, EventOptions, FlushReason, Position, Query, prepare_cold_dir};
+use tokio::runtime::Runtime;
+
+async fn with_archive(place: &Place) -> Result<Hot, Failure> {
+    let cold = place.disk.path().join("cold");
+    std::fs::create_dir_all(&cold)?;
+    let options = EventOptions::default().cold(ColdOptions::new(&cold).allow_same_device());
+    let hot = Hot::open(place, options).await?;
+    prepare_cold_dir(&hot.db, &cold)?;
+    Ok(hot)
+}
+
+/// The time of the step alone; what it works on is made before.
+async fn flushes(hot: &Hot, generator: &mut Generator, events: usize, rounds: u64) -> Result<Duration, Failure> {
+    let mut spent = Duration::ZERO;
+    for _ in 0..rounds {
+        hot.append(generator.samples(events)).await?;
+        let start = Instant::now();
+        hot.store.flush(FlushReason::Requested).await?;
+        spent += start.elapsed();
+    }
+    Ok(spent)
+}
+
+async fn archives(hot: &Hot, generator: &mut Generator, events: usize, rounds: u64) -> Result<Duration, Failure> {
+    let mut spent = Duration::ZERO;
+    for _ in 0..rounds {
+        hot.append(generator.samples(events)).await?;
+        hot.store.flush(FlushReason::Requested).await?;
+        let start = Instant::now();
+        hot.store.archive().await?;
+        spent += start.elapsed();
+    }
+    Ok(spent)
+}
+
+fn tiers(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let place = Place::new(None).expect("two directories");
+    let hot = runtime.block_on(with_archive(&place)).expect("a store");
+    let mut generator = Generator::new(1);
+
+    let mut group = criterion.benchmark_group("flush");
+    group.sample_size(10);
+    for events in [10_usize, 100, 1_000] {
+        group.throughput(Throughput::Elements(events as u64));
+        group.bench_with_input(BenchmarkId::from_parameter(events), &events, |bencher, &events| {
+            bencher
+                .iter_custom(|rounds| runtime.block_on(flushes(&hot, &mut generator, events, rounds)).expect("flush"));
+        });
+    }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("archive");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(1_000));
+    group.bench_function("1000", |bencher| {
+        bencher.iter_custom(|rounds| runtime.block_on(archives(&hot, &mut generator, 1_000, rounds)).expect("archive"));
+    });
+    group.finish();
+
+    // The oldest events, read back while hot and warm tier hold them as well.
+    let mut group = criterion.benchmark_group("cold_range");
+    group.sample_size(20);
+    let from = Position::new(1, 500);
+    group.bench_function("100", |bencher| {
+        let query = Query::scope(hot.scope.clone()).after(from).limit(100);
+        bencher.iter(|| {
+            let page = runtime.block_on(hot.store.read(query.clone()).try_collect::<Vec<_>>());
+            assert_eq!(page.expect("a page").len(), 100);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, tiers);
+criterion_main!(benches);

@@ -1,0 +1,84 @@
+//! A store to measure: its hot tier on tmpfs, everything else on disk.
+
+use nasnet_dbmanager::{DbManager, NewRouter, Options, RouterId, Scope};
+use nasnet_events::{EventOptions, EventStore, EventType, Expected, NewEvent, StreamAppend, StreamName};
+use serde_json::value::RawValue;
+
+use crate::events::Sample;
+use crate::place::Place;
+
+/// What a measurement can fail with.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A store and everything it stands on.
+#[derive(Debug)]
+pub struct Hot {
+    /// The databases.
+    pub db: DbManager,
+    /// The router whose events they are.
+    pub scope: Scope,
+    /// The store.
+    pub store: EventStore,
+}
+
+impl Hot {
+    /// Opens an empty store.
+    ///
+    /// # Errors
+    /// When a database cannot be made.
+    pub async fn open(place: &Place, options: EventOptions) -> Result<Self, Failure> {
+        let databases = Options::new(place.disk.path().join("data"))
+            .run_dir(place.tmpfs.path().join("run"))
+            .schemas(nasnet_events::schema_sets());
+        let db = DbManager::open(databases).await?;
+        let id: RouterId = "bench".parse()?;
+        db.create_router(NewRouter::new(id.clone()).name("bench").host("192.0.2.1")).await?;
+        let store = EventStore::open(&db, options).await?;
+        Ok(Self { db, scope: Scope::Router(id), store })
+    }
+
+    /// Makes an event of a sample.
+    ///
+    /// # Errors
+    /// When its type or its body is none.
+    pub fn event(&self, sample: Sample) -> Result<NewEvent, Failure> {
+        let body = RawValue::from_string(sample.body)?;
+        Ok(NewEvent::with_body(self.db.next_ulid(), EventType::parse(sample.kind)?, body))
+    }
+
+    /// Appends samples, each to its own stream, and returns when all are committed.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub async fn append(&self, samples: Vec<Sample>) -> Result<(), Failure> {
+        let mut appends = Vec::with_capacity(samples.len());
+        for sample in samples {
+            let stream = StreamName::parse(&sample.stream)?;
+            appends.push(StreamAppend::new(stream, Expected::Any, vec![self.event(sample)?]));
+        }
+        for receipt in self.store.append_each(&self.scope, appends).await? {
+            receipt?;
+        }
+        Ok(())
+    }
+
+    /// Appends samples to one stream.
+    ///
+    /// # Errors
+    /// When they are refused.
+    pub async fn append_to(&self, stream: &str, samples: Vec<Sample>) -> Result<(), Failure> {
+        let events = samples.into_iter().map(|sample| self.event(sample)).collect::<Result<_, _>>()?;
+        self.store.append(&self.scope, &StreamName::parse(stream)?, Expected::Any, events).await?;
+        Ok(())
+    }
+
+    /// Ends the store and closes the databases.
+    ///
+    /// # Errors
+    /// When what is left cannot be flushed.
+    pub async fn close(self) -> Result<(), Failure> {
+        self.store.shutdown().await?;
+        self.db.shutdown().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! Whose turn it is: operations queue for the task of the writer, and one that finds nobody before it runs at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{Mutex, mpsc};
+
+use super::{Job, RawOperation, Writer};
+
+/// The largest number of operations in one transaction: enough to share a sync, few enough to bound the wait.
+const GROUP_MAX: usize = 64;
+
+/// The writer, in the hands of whoever runs operations at the moment.
+pub(crate) struct Seat {
+    /// `None` once it is closed.
+    writer: Mutex<Option<Writer>>,
+    /// Jobs that are queued or running. Only who raises it from zero may pass the queue by, so order is kept.
+    before: AtomicUsize,
+    /// Whether operations may run on the thread of their caller.
+    passable: bool,
+}
+
+impl Seat {
+    pub(crate) fn new(writer: Writer) -> Self {
+        let passable = writer.is_in_memory();
+        Self { writer: Mutex::new(Some(writer)), before: AtomicUsize::new(0), passable }
+    }
+
+    /// Counts a job about to be queued.
+    pub(crate) fn join(&self) {
+        self.before.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes jobs back that are decided or could not be queued.
+    pub(crate) fn leave(&self, jobs: usize) {
+        self.before.fetch_sub(jobs, Ordering::AcqRel);
+    }
+
+    /// Runs an operation on this thread if nobody is before it and nothing has to be waited for.
+    pub(crate) fn run_now(&self, operation: &mut (dyn RawOperation + 'static)) -> bool {
+        if !self.passable || self.before.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        let ran = match self.writer.try_lock() {
+            Ok(mut writer) => writer.as_mut().is_some_and(|writer| writer.run_now(operation)),
+            Err(_) => false,
+        };
+        self.leave(1);
+        ran
+    }
+}
+
+/// Serves the queue until it is told to close or every handle is gone.
+pub(crate) async fn serve(seat: Arc<Seat>, mut queue: mpsc::Receiver<Job>) {
+    let mut next = None;
+    loop {
+        let job = match next.take() {
+            Some(job) => Some(job),
+            None => queue.recv().await,
+        };
+        let mut seated = seat.writer.lock().await;
+        let Some(writer) = seated.as_mut() else { return };
+        let answers = match job {
+            None => {
+                if let Err(error) = writer.close().await {
+                    tracing::warn!(path = %writer.target.path.display(), %error, "closing the database failed");
+                }
+                *seated = None;
+                return;
+            }
+            Some(Job::Close(reply)) => {
+                let closed = writer.close().await;
+                // Whatever slipped in behind was not run.
+                queue.close();
+                while let Some(job) = queue.recv().await {
+                    writer.turn_away(job);
+                }
+                // The lock of the file goes before the answer, so that whoever waits finds the file free.
+                *seated = None;
+                reply.send(closed).ok();
+                return;
+            }
+            Some(Job::Checkpoint(mode, reply)) => {
+                let done = writer.checkpoint(mode).await;
+                writer.charge_checkpoint();
+                drop(seated);
+                seat.leave(1);
+                reply.send(done).ok();
+                continue;
+            }
+            Some(Job::Write(first)) => {
+                let group = gather(first, &mut queue, &mut next, |job| match job {
+                    Job::Write(operation) => Ok(operation),
+                    other => Err(other),
+                });
+                writer.commit_all(group).await
+            }
+            Some(Job::Raw(first)) => {
+                let group = gather(first, &mut queue, &mut next, |job| match job {
+                    Job::Raw(operation) => Ok(operation),
+                    other => Err(other),
+                });
+                writer.commit_raw(group).await
+            }
+        };
+        // Whoever has an answer finds the writer free.
+        drop(seated);
+        seat.leave(answers.len());
+        answers.into_iter().for_each(|operation| operation.answer());
+    }
+}
+
+/// Takes what is queued behind an operation and of its kind; the first job of another kind comes next.
+fn gather<O>(
+    first: O,
+    queue: &mut mpsc::Receiver<Job>,
+    next: &mut Option<Job>,
+    of_its_kind: impl Fn(Job) -> Result<O, Job>,
+) -> Vec<O> {
+    let mut group = vec![first];
+    while group.len() < GROUP_MAX {
+        match queue.try_recv().map(&of_its_kind) {
+            Ok(Ok(operation)) => group.push(operation),
+            Ok(Err(other)) => {
+                *next = Some(other);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    group
+}

@@ -1,0 +1,150 @@
+//! What only the parts inside can show: a failure at every step, and how much a narrow query reads.
+
+use std::io::Write;
+use std::sync::{Arc, PoisonError};
+
+use futures_util::TryStreamExt;
+use nasnet_dbmanager::{DbManager, ManualClock, Options, Scope};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use serde_json::json;
+
+use crate::arbitrary;
+use crate::chain::Digest;
+use crate::cold::dir::{ColdDir, Step};
+use crate::cold::frame::{self, FRAME_EVENTS_MAX};
+use crate::cold::prepare_cold_dir;
+use crate::error::Error;
+use crate::event::{NewEvent, Recorded};
+use crate::expected::Expected;
+use crate::merge::Range;
+use crate::name::{EventType, StreamName};
+use crate::options::{ColdOptions, EventOptions};
+use crate::position::Position;
+use crate::query::Query;
+use crate::store::EventStore;
+
+struct Place {
+    dir: tempfile::TempDir,
+    manager: DbManager,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Options::new(dir.path().join("data")).run_dir(dir.path().join("run"));
+        options = options.schemas(crate::schema_sets());
+        options.clock = Arc::new(ManualClock::new(1_795_000_000_000));
+        let manager = DbManager::open(options).await.unwrap();
+        prepare_cold_dir(&manager, &dir.path().join("cold")).unwrap();
+        Self { dir, manager }
+    }
+
+    fn cold(&self) -> ColdOptions {
+        ColdOptions::new(self.dir.path().join("cold")).allow_same_device()
+    }
+}
+
+async fn append(store: &EventStore, manager: &DbManager) {
+    let kind = EventType::parse("resource.updated").unwrap();
+    let event = NewEvent::new(manager.next_ulid(), kind, &json!({ "n": 1 })).unwrap();
+    let stream = StreamName::parse("resource/1").unwrap();
+    store.append(&Scope::System, &stream, Expected::Any, vec![event]).await.unwrap();
+}
+
+/// Archive, verify, confirm: whichever step fails, nothing is confirmed that cannot be read back, nothing is lost, and
+/// the next run leaves the file an undisturbed run would have written.
+#[tokio::test]
+async fn a_failure_at_any_step_confirms_nothing_and_is_caught_up_with() {
+    let steps = [Step::MakeDir, Step::Open, Step::Write, Step::Sync, Step::SyncDir, Step::ReadBack];
+    for (step, is_first_frame) in steps.into_iter().flat_map(|step| [(step, true), (step, false)]) {
+        if step == Step::SyncDir && !is_first_frame {
+            continue;
+        }
+        let place = Place::new().await;
+        let store = EventStore::open(&place.manager, EventOptions::default().cold(place.cold())).await.unwrap();
+        append(&store, &place.manager).await;
+        if !is_first_frame {
+            store.archive().await.unwrap();
+            append(&store, &place.manager).await;
+        }
+        let confirmed = async || store.status().await.unwrap().warm[0].as_ref().unwrap().archived_through;
+        let before = confirmed().await;
+        let cold = store.shared().cold.clone().unwrap();
+        cold.lock().unwrap_or_else(PoisonError::into_inner).failing = Some(step);
+        let report = store.archive().await.unwrap();
+        assert_eq!((report.frames, report.failed.len()), (0, 1), "{step:?}: {report:?}");
+        assert_eq!(confirmed().await, before, "{step:?}");
+        let all: Vec<Recorded> = store.read(Query::all()).try_collect().await.unwrap();
+        assert_eq!(all.len(), if is_first_frame { 1 } else { 2 }, "{step:?}");
+
+        let report = store.archive().await.unwrap();
+        assert_eq!((report.frames, report.failed.len()), (1, 0), "{step:?}: {report:?}");
+        assert_eq!(confirmed().await, Some(all[all.len() - 1].position));
+        let path = place.dir.path().join("cold/system/events-2026-11.jsonl.zst");
+        let text = zstd::stream::decode_all(std::fs::File::open(path).unwrap()).unwrap();
+        let lines: Vec<Recorded> =
+            String::from_utf8(text).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines, all, "{step:?}");
+    }
+}
+
+/// The frames of 200 times 1,000 events: only those of the range are read, and the descriptions of all others.
+#[tokio::test]
+async fn a_narrow_range_reads_a_small_part_of_a_large_file() {
+    let place = Place::new().await;
+    let mut runner = TestRunner::deterministic();
+    let mut sample = arbitrary::events(1..2).new_tree(&mut runner).unwrap().current().remove(0);
+    sample.scope = Scope::System;
+    let frame_of = |number: u64| {
+        let event = |offset: u64| {
+            // As incompressible as what routers say: about 75 bytes an event.
+            let noise = (number * 1_000 + offset).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let noise: String = (0..6_u32).map(|turn| format!("{:x}", noise.rotate_left(turn * 11))).collect();
+            let body = serde_json::value::to_raw_value(&json!({ "menu": "/interface", "noise": noise })).unwrap();
+            Recorded {
+                position: Position::new(1, number * 1_000 + offset + 1),
+                version: number * 1_000 + offset + 1,
+                body: crate::body::Body::Json(body),
+                ..sample.clone()
+            }
+        };
+        (0..FRAME_EVENTS_MAX as u64).map(event).collect::<Vec<_>>()
+    };
+    let dir = place.dir.path().join("cold/system");
+    std::fs::create_dir(&dir).unwrap();
+    let mut file = std::fs::File::create(dir.join("events-2026-11.jsonl.zst")).unwrap();
+    // The descriptions are true, but behind most of them stand the lines of another frame: reading one would fail.
+    let (template, bytes) = frame::encode(&frame_of(0), Digest::GENESIS).unwrap();
+    let packed = &bytes[bytes.len() - usize::try_from(template.packed_bytes).unwrap()..];
+    for number in 0..200 {
+        if number == 123 {
+            file.write_all(&frame::encode(&frame_of(number), Digest::GENESIS).unwrap().1).unwrap();
+            continue;
+        }
+        let (first, last) = (Position::new(1, number * 1_000 + 1), Position::new(1, number * 1_000 + 1_000));
+        let header = frame::Header { first, last, ..template.clone() };
+        file.write_all(&header.prefixed().unwrap()).unwrap();
+        file.write_all(packed).unwrap();
+    }
+    let size = file.metadata().unwrap().len();
+
+    let mut cold = ColdDir::new(&place.cold(), &place.manager);
+    let (low, high) = (Position::new(1, 123_400), Position::new(1, 123_500));
+    let query = Query::scope(Scope::System).after(low).until(high);
+    let slice = cold.read(&query, Range { low, high }).unwrap();
+    assert!(slice.errors.is_empty(), "{:?}", slice.errors);
+    assert_eq!(slice.events.len(), 100);
+    let totals = cold.totals().unwrap();
+    assert_eq!(totals.events, 200_000);
+    let read = totals.findings.bytes_read;
+    println!("{read} of {size} bytes read, {:.2} %", read as f64 * 100.0 / size as f64);
+    assert!(read * 50 <= size, "{read} of {size} bytes are more than 2 %");
+    // The second time nothing but the frame.
+    let _ = cold.read(&query, Range { low, high }).unwrap();
+    assert!(cold.totals().unwrap().findings.bytes_read - read < size / 150);
+    assert!(matches!(
+        cold.read(&query, Range { low: Position::START, high }).unwrap().errors[..],
+        [Error::Corrupt { .. }, ..]
+    ));
+}

@@ -1,0 +1,69 @@
+//! The consumers of a fleet, for people.
+
+use std::collections::BTreeMap;
+
+use nasnet_dbmanager::Cause;
+
+use crate::consumer::{ConsumerName, Filter, GuardLimits, rows};
+use crate::error::Error;
+use crate::position::Position;
+use crate::store::EventStore;
+
+const LIST: Cause = Cause::new("event-consumers");
+
+/// A consumer and how far it has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerStatus {
+    /// Its name.
+    pub name: String,
+    /// What it wants.
+    pub filter: Filter,
+    /// What it may hold back from retention.
+    pub guard: Option<GuardLimits>,
+    /// Everything up to here is handled.
+    pub position: Position,
+    /// The part of that which a power cut does not take.
+    pub saved: Position,
+}
+
+impl EventStore {
+    /// Lists the consumers of the fleet by name, whoever reads as them.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when system.db or runtime.db cannot be read, [`Error::Corrupt`] when a row does not check.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn consumers(&self) -> Result<Vec<ConsumerStatus>, Error> {
+        let manager = &self.shared().manager;
+        let defined = manager.system().read(LIST, |conn| Box::pin(rows::all(conn))).await?;
+        let standing = manager.runtime().read(LIST, |conn| Box::pin(rows::standings(conn))).await?;
+        let standing: BTreeMap<String, Position> = standing.into_iter().collect();
+        let status = |consumer: rows::Defined| {
+            let saved = consumer.mark.position;
+            let position = standing.get(&consumer.name).copied().unwrap_or(saved).max(saved);
+            let rows::Defined { name, filter, guard, .. } = consumer;
+            ConsumerStatus { name, filter, guard, position, saved }
+        };
+        Ok(defined.into_iter().map(status).collect())
+    }
+
+    /// Removes a consumer with its checkpoint, its guard, its blocked streams and its dead letters. A subscription that still
+    /// reads as it goes on without a checkpoint. False when there was none.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when a database cannot be written.
+    ///
+    /// # Cancel safety
+    /// Safe to call again.
+    pub async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool, Error> {
+        let shared = self.shared();
+        shared.consumers.remove(consumer.as_str());
+        let name = consumer.as_str().to_owned();
+        let runtime = shared.manager.runtime();
+        runtime.write(LIST, move |conn| Box::pin(async move { rows::forget_standing(conn, &name).await })).await?;
+        let name = consumer.as_str().to_owned();
+        let system = shared.manager.system();
+        system.write(LIST, move |conn| Box::pin(async move { rows::forget(conn, &name).await })).await
+    }
+}

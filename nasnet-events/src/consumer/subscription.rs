@@ -1,0 +1,491 @@
+//! A consumer at work: catches up from the store, then goes on live, without a gap or a repetition.
+//!
+//! Live is not another source: a commit says that there is something new, and it is read from where everything is read.
+//! Positions decide what comes next, so nothing depends on a message that could be lost, and a slow consumer costs no memory.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+use nasnet_dbmanager::{BoxFuture, Cause};
+use tokio::sync::watch;
+
+use crate::consumer::checkpoint::Checkpoint;
+use crate::consumer::marker::{Mark, Placed, arrange};
+use crate::consumer::progress::{CLAIM_MS, Progress};
+use crate::consumer::rows::{self, Reader, Standing};
+use crate::consumer::{Consumer, Item, StartAt};
+use crate::epoch::{self, TailLost};
+use crate::error::Error;
+use crate::hot::session;
+use crate::position::Position;
+use crate::read::{Cursor, Page, Tiers};
+use crate::shared::Shared;
+use crate::store::{EventStore, blocking};
+use crate::truncation::{self, Truncated};
+
+const SUBSCRIBE: Cause = Cause::new("event-subscribe");
+
+/// How often the file of the hot tier is looked at for what other processes wrote. Commits of this process wake at once.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often it is read although the file looks unchanged.
+const READ_EVERY: Duration = Duration::from_secs(1);
+/// Times a claim is tried anew because its row changed meanwhile.
+const CLAIMS_MAX: u32 = 8;
+/// How long a failed read waits before it is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The stream of a consumer's items. It ends when the store is shut down.
+///
+/// An error is an item of its own. A damaged place ([`Error::Corrupt`]) and an event that cannot be shown
+/// ([`Error::KeyMissing`], [`Error::Upcast`]) are told and passed; whatever else fails is tried again from the same position, after a second, as long as it is asked for.
+///
+/// Dropping it keeps what was acknowledged and lets others read as this consumer.
+pub struct Subscription {
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+    /// `None` while `pending` has it.
+    reading: Option<Box<Reading>>,
+    /// Locked by nobody: it makes the subscription shareable, which a future alone is not.
+    pending: Mutex<Option<Next>>,
+}
+
+type Next = BoxFuture<'static, (Box<Reading>, Option<Result<Item, Error>>)>;
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let position = self.progress.mark().position;
+        f.debug_struct("Subscription").field("consumer", &self.progress.name).field("position", &position).finish()
+    }
+}
+
+impl EventStore {
+    /// Begins to read as a consumer: behind its checkpoint, or where its definition says when it has none. One
+    /// subscription at a time reads as a consumer, in all processes; that of a dead process is replaced at once, that of a
+    /// living one which shows no sign of life after a minute.
+    ///
+    /// Each event that passes the filter is delivered at least once, in order; after a crash those behind the last
+    /// checkpoint come again. With acknowledgements surviving in tmpfs, only a power cut goes back further than the last
+    /// [`Subscription::ack`]: by at most 15 minutes or about 1,000 events.
+    ///
+    /// # Errors
+    /// [`Error::ConsumerBusy`] when another subscription reads as it, [`Error::Invalid`] for a capacity of 0,
+    /// [`Error::Storage`] when system.db or runtime.db cannot be written, [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Safe: at most the consumer stays taken for a minute.
+    pub async fn subscribe(&self, consumer: Consumer) -> Result<Subscription, Error> {
+        let shared = Arc::clone(self.shared());
+        if shared.is_closing() {
+            return Err(Error::Closed);
+        }
+        if consumer.capacity == 0 {
+            return Err(Error::Invalid { what: "capacity", value: "0".to_owned(), why: "nothing could be delivered" });
+        }
+        let name = consumer.name.as_str().to_owned();
+        let defined = self.define(&consumer).await?;
+        let reader = Reader { session: shared.owner(), instance: shared.manager.next_ulid().to_bytes() };
+        let mark = claim(&shared, &name, defined, reader).await?;
+        let now = shared.manager.now();
+        let checkpoint = Checkpoint::new(mark, defined, now);
+        let progress = Arc::new(Progress::new(name, reader, checkpoint, now.boottime_ms));
+        shared.consumers.add(&progress);
+        let reading = Reading {
+            wake: shared.moved.subscribe(),
+            hot_wal: shared.manager.hot().path().with_extension("db-wal"),
+            shared: Arc::clone(&shared),
+            progress: Arc::clone(&progress),
+            consumer,
+            read_to: mark.position,
+            told: mark.told,
+            cursor: None,
+            ready: VecDeque::new(),
+            gathered: Vec::new(),
+            first_ms: 0,
+            is_live: false,
+            is_fresh: false,
+            failed: false,
+            losses: (0, Vec::new()),
+            removed: Vec::new(),
+        };
+        Ok(Subscription { shared, progress, reading: Some(Box::new(reading)), pending: Mutex::new(None) })
+    }
+
+    /// Finds the consumer's row in system.db, making it or adapting its definition where needed: the one flash write of a
+    /// subscription.
+    async fn define(&self, consumer: &Consumer) -> Result<Mark, Error> {
+        let system = self.shared().manager.system();
+        let name = consumer.name.as_str().to_owned();
+        let found = system.read(SUBSCRIBE, move |conn| Box::pin(async move { rows::find(conn, &name).await })).await?;
+        if let Some(found) = found
+            && found.filter == consumer.filter
+            && found.guard == consumer.guard
+        {
+            return Ok(found.mark);
+        }
+        let start = match consumer.from {
+            StartAt::Beginning => Position::START,
+            StartAt::Now => self.view().await?.stable(),
+            StartAt::After(position) => position.min(Position::END),
+        };
+        let (consumer, now) = (consumer.clone(), self.shared().manager.now());
+        let defined = system
+            .write(SUBSCRIBE, move |conn| {
+                Box::pin(async move { rows::define(conn, &consumer, Mark::at(start), now).await })
+            })
+            .await?;
+        Ok(defined.mark)
+    }
+}
+
+/// Takes the consumer from nobody, a dead reader or a silent one, and returns where it stands.
+async fn claim(shared: &Shared, name: &str, defined: Mark, reader: Reader) -> Result<Mark, Error> {
+    // The reader before may let go, or another take it, between the look and the claim.
+    for _ in 0..CLAIMS_MAX {
+        let own = name.to_owned();
+        let runtime = shared.manager.runtime();
+        let standing =
+            runtime.read(SUBSCRIBE, move |conn| Box::pin(async move { rows::standing(conn, &own).await })).await?;
+        let now = shared.manager.now();
+        let before = standing.and_then(|standing| standing.reader);
+        if let (Some(standing), Some(before)) = (standing, before)
+            && is_read(shared, name, &standing, before, now.boottime_ms).await
+        {
+            break;
+        }
+        let own = name.to_owned();
+        let claimed = runtime
+            .write(SUBSCRIBE, move |conn| {
+                Box::pin(async move { rows::claim(conn, &own, defined, reader, before, now.boottime_ms).await })
+            })
+            .await?;
+        if let Some(mark) = claimed {
+            return Ok(mark);
+        }
+    }
+    Err(Error::ConsumerBusy { consumer: name.to_owned() })
+}
+
+/// True while the reader named in a row may still be at work.
+async fn is_read(shared: &Shared, name: &str, standing: &Standing, reader: Reader, boottime_ms: u64) -> bool {
+    if reader.session == shared.owner() {
+        return shared.consumers.is_read_by(name, reader.instance);
+    }
+    let is_silent = boottime_ms.saturating_sub(standing.boottime_ms) >= CLAIM_MS;
+    let dir = shared.sessions_dir();
+    !is_silent && blocking(move || session::is_alive(&dir, reader.session)).await
+}
+
+impl Subscription {
+    /// Acknowledges that everything up to a position is handled: it is not delivered again. Written to tmpfs before this
+    /// returns, so it survives the process; to flash, with all other consumers that moved, when 15 minutes or 1,000 events
+    /// have passed and at shutdown. While the flash budget is used up it stays in tmpfs.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a position that was not delivered, [`Error::ConsumerTaken`] when this subscription was silent
+    /// for too long and another reads as the consumer now, [`Error::Storage`] when a database cannot be written.
+    ///
+    /// # Cancel safety
+    /// Safe: it may have been written or not.
+    pub async fn ack(&self, position: Position) -> Result<(), Error> {
+        self.progress.ack(&self.shared, position).await
+    }
+
+    /// Everything up to here is handled.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.progress.mark().position
+    }
+
+    /// Confirms that this subscription still reads as its consumer. Whoever works on one item for longer than half a minute
+    /// calls this meanwhile, or another process may take over.
+    ///
+    /// # Errors
+    /// [`Error::ConsumerTaken`] when another does, [`Error::Storage`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn confirm(&self) -> Result<(), Error> {
+        self.progress.write(&self.shared).await
+    }
+
+    /// Writes the position to flash now, with those of all consumers of this store, and lets others read as this consumer.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when a database cannot be written; what was acknowledged is in tmpfs all the same.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn close(self) -> Result<(), Error> {
+        let saved = self.shared.consumers.save(&self.shared, true).await;
+        self.progress.release(&self.shared).await?;
+        saved
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.progress.close();
+        // Best effort: without a runtime the claim ends with the process or with the minute.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (shared, progress) = (Arc::clone(&self.shared), Arc::clone(&self.progress));
+            runtime.spawn(async move { drop(progress.release(&shared).await) });
+        }
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<Item, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let pending = this.pending.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut reading) = this.reading.take() {
+            *pending = Some(Box::pin(async move {
+                let next = reading.next().await;
+                (reading, next)
+            }));
+        }
+        let Some(next) = pending else { return Poll::Ready(None) };
+        match next.as_mut().poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready((reading, next)) => {
+                *pending = None;
+                this.reading = Some(reading);
+                Poll::Ready(next)
+            }
+        }
+    }
+}
+
+/// What a subscription reads, and what it has read.
+struct Reading {
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+    consumer: Consumer,
+    wake: watch::Receiver<u64>,
+    hot_wal: PathBuf,
+    /// Everything up to here is in `ready` or `gathered`, or was handed out, or is not wanted.
+    read_to: Position,
+    told: Position,
+    cursor: Option<Cursor>,
+    /// What may be handed out.
+    ready: VecDeque<Result<Placed, Error>>,
+    /// What waits for its delivery window, and since when.
+    gathered: Vec<Result<Placed, Error>>,
+    first_ms: u64,
+    is_live: bool,
+    /// Something was read, and the file's times cannot tell yet whether there is more.
+    is_fresh: bool,
+    failed: bool,
+    /// Losses known when the hot tier was of this epoch.
+    losses: (u32, Vec<TailLost>),
+    /// What was removed from the tiers below the hot one, when they were read last.
+    removed: Vec<Truncated>,
+}
+
+impl Reading {
+    /// The next item. Dropping the future loses nothing: state changes only between two waits.
+    async fn next(&mut self) -> Option<Result<Item, Error>> {
+        loop {
+            if let Some(next) = self.ready.pop_front() {
+                return Some(next.map(|placed| {
+                    self.progress.hand_out(&placed);
+                    placed.item
+                }));
+            }
+            if self.shared.is_closing() {
+                return None;
+            }
+            if std::mem::take(&mut self.failed) {
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+            if let Err(error) = self.step().await {
+                self.failed = true;
+                self.cursor = None;
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// Reads a page, or waits until there is something to read.
+    async fn step(&mut self) -> Result<(), Error> {
+        // Before the read, so that a commit during it is not missed.
+        self.wake.mark_unchanged();
+        let stamp = self.stamp();
+        let at_end = if self.gathered.len() < self.consumer.capacity { self.read().await? } else { false };
+        if !self.is_live || self.gathered.len() >= self.consumer.capacity || self.window_left().is_zero() {
+            self.ready.extend(self.gathered.drain(..));
+        }
+        if !at_end || !self.ready.is_empty() {
+            if at_end && !self.is_live {
+                self.catch_up();
+            }
+            return Ok(());
+        }
+        if !self.is_live {
+            self.catch_up();
+            return Ok(());
+        }
+        if self.gathered.is_empty() {
+            self.progress.look(self.read_to);
+        }
+        self.progress.keep(&self.shared).await?;
+        self.wait(stamp).await;
+        Ok(())
+    }
+
+    fn catch_up(&mut self) {
+        self.is_live = true;
+        let item = Item::CaughtUp { position: self.read_to };
+        self.ready.push_back(Ok(Placed { item, tells: None }));
+    }
+
+    /// Reads one page; true when it reaches the last position readers may see.
+    async fn read(&mut self) -> Result<bool, Error> {
+        let mut cursor = match self.cursor.take() {
+            Some(cursor) => cursor,
+            None => {
+                let query = self.consumer.filter.query().after(self.read_to);
+                Cursor::new(Arc::clone(&self.shared), query, Tiers::All).opened()
+            }
+        };
+        let is_first = !cursor.is_started();
+        let Some(page) = cursor.next_page().await? else { return Ok(true) };
+        if is_first && self.is_live {
+            self.note_lag(&page);
+        }
+        let (at_end, through) = (page.through >= page.end, page.through.max(self.read_to));
+        self.absorb(page).await?;
+        self.read_to = through;
+        if !at_end {
+            self.cursor = Some(cursor);
+        }
+        Ok(at_end)
+    }
+
+    /// Tells a consumer that was live how far it is behind.
+    fn note_lag(&mut self, page: &Page) {
+        let capacity = self.consumer.capacity as u64;
+        let behind =
+            page.end.seq.saturating_sub(if page.end.epoch == self.read_to.epoch { self.read_to.seq } else { 0 });
+        if page.end > self.read_to && behind > capacity {
+            self.is_live = false;
+            let item = Item::Lagged { after: self.read_to, through: page.end };
+            self.gathered.push(Ok(Placed { item, tells: None }));
+        }
+    }
+
+    /// Takes a page in, with the markers that belong to it. They are looked up after the page was read: what was removed
+    /// before that is told, and what is removed later was read.
+    async fn absorb(&mut self, page: Page) -> Result<(), Error> {
+        let mut events = Vec::with_capacity(page.items.len());
+        let mut damaged = Vec::new();
+        for item in page.items {
+            match item {
+                Ok(event) => events.push(event),
+                Err(
+                    error @ (Error::Corrupt { .. }
+                    | Error::Unopened { .. }
+                    | Error::KeyMissing { .. }
+                    | Error::Upcast { .. }),
+                ) => damaged.push(error),
+                // It may be there the next time: nothing of this page has been handed out.
+                Err(error) => return Err(error),
+            }
+        }
+        let through = page.through.max(self.read_to);
+        if through > self.read_to {
+            self.is_fresh = true;
+            self.look_for_losses(page.end.epoch).await?;
+            let removed = self.removed(page.scopes).await?;
+            let range = (self.read_to, through);
+            let arranged = arrange(range, self.told, &self.consumer.filter, events, &self.losses.1, &removed);
+            if self.gathered.is_empty() && !arranged.is_empty() {
+                self.first_ms = self.first_seen_ms(&arranged);
+            }
+            self.gathered.extend(arranged.into_iter().map(Ok));
+            self.told = self.told.max(through);
+        }
+        self.gathered.extend(damaged.into_iter().map(Err));
+        Ok(())
+    }
+
+    /// What was removed above `read_to`. The databases below the hot tier are asked only when the page comes from them.
+    async fn removed(&mut self, scopes: Option<Vec<nasnet_dbmanager::Scope>>) -> Result<Vec<Truncated>, Error> {
+        if let Some(scopes) = scopes {
+            self.removed = truncation::since_of(&self.shared, &scopes, self.read_to).await?;
+            return Ok(self.removed.clone());
+        }
+        let mut removed = truncation::since_of(&self.shared, &[], self.read_to).await?;
+        let newer = |known: &Truncated, new: &Truncated| {
+            (known.after, &known.by, &known.scope) == (new.after, &new.by, &new.scope)
+        };
+        let known = self.removed.iter().filter(|known| !removed.iter().any(|new| newer(known, new)));
+        let known: Vec<Truncated> = known.cloned().collect();
+        removed.extend(known);
+        Ok(removed)
+    }
+
+    /// Losses are recorded before the epoch behind them begins.
+    async fn look_for_losses(&mut self, epoch: u32) -> Result<(), Error> {
+        if self.losses.0 != epoch {
+            self.losses = (epoch, epoch::recorded_losses(&self.shared.manager).await?);
+        }
+        Ok(())
+    }
+
+    /// Since when the first event of a batch has waited.
+    fn first_seen_ms(&self, batch: &[Placed]) -> u64 {
+        let now = self.shared.manager.now();
+        let first = batch.iter().find_map(|placed| placed.item.event());
+        let appended = first.filter(|event| event.boot == now.boot).map(|event| event.boottime_ms);
+        appended.unwrap_or(now.boottime_ms).min(now.boottime_ms)
+    }
+
+    /// Time until what is gathered is delivered; none left when it is due, the whole window when nothing is gathered.
+    fn window_left(&self) -> Duration {
+        let window = self.consumer.batch;
+        if self.gathered.is_empty() {
+            return window;
+        }
+        let passed = self.shared.manager.now().boottime_ms.saturating_sub(self.first_ms);
+        window.saturating_sub(Duration::from_millis(passed))
+    }
+
+    /// Waits for a commit of this process, a change of the file by another, or the end of the delivery window.
+    async fn wait(&mut self, stamp: Stamp) {
+        let mut waited = Duration::ZERO;
+        loop {
+            let left = if self.gathered.is_empty() { LOOK_EVERY } else { self.window_left() };
+            if left.is_zero() || self.shared.is_closing() {
+                return;
+            }
+            let pause = left.min(LOOK_EVERY);
+            tokio::select! {
+                // Who gathers for a while looks at what there is now and then, not at every commit.
+                _ = self.wake.changed(), if self.consumer.batch.is_zero() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            waited += pause;
+            if std::mem::take(&mut self.is_fresh) || self.stamp() != stamp || waited >= READ_EVERY {
+                return;
+            }
+        }
+    }
+
+    /// What the file system says of the hot tier's log. Its times have a grain, so after something was read it is read once
+    /// more whatever they say.
+    fn stamp(&self) -> Stamp {
+        let found = std::fs::metadata(&self.hot_wal).ok()?;
+        Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+    }
+}
+
+type Stamp = Option<(u64, u64, i64, i64)>;

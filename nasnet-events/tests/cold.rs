@@ -1,0 +1,235 @@
+//! The cold tier on a medium that is torn, damaged, shared, misdated or somebody else's.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use futures_util::StreamExt;
+use nasnet_dbmanager::{DbManager, Scope};
+use nasnet_events::{
+    ColdOptions, ColdState, Error, EventOptions, EventStore, Expected, Query, Recorded, prepare_cold_dir,
+};
+use support::{NOW_MS, Site, empty_hot, empty_warm, normal, read_ids, router, stream};
+use ulid::Ulid;
+
+const YEAR_MS: i64 = 365 * 86_400_000;
+
+async fn open(site: &Site) -> (DbManager, EventStore) {
+    let options = EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device());
+    let (manager, store) = site.open_with(options).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    (manager, store)
+}
+
+async fn append(manager: &DbManager, store: &EventStore, scope: &Scope, count: usize) -> Vec<Ulid> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let event = normal(manager);
+        ids.push(event.id);
+        store.append(scope, &stream("s"), Expected::Any, vec![event]).await.unwrap();
+    }
+    ids
+}
+
+fn files(site: &Site, scope: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(site.cold().join(scope)).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn file(site: &Site) -> PathBuf {
+    site.cold().join("r1/events-2026-11.jsonl.zst")
+}
+
+/// Three frames of one event each, archived one after the other; the ends of the frames.
+async fn three_frames(site: &Site, manager: &DbManager, store: &EventStore) -> (Vec<Ulid>, Vec<usize>) {
+    let (mut ids, mut ends) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        ids.extend(append(manager, store, &router("r1"), 1).await);
+        store.archive().await.unwrap();
+        ends.push(std::fs::read(file(site)).unwrap().len());
+    }
+    (ids, ends)
+}
+
+async fn forget_warm(manager: &DbManager) {
+    empty_hot(manager).await;
+    empty_warm(manager, &router("r1")).await;
+}
+
+fn zstd_dc(path: &Path) -> Option<Output> {
+    match Command::new("zstd").arg("-dc").arg(path).output() {
+        Ok(output) => Some(output),
+        Err(error) => {
+            eprintln!("SKIPPED: the zstd command cannot be run: {error}");
+            None
+        }
+    }
+}
+
+fn lines(text: &[u8]) -> Vec<Recorded> {
+    String::from_utf8_lossy(text).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[tokio::test]
+async fn zstd_prints_every_whole_frame_of_a_torn_file_and_reports_the_torn_one() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let (ids, ends) = three_frames(&site, &manager, &store).await;
+    let whole = std::fs::read(file(&site)).unwrap();
+    for length in [ends[1] + 3, ends[1] + 30, ends[2] - 1] {
+        std::fs::write(file(&site), &whole[..length]).unwrap();
+        let Some(output) = zstd_dc(&file(&site)) else { return };
+        let printed: Vec<Ulid> = lines(&output.stdout).iter().map(|event| event.id).collect();
+        assert_eq!(printed, ids[..2], "torn at {length}");
+        assert!(!output.status.success() && !output.stderr.is_empty(), "torn at {length}: {output:?}");
+
+        // The next mount cuts it, and nobody is in doubt any more. What was confirmed and is torn nevertheless is
+        // written again as long as it is in another tier.
+        let report = store.archive().await.unwrap();
+        assert_eq!((report.events, report.failed.len()), (1, 0));
+        let output = zstd_dc(&file(&site)).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(lines(&output.stdout).iter().map(|event| event.id).collect::<Vec<_>>(), ids);
+        assert_eq!(std::fs::read(file(&site)).unwrap(), whole);
+    }
+}
+
+#[tokio::test]
+async fn a_last_frame_with_a_damaged_description_is_set_aside_and_never_cut_as_torn() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let (ids, ends) = three_frames(&site, &manager, &store).await;
+    let whole = std::fs::read(file(&site)).unwrap();
+    // A bit of the magic number, of the length (now beyond the end of the file), of the description, of its checksum.
+    let length_byte = ends[1] + 5;
+    for damaged in [ends[1], length_byte, ends[1] + 9, ends[1] + 40] {
+        let mut bytes = whole.clone();
+        bytes[damaged] ^= 0x10;
+        std::fs::write(file(&site), &bytes).unwrap();
+        let items: Vec<_> = store.read(Query::all()).collect().await;
+        let found = items.iter().filter_map(|item| item.as_ref().ok()).map(|event| event.id).collect::<Vec<_>>();
+        assert_eq!(found, ids, "byte {damaged}: other tiers still have it");
+
+        let report = store.archive().await.unwrap();
+        assert_eq!((report.frames, report.failed.len()), (1, 0), "byte {damaged}: {report:?}");
+        assert_eq!(std::fs::read(file(&site)).unwrap(), whole, "byte {damaged}: written again from the warm tier");
+        let aside = site.cold().join(format!("r1/events-2026-11.jsonl.zst.damaged-{}", ends[1]));
+        assert_eq!(std::fs::read(&aside).unwrap(), bytes[ends[1]..], "byte {damaged}: nothing is thrown away");
+        let findings = store.status().await.unwrap().cold_findings;
+        assert_eq!(findings.damaged, std::slice::from_ref(&aside), "byte {damaged}");
+        std::fs::remove_file(aside).unwrap();
+    }
+
+    // With nothing left to write it again from, it is told as damage and hides no other frame.
+    forget_warm(&manager).await;
+    let mut bytes = whole.clone();
+    bytes[ends[1] + 9] ^= 0x10;
+    std::fs::write(file(&site), &bytes).unwrap();
+    let items: Vec<_> = store.read(Query::all()).collect().await;
+    let found = items.iter().filter_map(|item| item.as_ref().ok()).map(|event| event.id).collect::<Vec<_>>();
+    assert_eq!(found, ids[..2]);
+    assert!(items.iter().any(|item| matches!(item, Err(Error::Corrupt { .. }))));
+}
+
+#[tokio::test]
+async fn one_flipped_bit_hides_at_most_its_own_frame() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let (ids, ends) = three_frames(&site, &manager, &store).await;
+    forget_warm(&manager).await;
+    let whole = std::fs::read(file(&site)).unwrap();
+    for at in (0..whole.len()).step_by(7) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(file(&site), &bytes).unwrap();
+        let items: Vec<_> = store.read(Query::all()).collect().await;
+        let found = items.iter().filter_map(|item| item.as_ref().ok()).map(|event| event.id).collect::<Vec<_>>();
+        let hit = ends.iter().position(|end| at < *end).unwrap();
+        let others: Vec<Ulid> = ids.iter().enumerate().filter(|(frame, _)| *frame != hit).map(|(_, id)| *id).collect();
+        // zstd does not check every bit of its own headers; what is decoded is right nevertheless.
+        assert!(found == others || found == ids, "bit at {at}: {found:?}");
+        assert!(found == ids || items.iter().any(|item| matches!(item, Err(Error::Corrupt { .. }))), "bit at {at}");
+    }
+}
+
+#[tokio::test]
+async fn files_of_others_are_left_alone_and_told() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    std::fs::create_dir_all(site.cold().join("r1")).unwrap();
+    let notes = b"holiday pictures, not events".as_slice();
+    let others = ["holiday.txt", "r1/notes.md", "r1/events-2026-11.jsonl.zst"];
+    for name in others {
+        std::fs::write(site.cold().join(name), notes).unwrap();
+    }
+    let ids = append(&manager, &store, &router("r1"), 3).await;
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (3, 0), "{report:?}");
+    for name in others {
+        assert_eq!(std::fs::read(site.cold().join(name)).unwrap(), notes, "{name}");
+    }
+    assert_eq!(files(&site, "r1"), ["events-2026-11.2.jsonl.zst", "events-2026-11.jsonl.zst", "notes.md"]);
+    let foreign = store.status().await.unwrap().cold_findings.foreign;
+    let told = ["holiday.txt", "r1/events-2026-11.jsonl.zst", "r1/notes.md"].map(|name| site.cold().join(name));
+    assert_eq!(foreign, told);
+    forget_warm(&manager).await;
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+    assert_eq!(store.archive().await.unwrap().frames, 0);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_73_years_ahead_names_no_later_file() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let scope = router("r1");
+    append(&manager, &store, &scope, 1).await;
+    store.archive().await.unwrap();
+    site.clock.set_wall_ms(NOW_MS + 73 * YEAR_MS);
+    append(&manager, &store, &scope, 1).await;
+    // Not archived before the clock is right again: the month is that of the events before.
+    site.clock.set_wall_ms(NOW_MS + 1);
+    store.archive().await.unwrap();
+    assert_eq!(files(&site, "r1"), ["events-2026-11.jsonl.zst"]);
+    // Archived while it was wrong: a file of that name, which is not gone on with.
+    site.clock.set_wall_ms(NOW_MS + 73 * YEAR_MS);
+    append(&manager, &store, &scope, 1).await;
+    store.archive().await.unwrap();
+    site.clock.set_wall_ms(NOW_MS + 2);
+    append(&manager, &store, &scope, 1).await;
+    store.archive().await.unwrap();
+    let names = files(&site, "r1");
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert!(names[1].starts_with("events-2099"), "{names:?}");
+    let all = read_ids(&store, Query::scope(scope.clone())).await;
+    let november = zstd::stream::decode_all(std::fs::File::open(file(&site)).unwrap()).unwrap();
+    assert_eq!(lines(&november).len(), 3);
+    forget_warm(&manager).await;
+    assert_eq!(read_ids(&store, Query::scope(scope)).await, all, "the order is that of positions, whatever the names");
+}
+
+#[tokio::test]
+async fn one_store_at_a_time_writes_to_a_medium() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    append(&manager, &store, &router("r1"), 2).await;
+    let lock = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(site.cold().join(".nasnet-cold.lock"))
+        .unwrap();
+    lock.lock().unwrap();
+    let own = store.clone();
+    let waiting = tokio::spawn(async move { own.archive().await });
+    while store.status().await.unwrap().flushed_through.seq < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!site.cold().join("r1").exists());
+    assert_eq!(store.status().await.unwrap().cold_state, ColdState::Present);
+    drop(lock);
+    assert_eq!(waiting.await.unwrap().unwrap().events, 2);
+}

@@ -1,0 +1,392 @@
+//! The record is what it was, or the report says where it is not.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nasnet_dbmanager::{ClockQuality, DbManager, Scope};
+use nasnet_events::evidence::{self, Bundle};
+use nasnet_events::{
+    ChainHead, ColdOptions, Error, EventOptions, EventStore, Expected, FaultKind, FlushReason, Lane, NewEvent, Query,
+    Span, Subject, Verification, prepare_cold_dir,
+};
+use proptest::prelude::*;
+use support::{NOW_MS, Site, event, kind, normal, on_scope, read, router, stream};
+
+fn with_cold(site: &Site) -> EventOptions {
+    EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device())
+}
+
+async fn some_events(manager: &DbManager, store: &EventStore, rounds: usize) {
+    for scope in [Scope::System, router("r1")] {
+        for round in 0..rounds {
+            for name in ["config.applied", "resource.updated", "resource.updated", "metric.updated"] {
+                let name = event(manager, name);
+                store.append(&scope, &stream(&format!("s/{}", round % 3)), Expected::Any, vec![name]).await.unwrap();
+            }
+            if round % 2 == 1 {
+                store.flush(FlushReason::Requested).await.unwrap();
+            }
+        }
+    }
+    store.flush(FlushReason::Requested).await.unwrap();
+}
+
+async fn recorded(site: &Site) -> (DbManager, EventStore) {
+    let (manager, store) = site.open_with(with_cold(site)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    some_events(&manager, &store, 6).await;
+    store.archive().await.unwrap();
+    some_events(&manager, &store, 4).await;
+    (manager, store)
+}
+
+fn kinds(verification: &Verification) -> Vec<(Lane, FaultKind)> {
+    let mut kinds: Vec<_> = verification.faults.iter().map(|fault| (fault.lane, fault.kind)).collect();
+    kinds.dedup();
+    kinds
+}
+
+/// Puts another file in the place of one, as a copy from elsewhere does.
+fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
+    let beside = file.with_extension("new");
+    std::fs::write(&beside, bytes).unwrap();
+    std::fs::rename(beside, file).unwrap();
+}
+
+async fn tamper(manager: &DbManager, sql: &'static str) {
+    on_scope(manager, &router("r1"), sql).await;
+}
+
+const WITHOUT_TRIGGERS: &str = "
+    DROP TRIGGER event_rows_are_immutable; DROP TRIGGER event_segments_are_immutable;
+    DROP TRIGGER event_rows_are_retained; DROP TRIGGER event_segments_are_retained;
+    DROP TRIGGER event_rows_leave_their_digest; DROP TRIGGER event_segments_leave_their_digest";
+
+#[tokio::test]
+async fn an_untouched_record_is_sound_and_leads_through_every_earlier_head() {
+    let site = Site::new();
+    let (manager, store) = site.open_with(with_cold(&site)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    let mut heads: Vec<ChainHead> = vec![store.export_head().await.unwrap()];
+    for round in 0..5 {
+        some_events(&manager, &store, 2).await;
+        if round % 2 == 1 {
+            store.archive().await.unwrap();
+        }
+        heads.push(store.export_head().await.unwrap());
+        // A clock that goes back is no tampering.
+        site.clock.set_wall_ms(if round % 2 == 0 { 0 } else { NOW_MS + round * 60_000 });
+        site.clock.set_quality(if round % 2 == 0 { ClockQuality::Unsynced } else { ClockQuality::Synced });
+        site.clock.advance(Duration::from_secs(1));
+    }
+    let verification = store.verify(Span::all()).await.unwrap();
+    assert!(verification.is_sound(), "{:?}", verification.faults);
+    let count =
+        |lane| verification.lanes.iter().filter(|report| report.lane == lane).map(|report| report.events).sum::<u64>();
+    assert_eq!((count(Lane::Rows), count(Lane::Segments)), (20, 40));
+    assert_eq!(count(Lane::Frames), 64, "Low events are archived too");
+    for head in &heads {
+        let verification = store.verify_against(head).await.unwrap();
+        assert!(verification.is_sound() && verification.beyond.is_empty(), "{verification:?}");
+    }
+    // A part of it can be looked at alone.
+    let positions: Vec<_> = read(&store, Query::all()).await.iter().map(|event| event.position).collect();
+    for (after, until) in [(0, 9), (7, 30), (33, 34), (50, 79)] {
+        let span = Span::all().after(positions[after]).until(positions[until]);
+        let verification = store.verify(span).await.unwrap();
+        assert!(verification.is_sound(), "{after} to {until}: {:?}", verification.faults);
+    }
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+    site.wipe_hot();
+    let (manager, store) = site.open_with(with_cold(&site)).await;
+    some_events(&manager, &store, 1).await;
+    for head in &heads {
+        assert!(store.verify_against(head).await.unwrap().is_sound(), "the chains go on in the next epoch");
+    }
+    // Another fleet's head, or a changed one, is not compared at all.
+    let mut text = serde_json::to_string(&heads[3]).unwrap();
+    text = text.replacen("\"made_ms\":", "\"made_ms\":1", 1);
+    let changed: ChainHead = serde_json::from_str(&text).unwrap();
+    assert!(matches!(store.verify_against(&changed).await, Err(Error::Invalid { .. })));
+}
+
+#[tokio::test]
+async fn every_damaged_item_is_reported_and_none_hides_another() {
+    let site = Site::new();
+    let (manager, store) = recorded(&site).await;
+    tamper(&manager, WITHOUT_TRIGGERS).await;
+    tamper(
+        &manager,
+        "UPDATE event_rows SET body = '\"changed\"' WHERE pos IN (SELECT pos FROM event_rows ORDER BY pos LIMIT 1 OFFSET 2);
+         UPDATE event_rows SET wall_ms = 5 WHERE pos IN (SELECT pos FROM event_rows ORDER BY pos LIMIT 1 OFFSET 7);
+         UPDATE event_rows SET body = CAST(x'22ff22' AS TEXT)
+            WHERE pos IN (SELECT pos FROM event_rows ORDER BY pos LIMIT 1 OFFSET 5);
+         UPDATE event_segments SET body = CAST(substr(body, 1, 40) || x'00' || substr(body, 42) AS BLOB)
+            WHERE first_pos = (SELECT first_pos FROM event_segments ORDER BY first_pos LIMIT 1 OFFSET 1)",
+    )
+    .await;
+    let verification = store.verify(Span::all()).await.unwrap();
+    let damaged = |lane| {
+        let of = verification.faults.iter().filter(|fault| fault.lane == lane && fault.kind == FaultKind::Damaged);
+        of.filter(|fault| fault.scope == router("r1")).count()
+    };
+    assert_eq!((damaged(Lane::Rows), damaged(Lane::Segments), damaged(Lane::Frames)), (3, 1, 0));
+    assert_eq!(verification.faults.len(), 4, "{:?}", verification.faults);
+    let rows = verification.lanes.iter().find(|lane| lane.lane == Lane::Rows && lane.scope == router("r1")).unwrap();
+    assert_eq!(rows.events, 7, "the others are checked");
+}
+
+#[tokio::test]
+async fn a_careful_forgery_is_found_with_a_head_from_outside() {
+    let site = Site::new();
+    let (manager, store) = recorded(&site).await;
+    let head = store.export_head().await.unwrap();
+    some_events(&manager, &store, 2).await;
+    tamper(&manager, WITHOUT_TRIGGERS).await;
+    // Whole and chained to what stands before: the digest of the row after it gives it away.
+    tamper(
+        &manager,
+        "CREATE TABLE copy AS SELECT * FROM event_rows;
+         DELETE FROM event_rows WHERE pos = (SELECT pos FROM copy ORDER BY pos LIMIT 1 OFFSET 3)",
+    )
+    .await;
+    let verification = store.verify(Span::all()).await.unwrap();
+    assert_eq!(kinds(&verification), [(Lane::Rows, FaultKind::Broken)], "{:?}", verification.faults);
+    // The end cut off: sound by itself, not with the head.
+    tamper(
+        &manager,
+        "DELETE FROM event_rows; INSERT INTO event_rows SELECT * FROM copy ORDER BY pos LIMIT 4;
+         DELETE FROM event_segments WHERE first_pos > (SELECT first_pos FROM event_segments ORDER BY first_pos LIMIT 1)",
+    )
+    .await;
+    assert!(store.verify(Span::all()).await.unwrap().is_sound());
+    let verification = store.verify_against(&head).await.unwrap();
+    assert_eq!(
+        kinds(&verification),
+        [(Lane::Rows, FaultKind::Shorter), (Lane::Segments, FaultKind::Shorter)],
+        "{:?}",
+        verification.faults
+    );
+}
+
+#[tokio::test]
+async fn a_history_written_anew_from_some_point_does_not_lead_through_the_head() {
+    // Two fleets that differ in one early event stand for the forged and the true history.
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let scope = router("r1");
+    let (first, forged, second) =
+        (event(&manager, "config.applied"), event(&manager, "config.applied"), event(&manager, "config.applied"));
+    store.append(&scope, &stream("s"), Expected::Any, vec![first.clone()]).await.unwrap();
+    tamper(&manager, "CREATE TABLE early AS SELECT * FROM event_chain").await;
+    store.append(&scope, &stream("s"), Expected::Any, vec![second]).await.unwrap();
+    let head = store.export_head().await.unwrap();
+    // Remove both, and write others over them with the store's own means.
+    tamper(&manager, WITHOUT_TRIGGERS).await;
+    tamper(&manager, "DELETE FROM event_rows").await;
+    for event in [forged, event(&manager, "config.applied")] {
+        store.append(&scope, &stream("s"), Expected::Any, vec![event]).await.unwrap();
+    }
+    assert!(store.verify(Span::all()).await.unwrap().is_sound(), "a new history is whole by itself");
+    let verification = store.verify_against(&head).await.unwrap();
+    assert_eq!(kinds(&verification), [(Lane::Rows, FaultKind::Rewritten)], "{:?}", verification.faults);
+}
+
+#[tokio::test]
+async fn a_removed_or_exchanged_frame_is_found_and_the_other_frames_are_read() {
+    let site = Site::new();
+    let (manager, store) = site.open_with(with_cold(&site)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    for _ in 0..3 {
+        some_events(&manager, &store, 1).await;
+        store.archive().await.unwrap();
+    }
+    let file: PathBuf = std::fs::read_dir(site.cold().join("r1")).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&file).unwrap();
+    let starts: Vec<usize> = whole
+        .windows(4)
+        .enumerate()
+        .filter(|(_, bytes)| *bytes == [0x50, 0x2a, 0x4d, 0x18])
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(starts.len(), 3);
+    let head = store.export_head().await.unwrap();
+
+    // The second frame taken out.
+    replace(&file, [&whole[..starts[1]], &whole[starts[2]..]].concat());
+    let verification = store.verify(Span::all()).await.unwrap();
+    assert_eq!(kinds(&verification), [(Lane::Frames, FaultKind::Broken)], "{:?}", verification.faults);
+
+    // One bit of the second frame flipped, anywhere in it.
+    for at in [starts[1] + 12, starts[1] + 60, starts[2] - 9] {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 4;
+        replace(&file, &flipped);
+        let verification = store.verify(Span::all()).await.unwrap();
+        assert!(
+            kinds(&verification).contains(&(Lane::Frames, FaultKind::Damaged)),
+            "byte {at}: {:?}",
+            verification.faults
+        );
+        let frames = verification.lanes.iter().find(|lane| lane.lane == Lane::Frames && lane.scope == router("r1"));
+        assert_eq!(frames.unwrap().events, 8, "the other two frames are checked");
+    }
+
+    // The last frame cut off, as if it had never been there.
+    replace(&file, &whole[..starts[2]]);
+    assert!(store.verify(Span::all()).await.unwrap().is_sound());
+    let verification = store.verify_against(&head).await.unwrap();
+    assert_eq!(kinds(&verification), [(Lane::Frames, FaultKind::Shorter)], "{:?}", verification.faults);
+    replace(&file, &whole);
+    assert!(store.verify_against(&head).await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn shredding_changes_no_digest() {
+    let site = Site::new();
+    let (manager, store) = recorded(&site).await;
+    let subject = Subject::parse("user/anna").unwrap();
+    for name in ["config.applied", "resource.updated"] {
+        let about = NewEvent::new(manager.next_ulid(), kind(name), &"the facts").unwrap().subject(subject.clone());
+        store.append(&router("r1"), &stream("s"), Expected::Any, vec![about]).await.unwrap();
+    }
+    store.archive().await.unwrap();
+    let head = store.export_head().await.unwrap();
+    let bundle = evidence::export(&store, Span::all(), vec![]).await.unwrap();
+    store.shred(&subject).await.unwrap();
+    assert!(store.verify_against(&head).await.unwrap().is_sound());
+    assert_eq!(bundle.verify(&head).unwrap().sealed, 2);
+    let later = evidence::export(&store, Span::all(), vec![]).await.unwrap();
+    assert_eq!(later.verify(later.head()).unwrap().sealed, 2);
+    assert!(!later.to_json().unwrap().contains("the facts"));
+}
+
+#[tokio::test]
+async fn a_bundle_is_verified_without_the_store() {
+    let site = Site::new();
+    let (manager, store) = recorded(&site).await;
+    let early = store.export_head().await.unwrap();
+    let events = read(&store, Query::scope(router("r1"))).await;
+    let (after, until) = (events[6].position, events[29].position);
+    some_events(&manager, &store, 2).await;
+    let span = Span::scope(router("r1")).after(after).until(until);
+    let bundle = evidence::export(&store, span, vec!["A.8.15".to_owned()]).await.unwrap();
+    let late = store.export_head().await.unwrap();
+    drop((manager, store));
+
+    let text = bundle.to_json().unwrap();
+    let read_back = Bundle::from_json(&text).unwrap();
+    assert_eq!(read_back, bundle);
+    assert_eq!(read_back.controls(), ["A.8.15"]);
+    let expected: Vec<_> = events[7..30].iter().filter(|event| event.class != nasnet_events::Class::Low).collect();
+    assert_eq!(read_back.events().len(), expected.len());
+    assert!(read_back.events().iter().zip(&expected).all(|(own, expected)| own.id == expected.id));
+    for head in [&early, read_back.head(), &late] {
+        let proven = read_back.verify(head).unwrap();
+        assert_eq!((proven.events, proven.lanes), (expected.len() as u64, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_is_not_proven_by_a_head_that_does_not_know_it() {
+    let site = Site::new();
+    let (manager, store) = recorded(&site).await;
+    let before = store.export_head().await.unwrap();
+    some_events(&manager, &store, 1).await;
+    let bundle = evidence::export(&store, Span::all(), vec![]).await.unwrap();
+    assert!(matches!(bundle.verify(&before), Err(Error::Unproven { .. })), "its events are newer");
+    some_events(&manager, &store, 1).await;
+    let after = store.export_head().await.unwrap();
+    assert!(matches!(bundle.verify(&after), Err(Error::Unproven { .. })), "the head is newer than the bundle");
+    let other = Site::new();
+    let (_manager, store) = recorded(&other).await;
+    assert!(matches!(bundle.verify(&store.export_head().await.unwrap()), Err(Error::Unproven { .. })));
+}
+
+#[tokio::test]
+async fn what_the_warm_tier_has_given_up_is_proven_from_the_archive() {
+    let site = Site::new();
+    let (manager, store) = recorded(&site).await;
+    store.archive().await.unwrap();
+    let head = store.export_head().await.unwrap();
+    // Retention takes the older half, as it may once the copy is confirmed.
+    on_scope(
+        &manager,
+        &router("r1"),
+        "INSERT INTO event_retained (what, through_pos) SELECT -3, MAX(pos) FROM
+            (SELECT pos FROM event_rows ORDER BY pos LIMIT 5);
+         INSERT INTO event_retained (what, through_pos) SELECT 0, MAX(last_pos) FROM
+            (SELECT last_pos FROM event_segments ORDER BY first_pos LIMIT 2);
+         DELETE FROM event_rows WHERE pos <= (SELECT through_pos FROM event_retained WHERE what = -3);
+         DELETE FROM event_segments WHERE last_pos <= (SELECT through_pos FROM event_retained WHERE what = 0)",
+    )
+    .await;
+    let verification = store.verify_against(&head).await.unwrap();
+    assert!(verification.is_sound(), "{:?}", verification.faults);
+    let bundle = evidence::export(&store, Span::scope(router("r1")), vec![]).await.unwrap();
+    let proven = bundle.verify(bundle.head()).unwrap();
+    assert_eq!((proven.events, proven.lanes), (40, 1), "all of them, from the chain of frames");
+    // Without the stick the gap is told, not passed over.
+    std::fs::rename(site.cold(), site.dir.path().join("away")).unwrap();
+    let refused = evidence::export(&store, Span::scope(router("r1")), vec![]).await;
+    assert!(matches!(refused, Err(Error::Unproven { .. })), "{refused:?}");
+}
+
+/// A bundle and its head, made once.
+fn sample() -> (String, ChainHead) {
+    static SAMPLE: std::sync::OnceLock<(String, ChainHead)> = std::sync::OnceLock::new();
+    let make = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let site = Site::new();
+            let (manager, store) = site.open().await;
+            for name in ["config.applied", "resource.updated"] {
+                let about = event(&manager, name).actor("anna").subject(Subject::parse("user/anna").unwrap());
+                store.append(&router("r1"), &stream("s"), Expected::Any, vec![about, normal(&manager)]).await.unwrap();
+            }
+            let bundle = evidence::export(&store, Span::all(), vec!["A.8.15".to_owned()]).await.unwrap();
+            (bundle.to_json().unwrap(), bundle.head().clone())
+        })
+    };
+    SAMPLE.get_or_init(make).clone()
+}
+
+proptest! {
+    #[test]
+    fn a_changed_byte_of_a_bundle_is_noticed(at: prop::sample::Index, with: u8) {
+        let (text, head) = sample();
+        let mut bytes = text.clone().into_bytes();
+        let at = at.index(bytes.len());
+        prop_assume!(bytes[at] != with);
+        bytes[at] = with;
+        let opened = std::str::from_utf8(&bytes).map_err(drop).and_then(|text| Bundle::from_json(text).map_err(drop));
+        prop_assert!(opened.is_err() || opened.unwrap().verify(&head).is_err());
+    }
+
+    #[test]
+    fn a_bundle_cut_short_or_with_more_in_it_is_noticed(at: prop::sample::Index, more in "[ -~]{1,8}") {
+        let (text, _) = sample();
+        let at = at.index(text.len());
+        prop_assert!(Bundle::from_json(&text[..at]).is_err());
+        let longer = format!("{}{more}{}", &text[..at], &text[at..]);
+        prop_assert!(Bundle::from_json(&longer).is_err());
+    }
+}
+
+#[test]
+fn events_of_a_forged_bundle_with_a_right_digest_are_not_proven() {
+    // Whoever can compute the digest anew still has no chain that leads to the head.
+    let (text, head) = sample();
+    assert_eq!(Bundle::from_json(&text).unwrap().verify(&head).unwrap().events, 4);
+    let forged = text.replacen("\"actor\":\"anna\"", "\"actor\":\"mike\"", 1);
+    assert_ne!(forged, text);
+    let mut value: serde_json::Value = serde_json::from_str(&forged).unwrap();
+    value["digest"] = serde_json::Value::String("0".repeat(64));
+    let found = Bundle::from_json(&forged);
+    assert!(matches!(found, Err(Error::Corrupt { .. })), "{found:?}");
+}
