@@ -163,9 +163,7 @@ impl Campaign {
             Self::KillEvents => ("kill-events", 300, kill_events::control, kill_events::case),
             Self::Locks => ("locks", 10_000, locks::control, locks::case),
             Self::PowerLoss => ("power-loss", 10_000, power_loss::control, power_loss::case),
-            Self::PowerLossEvents => {
-                ("power-loss-events", 20_000, power_loss_events::control, power_loss_events::case)
-            }
+            Self::PowerLossEvents => ("power-loss-events", 20_000, power_loss_events::control, power_loss_events::case),
             Self::Tiers => ("tiers", 500, tiers::control, tiers::case),
             Self::YankedMedia => ("yanked-media", 200, yanked_media::control, yanked_media::case),
         };

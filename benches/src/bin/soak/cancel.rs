@@ -125,16 +125,7 @@ impl Bench {
         db.create_router(NewRouter::new(RouterId::parse("second")?)).await?;
         fleet::write_group(&*db.router(&id).await?, 1).await?;
         let backup = db.backup(Which::Router(id), place.disk.path().join("kept")).await?;
-        Ok(Self {
-            place,
-            db,
-            schema: Schema::Old,
-            backup,
-            backed_up: vec![1],
-            there: vec![1],
-            tried: 1,
-            routers: 0,
-        })
+        Ok(Self { place, db, schema: Schema::Old, backup, backed_up: vec![1], there: vec![1], tried: 1, routers: 0 })
     }
 
     async fn reopen(&mut self) -> Result<(), Error> {

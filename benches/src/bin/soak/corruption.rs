@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::{
-    Cause, DbManager, Error, FileKind, Migration, NewRouter, Options, Recovery, RestoredFrom, RouterId, SchemaSet, Scope, Which,
+    Cause, DbManager, Error, FileKind, Migration, NewRouter, Options, Recovery, RestoredFrom, RouterId, SchemaSet,
+    Scope, Which,
 };
 
 use crate::{Controls, Failure, Found, Turn};

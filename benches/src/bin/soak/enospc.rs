@@ -329,11 +329,22 @@ async fn give_up(bench: &mut Bench, small: &Mounted, run: &Path) -> Result<(), S
     if closed.is_err() {
         return Err("closing hangs".to_owned());
     }
-    let open = small.open_files().map_err(|error| error.to_string())?;
-    if !open.is_empty() {
-        return Err(format!("closing leaves {open:?} open"));
+    // The manager itself holds the data directory: another takes its place.
+    let spare = TempDir::new_in("/dev/shm").map_err(|error| error.to_string())?;
+    let (db, router) =
+        open(&spare.path().join("data"), &spare.path().join("run")).await.map_err(|error| error.to_string())?;
+    bench.db = db;
+    bench.router = router;
+    let left = small.open_files().map_err(|error| error.to_string())?;
+    if !left.is_empty() {
+        return Err(format!("closing leaves {left:?} open"));
     }
-    small.unmount().and_then(|()| small.repair()).and_then(|()| small.mount("rw")).map_err(|error| error.to_string())?;
+    bench.db.shutdown().await.ok();
+    small
+        .unmount()
+        .and_then(|()| small.repair())
+        .and_then(|()| small.mount("rw"))
+        .map_err(|error| error.to_string())?;
     bench.open_again(&data, run).await?;
     let seen = fleet::look(&bench.router).await.map_err(|error| format!("a read fails: {error}"))?;
     bench.there.extend(bench.open.drain(..).filter(|number| seen.has(*number)));

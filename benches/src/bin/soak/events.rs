@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use nasnet_benches::events::Random;
@@ -22,6 +23,8 @@ const CAUSE: Cause = Cause::new("soak-events");
 pub(crate) const NOW_MS: i64 = 1_795_000_000_000;
 const KINDS: [&str; 3] = ["metric.updated", "resource.updated", "config.applied"];
 const SCOPES: u64 = 3;
+/// How often undecided transactions are looked up before reading.
+const RESOLVES_MAX: u64 = 100;
 /// The number of the event appended to what a power cut left.
 const LAST: u64 = 1 << 40;
 
@@ -60,6 +63,8 @@ pub(crate) async fn open(site: &Site, clock: &ManualClock, found: bool) -> Resul
     let mut options = Options::new(&site.data).run_dir(&site.run).schemas(nasnet_events::schema_sets());
     options.clock = Arc::new(clock.clone());
     options.high_waters = nasnet_events::high_waters();
+    // How long a read takes on a busy machine is not what is asked here.
+    options.read_deadline = Duration::from_secs(30);
     let db = DbManager::open(options).await?;
     let opened = async {
         if found {
@@ -225,9 +230,20 @@ pub(crate) struct Seen {
     pub(crate) faults: Vec<String>,
 }
 
-/// Reads everything, forwards.
+/// Reads everything, forwards, once no transaction is undecided: readers stop at those.
 pub(crate) async fn look(open: &Open) -> Seen {
     let mut seen = Seen { losses: open.store.losses().to_vec(), ..Seen::default() };
+    for _ in 0..RESOLVES_MAX {
+        let settled = async {
+            open.store.resolve().await?;
+            Ok::<_, Error>(open.store.status().await?.unresolved == 0)
+        };
+        match settled.await {
+            Ok(true) => break,
+            Ok(false) => tokio::task::yield_now().await,
+            Err(error) => seen.faults.push(format!("resolving says {error}")),
+        }
+    }
     let mut events = std::pin::pin!(open.store.read(Query::all()));
     while let Some(event) = events.next().await {
         let event = match event {

@@ -163,7 +163,15 @@ impl Bench {
                 None => return Ok(Some("the router is not registered any more".to_owned())),
             }
         }
-        Ok(self.router().await.err().map(|error| format!("the router does not open: {error}")))
+        let opened = match self.router().await {
+            // Asking for it finished its retirement.
+            Err(Error::RouterNotFound { .. }) => {
+                self.db.reinstate(&id).await?;
+                self.router().await
+            }
+            opened => opened,
+        };
+        Ok(opened.err().map(|error| format!("the router does not open: {error}")))
     }
 }
 

@@ -43,9 +43,10 @@ pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
     found.count(workload.label(), report.states);
     found.count("laid_out", report.distinct);
     found.broken.extend(
-        report.failures.iter().map(|failure| {
-            format!("{workload:?}, point {}, {:?}: {}", failure.point, failure.variant, failure.what)
-        }),
+        report
+            .failures
+            .iter()
+            .map(|failure| format!("{workload:?}, point {}, {:?}: {}", failure.point, failure.variant, failure.what)),
     );
     Ok(found)
 }
@@ -135,7 +136,8 @@ fn judge(story: &Story, state: &CrashState, look: &Result<Look, String>) -> Opti
 async fn reopen(dir: &Path, run: &Path, story: &Story) -> Result<Look, Error> {
     let db = DbManager::open(fleet::options(&dir.join("data"), run, story.schema)).await?;
     let id = fleet::router_id()?;
-    let retired = matches!(db.system().routers().get(&id).await?, Some(record) if record.lifecycle == Lifecycle::Retired);
+    let retired =
+        matches!(db.system().routers().get(&id).await?, Some(record) if record.lifecycle == Lifecycle::Retired);
     if retired {
         db.reinstate(&id).await?;
     }

@@ -183,13 +183,17 @@ impl Walk {
     }
 
     async fn flush(&mut self, troubled: bool) -> Result<Option<String>, Failure> {
+        let gone = self.promises.gone;
         let report = match self.open.store.flush(FlushReason::Requested).await {
             Ok(report) => report,
             Err(error) if troubled && acceptable(&error) => return Ok(None),
             Err(error) => return Ok(Some(format!("a flush says {error:?}"))),
         };
         match report.failed.first() {
-            None => self.promises.lasting(|told| told.class == Class::Normal && told.position <= report.through),
+            // What was lost before cannot come back.
+            None => self.promises.lasting(|told| {
+                told.class == Class::Normal && told.position <= report.through && told.position.epoch > gone
+            }),
             Some((_, error)) if troubled && acceptable(error) => {}
             Some(failed) => return Ok(Some(format!("a flush fails for {failed:?}"))),
         }
