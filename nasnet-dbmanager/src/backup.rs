@@ -13,9 +13,9 @@ use ulid::Ulid;
 
 use self::copy::{Inspection, Scratch, blocking};
 use crate::custody::{self, KnownBackup};
+use crate::dir_lock::DirLock;
 use crate::durable::{self, Access};
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::id::{Cause, Scope};
 use crate::layout::{self, UNFINISHED};
 use crate::manager::DbManager;
@@ -46,7 +46,7 @@ impl DbManager {
         layout::create_dir(&dir)?;
         let id = self.next_ulid();
         // One at a time below one directory, whichever process it is.
-        let _alone = FileLock::exclusive_on_dir(&dir, self.inner.files.options().lock_timeout).await?;
+        let _alone = DirLock::exclusive(&dir, self.inner.files.options().lock_timeout).await?;
         let name = manifest::directory_name(&which, id);
         let workshop = dir.join(format!("{UNFINISHED}{name}"));
         remove_unfinished(&dir)?;
@@ -243,7 +243,7 @@ pub(crate) async fn unpack_checked(path: &Path, to: &Path, file: &BackupFile, sp
     }
     let found = copy::inspect(to, &spec.identity).await?;
     compare(&found, file).map_err(bad)?;
-    for set in &spec.sets {
+    for set in spec.sets.iter() {
         let found = file.schemas.get(set.name).copied().unwrap_or(0);
         if found > set.version() {
             let (path, set, known) = (path.to_owned(), set.name.to_owned(), set.version());

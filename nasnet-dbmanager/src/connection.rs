@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::sqlite::{LockedSqliteHandle, SqliteConnectOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row, SqliteConnection};
 
 use crate::budget::Ledger;
@@ -13,6 +13,7 @@ use crate::driver::during;
 use crate::error::Error;
 use crate::id::Class;
 use crate::options::Tuning;
+use crate::probe::{ProbedRow, first_rows};
 use crate::schema::Profile;
 use crate::space::Space;
 use crate::vfs;
@@ -64,19 +65,37 @@ impl Target {
 
     /// Connects to an existing file and verifies that every setting took effect.
     pub(crate) async fn connect(&self, role: Role) -> Result<Guarded, Error> {
+        Ok(self.connect_asking(role, "").await?.0)
+    }
+
+    /// As [`Target::connect`]; also returns the first rows of some statements, which must be short.
+    pub(crate) async fn connect_asking(&self, role: Role, questions: &str) -> Result<(Guarded, Vec<ProbedRow>), Error> {
         vfs::register()?;
         if let Some(space) = &self.space {
             // A log and its index must find room.
             space.relieve();
         }
-        let mut conn = self.connect_options().connect().await.map_err(during("open the database"))?;
         let settings = settings(self, role);
-        apply(&mut conn, &settings).await?;
-        verify(&mut conn, &self.path, &settings).await?;
-        if role == Role::Writer {
-            self.limit_pages(&mut conn, self.pages_max()).await?;
+        // The driver sends what it is told here in one go.
+        let mut options = self.connect_options();
+        for setting in &settings {
+            if let Some(value) = &setting.set {
+                options = options.pragma(setting.name, value.clone());
+            }
         }
-        Guarded::new(conn).await
+        let conn = options.connect().await.map_err(during("open the database"))?;
+        Guarded::asking(conn, |handle| {
+            verify(handle, &self.path, &settings)?;
+            first_rows(handle, "read the marks of the database", questions)
+        })
+        .await
+    }
+
+    /// Connects for reading in a way that leaves the file and its log as they are, also when it is the last to close.
+    pub(crate) async fn connect_for_examination(&self) -> Result<Guarded, Error> {
+        vfs::register()?;
+        let options = self.connect_options().read_only(true).pragma("trusted_schema", "0");
+        Guarded::new(options.connect().await.map_err(during("open the database"))?).await
     }
 
     /// Returns the pages the file may have.
@@ -101,15 +120,12 @@ impl Target {
 
     /// Bounds the growth of the file and verifies that it is bounded.
     pub(crate) async fn limit_pages(&self, conn: &mut SqliteConnection, pages: u64) -> Result<(), Error> {
-        const NAME: &str = "max_page_count";
-        let got = pragma(conn, &format!("{NAME} = {pages}")).await?.unwrap_or_default();
-        // A file that is larger already keeps its size.
-        match got.parse::<u64>() {
-            Ok(limit) if limit >= pages && limit < u64::from(u32::MAX - 1) || pages >= u64::from(u32::MAX - 1) => {
-                Ok(())
-            }
-            _ => Err(Error::PragmaNotApplied { path: self.path.clone(), name: NAME, wanted: pages.to_string(), got }),
+        let wanted = pages.to_string();
+        let got = pragma(conn, &format!("{PAGES_MAX} = {wanted}")).await?.unwrap_or_default();
+        if bounds(&got, &wanted) {
+            return Ok(());
         }
+        Err(Error::PragmaNotApplied { path: self.path.clone(), name: PAGES_MAX, wanted, got })
     }
 
     /// Creates the file and connects to it: the one place where the journal mode is chosen.
@@ -130,8 +146,19 @@ impl Target {
         run(&mut conn, sql).await?;
         let settings = settings(self, Role::Writer);
         apply(&mut conn, &settings).await?;
-        verify(&mut conn, &self.path, &settings).await?;
-        Guarded::new(conn).await
+        Ok(Guarded::asking(conn, |handle| verify(handle, &self.path, &settings)).await?.0)
+    }
+}
+
+/// Bounds the growth of a file.
+const PAGES_MAX: &str = "max_page_count";
+
+/// Tells whether a bound on pages holds: a file that is larger already keeps its size.
+fn bounds(got: &str, wanted: &str) -> bool {
+    let unbounded = u64::from(u32::MAX - 1);
+    match (got.parse::<u64>(), wanted.parse::<u64>()) {
+        (Ok(got), Ok(wanted)) => got >= wanted && got < unbounded || wanted >= unbounded,
+        _ => false,
     }
 }
 
@@ -168,8 +195,9 @@ fn settings(target: &Target, role: Role) -> Vec<Setting> {
         set("journal_size_limit", tuning.journal_bytes_max.to_string()),
         set("mmap_size", "0".to_owned()),
     ];
-    if role == Role::Reader {
-        settings.push(set("query_only", "1".to_owned()));
+    match role {
+        Role::Reader => settings.push(set("query_only", "1".to_owned())),
+        Role::Writer => settings.push(set(PAGES_MAX, target.pages_max().to_string())),
     }
     settings
 }
@@ -186,21 +214,16 @@ pub(crate) async fn run(conn: &mut SqliteConnection, sql: String) -> Result<(), 
     Ok(())
 }
 
-/// Reads every setting back, in one go: each statement sent alone would cost a change of threads.
-async fn verify(conn: &mut SqliteConnection, path: &Path, settings: &[Setting]) -> Result<(), Error> {
-    // A VFS that cannot map memory answers mmap_size with no row at all, so it comes last.
-    let (last, first): (Vec<_>, Vec<_>) = settings.iter().partition(|setting| setting.name == "mmap_size");
-    let settings: Vec<&Setting> = first.into_iter().chain(last).collect();
+/// Reads every setting back.
+fn verify(handle: &mut LockedSqliteHandle<'_>, path: &Path, settings: &[Setting]) -> Result<(), Error> {
     let sql: String = settings.iter().map(|setting| format!("PRAGMA {}; ", setting.name)).collect();
-    let what = during("read the settings");
-    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(conn).await.map_err(&what)?;
-    if rows.len() > settings.len() {
-        return Err(Error::Decode { what: "settings", detail: format!("{} rows", rows.len()) });
-    }
-    for (index, setting) in settings.iter().enumerate() {
-        let got = rows.get(index).map(|row| row.try_get_unchecked::<String, _>(0)).transpose().map_err(&what)?;
+    let rows = first_rows(handle, "read the settings", &sql)?;
+    for (setting, row) in settings.iter().zip(rows) {
+        let got = row.into_iter().next().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let same = match &got {
+            Some(got) if setting.name == PAGES_MAX => bounds(got, &setting.want),
             Some(got) => *got == setting.want,
+            // A VFS that cannot map memory says nothing.
             None => setting.name == "mmap_size",
         };
         if !same {
@@ -271,7 +294,15 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    pub(crate) async fn new(mut conn: SqliteConnection) -> Result<Self, Error> {
+    pub(crate) async fn new(conn: SqliteConnection) -> Result<Self, Error> {
+        Ok(Self::asking(conn, |_| Ok(())).await?.0)
+    }
+
+    /// As [`Guarded::new`], with something to ask while the handle is out of the thread of the driver anyway.
+    async fn asking<T>(
+        mut conn: SqliteConnection,
+        ask: impl FnOnce(&mut LockedSqliteHandle<'_>) -> Result<T, Error>,
+    ) -> Result<(Self, T), Error> {
         let deadline = Arc::new(Deadline::new());
         let may_commit = Arc::new(AtomicBool::new(true));
         let rolled_back = Arc::new(AtomicBool::new(false));
@@ -280,8 +311,17 @@ impl Guarded {
         handle.set_progress_handler(STEPS_PER_LOOK, move || !look.passed());
         handle.set_commit_hook(move || gate.load(Ordering::Acquire));
         handle.set_rollback_hook(move || flag.store(true, Ordering::Release));
+        let answer = ask(&mut handle);
         drop(handle);
-        Ok(Self { conn, deadline, may_commit, rolled_back })
+        let guarded = Self { conn, deadline, may_commit, rolled_back };
+        match answer {
+            Ok(answer) => Ok((guarded, answer)),
+            Err(error) => {
+                // Whoever is told may move the file.
+                guarded.close().await.ok();
+                Err(error)
+            }
+        }
     }
 
     /// Closes the connection and waits for its thread.

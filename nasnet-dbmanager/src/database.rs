@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 
 use crate::budget::Ledger;
+use crate::db_lock::FileLock;
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::id::{Cause, Class};
 use crate::keys::{self, KeyOutcome};
 use crate::layout;
@@ -79,8 +79,8 @@ pub(crate) struct Limits {
 
 impl Database {
     /// Starts the writer and the readers of an opened file.
-    pub(crate) async fn start(opened: Opened, limits: Limits, vitals: Arc<Vitals>) -> Result<Self, Error> {
-        let Opened { target, writer, lock, file_uid } = opened;
+    pub(crate) fn start(opened: Opened, limits: Limits, vitals: Arc<Vitals>) -> Self {
+        let Opened { target, writer, lock, file_uid, .. } = opened;
         let lock: Arc<FileLock> = Arc::new(lock);
         let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock), Arc::clone(&vitals));
         let path = target.path.clone();
@@ -89,7 +89,7 @@ impl Database {
             None => None,
             Some(guarded) => {
                 let (sender, receiver) = mpsc::channel(limits.queue.max(1));
-                let writer = Writer::new(target, guarded, limits.write, lock, Arc::clone(&vitals)).await?;
+                let writer = Writer::new(target, guarded, limits.write, lock, Arc::clone(&vitals));
                 let seat = Arc::new(Seat::new(writer));
                 tokio::spawn(writer::serve(Arc::clone(&seat), receiver));
                 Some(Line { queue: sender, seat })
@@ -106,7 +106,7 @@ impl Database {
             closed: AtomicBool::new(false),
             closing: tokio::sync::Mutex::new(false),
         };
-        Ok(Self { shared: Arc::new(shared), lease: None })
+        Self { shared: Arc::new(shared), lease: None }
     }
 
     pub(crate) fn with_lease(mut self, lease: Arc<Lease>) -> Self {

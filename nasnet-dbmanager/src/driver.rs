@@ -67,6 +67,12 @@ pub(crate) fn translate(operation: &'static str, error: sqlx::Error) -> Error {
     Error::Storage { operation, source: Arc::new(error) }
 }
 
+/// Translates a result code of SQLite itself.
+pub(crate) fn translate_code(operation: &'static str, code: i32, message: String) -> Error {
+    let unnamed = || Error::Storage { operation, source: Arc::new(sqlx::Error::Protocol(message.clone())) };
+    classify(code, message.clone()).unwrap_or_else(unnamed)
+}
+
 /// Returns the extended result code of an error of a raw statement, when it comes from SQLite.
 pub(crate) fn extended_code_raw(error: &rusqlite::Error) -> Option<i32> {
     error.sqlite_error().map(|failure| failure.extended_code)

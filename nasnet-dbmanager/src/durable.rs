@@ -74,6 +74,11 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     watch::sync_dir(path, || File::open(path)?.sync_all())
 }
 
+/// Creates a directory for everybody the umask lets. Its name is durable once the directory it is in is synced.
+pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
+    watch::create_dir(path, || DirBuilder::new().create(path))
+}
+
 /// Creates a directory and its missing parents, and syncs the directories they are named in.
 pub(crate) fn create_dir_all(path: &Path, access: Access) -> io::Result<()> {
     if path.is_dir() {

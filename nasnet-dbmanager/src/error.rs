@@ -290,7 +290,7 @@ pub enum Error {
     /// Another process uses the database in a way that excludes this one, or this one has handles to it.
     #[error("{} is in use", path.display())]
     InUse {
-        /// The lock file.
+        /// The database, or the directory that is in use as a whole.
         path: PathBuf,
     },
     /// The database or the manager was closed.

@@ -1,5 +1,6 @@
 //! What each file of a fleet must be: its place, its identity, its schemas and its settings.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ulid::Ulid;
@@ -8,14 +9,17 @@ use crate::budget::Ledger;
 use crate::clock::Now;
 use crate::connection::Target;
 use crate::database::Limits;
+use crate::db_lock::{DbLock, LockFile};
 use crate::health::Migrating;
 use crate::id::RouterId;
 use crate::layout::Layout;
 use crate::meta::Identity;
+use crate::migrate::Sets;
 use crate::open::{Policy, Spec};
 use crate::options::{OnOpen, Options};
 use crate::schema::{FileKind, Profile, SchemaSet};
 use crate::space::Space;
+use crate::template::Templates;
 use crate::vitals::{Suspects, Vitals};
 
 /// Describes the files of one fleet.
@@ -24,9 +28,12 @@ pub(crate) struct FleetFiles {
     layout: Layout,
     fleet_id: Ulid,
     sets: Vec<SchemaSet>,
+    /// The same by kind of file.
+    sets_of: Arc<[(FileKind, Arc<Sets>)]>,
     options: Options,
     space: Arc<Space>,
     ledger: Arc<Ledger>,
+    locks: Arc<LockFile>,
     suspects: Arc<Suspects>,
     migrating: Arc<Migrating>,
 }
@@ -36,7 +43,11 @@ impl FleetFiles {
         let log_bytes = u64::from(options.preset.tuning().journal_bytes_max);
         let space = Arc::new(Space::new(&layout.data_dir, log_bytes, options.reserve_bytes));
         let ledger = Arc::new(Ledger::new(options.budget, Arc::clone(&options.clock)));
-        Self { layout, fleet_id, sets, options, space, ledger, suspects: Arc::default(), migrating: Arc::default() }
+        let locks = LockFile::new(layout.locks());
+        let of = |kind| Sets::new(sets.iter().filter(|set| set.file == kind).cloned().collect());
+        let sets_of = FileKind::ALL.into_iter().map(|kind| (kind, Arc::new(of(kind)))).collect();
+        let (suspects, migrating) = (Arc::default(), Arc::default());
+        Self { layout, fleet_id, sets, sets_of, options, space, ledger, locks, suspects, migrating }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -73,17 +84,23 @@ impl FleetFiles {
 
     pub(crate) fn single(&self, kind: FileKind, file_uid: Option<[u8; 16]>) -> Spec {
         let identity = Identity { kind, fleet_id: self.fleet_id, router_id: None, file_uid };
-        self.spec(self.layout.single(kind), self.layout.lock_of(kind.as_str()), identity)
+        let path = self.layout.single(kind);
+        self.spec(self.locks.lock_of(kind.as_str(), path.clone()), path, identity)
     }
 
     pub(crate) fn router(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Spec {
         let identity =
             Identity { kind: FileKind::Router, fleet_id: self.fleet_id, router_id: Some(id.clone()), file_uid };
-        self.spec(self.layout.router(id), self.layout.router_lock(id), identity)
+        self.spec(self.router_lock(id), self.layout.router(id), identity)
     }
 
-    fn spec(&self, path: std::path::PathBuf, lock: std::path::PathBuf, identity: Identity) -> Spec {
-        let kind = identity.kind;
+    /// Returns the lock of a router database.
+    pub(crate) fn router_lock(&self, id: &RouterId) -> DbLock {
+        self.locks.lock_of(&format!("router-{id}"), self.layout.router(id))
+    }
+
+    fn spec(&self, lock: DbLock, path: PathBuf, identity: Identity) -> Spec {
+        let (kind, dir) = (identity.kind, self.layout.templates());
         Spec {
             target: Target {
                 path,
@@ -96,8 +113,14 @@ impl FleetFiles {
             lock,
             identity,
             migrating: Arc::clone(&self.migrating),
-            sets: self.sets.iter().filter(|set| set.file == kind).cloned().collect(),
+            sets: self.sets_of(kind),
+            templates: Templates { lock: self.locks.lock_of("template", dir.clone()), dir },
         }
+    }
+
+    fn sets_of(&self, kind: FileKind) -> Arc<Sets> {
+        let of_kind = self.sets_of.iter().find(|(of, _)| *of == kind);
+        of_kind.map_or_else(|| Arc::new(Sets::new(Vec::new())), |(_, sets)| Arc::clone(sets))
     }
 
     pub(crate) fn policy(&self, now: Now) -> Policy {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::custody::AsideReason;
 use crate::database::Database;
 use crate::error::Error;
+use crate::external::ExternalRestore;
 use crate::id::{RouterId, Scope};
 use crate::manager::DbManager;
 use crate::quarantine::{LostRange, RestoredFrom};
@@ -22,6 +23,14 @@ pub enum DbHealth {
     Degraded {
         /// What the last attempt to open or check it said.
         why: String,
+    },
+    /// It works, but the file was put there by somebody else while it was closed: it is as old as that file. Said until
+    /// the fleet is opened again; the audit log keeps it.
+    RestoredExternally {
+        /// When it was adopted, wall clock.
+        at_ms: i64,
+        /// The name below `safety/` of the log of the file that was there before, which was not played into this one.
+        log: Option<String>,
     },
     /// Its schema is being changed.
     Migrating,
@@ -155,7 +164,10 @@ impl DbManager {
                 (Lifecycle::Quarantined, None, why) => {
                     DbHealth::Degraded { why: why.unwrap_or_else(|| "it was set aside".to_owned()) }
                 }
-                (Lifecycle::Active, None, None) => DbHealth::Ok,
+                (Lifecycle::Active, None, None) => match self.inner.external.of(&record.id) {
+                    None => DbHealth::Ok,
+                    Some(ExternalRestore { at_ms, log, .. }) => DbHealth::RestoredExternally { at_ms, log },
+                },
             };
             all.push(DatabaseHealth { scope: Scope::Router(record.id), health });
         }
@@ -173,7 +185,8 @@ impl DbManager {
             let name = database.path().file_name()?.to_string_lossy().into_owned();
             Some(format!("{name}: {}", trouble(database)?))
         };
-        let databases = [self.system(), self.hot(), self.runtime(), self.locks()].map(single);
+        let hot = self.hot();
+        let databases = [self.system(), &hot, self.runtime(), self.locks()].map(single);
         let why: Vec<String> = found.chain(databases.into_iter().flatten()).collect();
         if why.is_empty() { DbHealth::Ok } else { DbHealth::Degraded { why: why.join("; ") } }
     }

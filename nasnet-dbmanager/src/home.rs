@@ -9,9 +9,9 @@ use rustix::fs::{Access, access, statfs};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::dir_lock::DirLock;
 use crate::durable;
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::layout::{self, Layout, UNFINISHED};
 use crate::options::Options;
 
@@ -49,7 +49,7 @@ pub(crate) struct Home {
     pub(crate) marker: Marker,
     pub(crate) run_dir_is_tmpfs: bool,
     /// Shared by all that use the data directory; alone while the marker changes.
-    lock: FileLock,
+    lock: DirLock,
     alone: bool,
 }
 
@@ -63,7 +63,7 @@ impl Home {
         let requested = options.run_dir.as_deref().map(absolute).transpose()?;
         examine(&data_dir)?;
         make_dir(&data_dir)?;
-        let shared = FileLock::shared_on_dir(&data_dir, options.lock_timeout).await?;
+        let shared = DirLock::shared(&data_dir, options.lock_timeout).await?;
         if let Some(marker) = read_marker(&data_dir)? {
             match &requested {
                 // No need to wait for others to find that out.
@@ -79,7 +79,7 @@ impl Home {
         }
         drop(shared);
         // The fleet is new, unfinished, or needs another run directory: nobody else may be using it meanwhile.
-        let alone = FileLock::exclusive_on_dir(&data_dir, options.lock_timeout).await;
+        let alone = DirLock::exclusive(&data_dir, options.lock_timeout).await;
         examine(&data_dir)?;
         let found = read_marker(&data_dir)?;
         let alone = match (alone, &found, &requested) {
@@ -111,11 +111,11 @@ impl Home {
             return Err(Error::MissingDatabase { path: data_dir.join("system.db") });
         };
         prepare_run_dir(&marker.run_dir)?;
-        let shared = FileLock::shared_on_dir(&data_dir, options.lock_timeout).await?;
+        let shared = DirLock::shared(&data_dir, options.lock_timeout).await?;
         Self::at(data_dir, marker, shared, false)
     }
 
-    fn at(data_dir: PathBuf, marker: Marker, lock: FileLock, alone: bool) -> Result<Self, Error> {
+    fn at(data_dir: PathBuf, marker: Marker, lock: DirLock, alone: bool) -> Result<Self, Error> {
         let run_dir = marker.run_dir.clone();
         let run_dir_is_tmpfs = is_in_memory(&run_dir)?;
         if !run_dir_is_tmpfs {
@@ -144,7 +144,7 @@ impl Home {
         }
         let Self { layout, marker, run_dir_is_tmpfs, lock, .. } = self;
         drop(lock);
-        let lock = FileLock::shared_on_dir(&layout.data_dir, options.lock_timeout).await?;
+        let lock = DirLock::shared(&layout.data_dir, options.lock_timeout).await?;
         if read_marker(&layout.data_dir)?.as_ref() != Some(&marker) {
             return Err(Error::InUse { path: layout.data_dir });
         }
@@ -274,7 +274,7 @@ fn choose_run_dir(requested: Option<PathBuf>, fleet_id: Ulid) -> Result<PathBuf,
 }
 
 /// Creates what is missing of a run directory.
-fn prepare_run_dir(run_dir: &Path) -> Result<(), Error> {
+pub(crate) fn prepare_run_dir(run_dir: &Path) -> Result<(), Error> {
     for dir in [run_dir, &run_dir.join("locks"), &run_dir.join("sessions")] {
         make_dir(dir)?;
         access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)

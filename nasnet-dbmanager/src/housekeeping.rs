@@ -210,7 +210,7 @@ impl Housekeeper {
 
     fn databases(&self) -> Vec<(Option<RouterId>, Database)> {
         let inner = &self.manager.inner;
-        let singles = [Database::clone(&inner.system), inner.hot.clone(), inner.runtime.clone(), inner.locks.clone()];
+        let singles = [Database::clone(&inner.system), inner.hot.current(), inner.runtime.clone(), inner.locks.clone()];
         let routers = inner.routers.open_databases().into_iter().map(|(id, _, database)| (Some(id), database));
         singles.into_iter().map(|database| (None, database)).chain(routers).collect()
     }
@@ -222,7 +222,7 @@ impl Housekeeper {
         let Some(id) = router else { return Ok(()) };
         drop(database);
         let inner = &self.manager.inner;
-        let lock = inner.files.layout().router_lock(&id);
+        let lock = inner.files.layout().router(&id);
         inner.routers.hold(&id, HoldWhen::Now, &lock).await.map(drop)
     }
 

@@ -37,16 +37,20 @@ const LOOK_UP: &str = "
     SELECT EXISTS (SELECT 1 FROM _nasnet_keys WHERE key = ?1), keys_forgotten >= ?1 FROM _nasnet_meta";
 
 /// Gives keys their order within one writer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct KeyRing {
-    next_seq: i64,
+    /// `None` until the first key is written: finding the newest reads them all.
+    next_seq: Option<i64>,
     since_trim: u32,
 }
 
 impl KeyRing {
-    pub(crate) async fn load(conn: &mut SqliteConnection) -> Result<Self, Error> {
+    async fn next_seq(&self, conn: &mut SqliteConnection) -> Result<i64, Error> {
+        if let Some(seq) = self.next_seq {
+            return Ok(seq);
+        }
         let newest: i64 = sqlx::query_scalar(NEWEST).fetch_one(conn).await.map_err(during("read the write keys"))?;
-        Ok(Self { next_seq: newest + 1, since_trim: 0 })
+        Ok(newest + 1)
     }
 
     /// Writes a key, in the transaction of the write it names.
@@ -55,16 +59,17 @@ impl KeyRing {
     /// [`Error::AlreadyCommitted`] when the key is there.
     pub(crate) async fn record(&mut self, conn: &mut SqliteConnection, key: Ulid) -> Result<(), Error> {
         let bytes = key.to_bytes();
+        let seq = self.next_seq(&mut *conn).await?;
         let done = sqlx::query(INSERT)
             .bind(&bytes[..])
-            .bind(self.next_seq)
+            .bind(seq)
             .execute(&mut *conn)
             .await
             .map_err(during("record the write key"))?;
         if done.rows_affected() == 0 {
             return Err(Error::AlreadyCommitted { key });
         }
-        self.next_seq += 1;
+        self.next_seq = Some(seq + 1);
         self.since_trim += 1;
         if self.since_trim >= KEYS_SLACK {
             self.since_trim = 0;

@@ -26,6 +26,11 @@ impl Layout {
         dir.join(format!("{}.db", kind.as_str()))
     }
 
+    /// Names the directory of the files new router databases are copied from.
+    pub(crate) fn templates(&self) -> PathBuf {
+        self.run_dir.join("templates")
+    }
+
     pub(crate) fn routers(&self) -> PathBuf {
         self.data_dir.join("routers")
     }
@@ -57,14 +62,10 @@ impl Layout {
         self.router_dir(id).join(Self::router_file_name(id))
     }
 
-    /// Names the lock file of a database: it lives beside nothing else, and never is the database itself, since
+    /// Names the file of the locks of databases: it lives beside nothing else, and never is a database itself, since
     /// closing any descriptor of a database file drops the locks SQLite holds on it.
-    pub(crate) fn lock_of(&self, stem: &str) -> PathBuf {
-        self.run_dir.join("locks").join(format!("{stem}.lock"))
-    }
-
-    pub(crate) fn router_lock(&self, id: &RouterId) -> PathBuf {
-        self.lock_of(&format!("router-{id}"))
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.run_dir.join("locks").join("databases")
     }
 }
 

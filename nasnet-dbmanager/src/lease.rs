@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -14,6 +16,7 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::evict::{Admission, Candidate, admit};
 use crate::id::RouterId;
+use crate::writer::panic_message;
 
 /// What an opening ends with, shared by all who wait for it.
 type Outcome = Option<Result<Database, Error>>;
@@ -173,10 +176,10 @@ impl OpenSet {
     where
         O: Future<Output = Result<Database, Error>> + Send + 'static,
     {
-        // In a task of its own, so that a panic becomes an error and never leaves an entry that opens for ever.
-        let result = tokio::spawn(open)
-            .await
-            .unwrap_or_else(|panic| Err(Error::Panicked { message: format!("while opening router {id}: {panic}") }));
+        // A panic becomes an error and never leaves an entry that opens for ever.
+        let result = AssertUnwindSafe(open).catch_unwind().await.unwrap_or_else(|panic| {
+            Err(Error::Panicked { message: format!("while opening router {id}: {}", panic_message(panic.as_ref())) })
+        });
         {
             let mut state = self.state();
             if let Some(entry) = state.entries.get_mut(&id).filter(|entry| entry.born == born) {

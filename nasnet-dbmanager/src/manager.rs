@@ -13,9 +13,11 @@ use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
 use crate::database::Database;
 use crate::error::Error;
+use crate::external::ExternalRestores;
 use crate::fleet_files::FleetFiles;
 use crate::health::Failures;
 use crate::home::Home;
+use crate::hot::HotDb;
 use crate::id::{RouterId, Scope};
 use crate::layout;
 use crate::lease::OpenSet;
@@ -23,7 +25,7 @@ use crate::meta;
 use crate::open::{self, Spec};
 use crate::options::{OnDamage, OnOpen, Options};
 use crate::quarantine::{Recoveries, alarm, is_recoverable};
-use crate::registry;
+use crate::registry::{self, Known};
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
@@ -52,7 +54,7 @@ pub(crate) struct Inner {
     pub(crate) home: Home,
     pub(crate) files: FleetFiles,
     pub(crate) system: SystemDb,
-    pub(crate) hot: Database,
+    pub(crate) hot: HotDb,
     pub(crate) runtime: Database,
     pub(crate) locks: Database,
     pub(crate) routers: Arc<OpenSet>,
@@ -60,6 +62,8 @@ pub(crate) struct Inner {
     pub(crate) ulids: Arc<UlidGen>,
     pub(crate) failures: Failures,
     pub(crate) recoveries: Recoveries,
+    pub(crate) known: Known,
+    pub(crate) external: ExternalRestores,
 }
 
 impl DbManager {
@@ -119,7 +123,7 @@ impl DbManager {
         let inner = Inner {
             home,
             system,
-            hot,
+            hot: HotDb::new(hot),
             runtime,
             locks,
             routers: Arc::new(routers),
@@ -128,6 +132,8 @@ impl DbManager {
             files,
             failures: Failures::default(),
             recoveries: Recoveries::default(),
+            known: Known::default(),
+            external: ExternalRestores::default(),
         };
         let inner = Arc::new(inner);
         inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
@@ -159,11 +165,6 @@ impl DbManager {
     /// Returns the system database.
     pub fn system(&self) -> &SystemDb {
         &self.inner.system
-    }
-
-    /// Returns `hot.db`: recent events, in memory.
-    pub fn hot(&self) -> &Database {
-        &self.inner.hot
     }
 
     /// Returns `runtime.db`: what is true only now, in memory.
@@ -209,11 +210,7 @@ impl DbManager {
         self.settle_suspicion(id).await?;
         let inner = Arc::clone(&self.inner);
         let open_id = id.clone();
-        let open = move || async move {
-            let record = registry::active(&inner.system, &open_id).await?;
-            let spec = inner.files.router(&open_id, record.file_uid);
-            start(&inner.files, &spec, inner.files.options().clock.now()).await
-        };
+        let open = move || async move { inner.open_router(&open_id).await };
         let leased = self.inner.routers.lease(id, open).await;
         self.inner.failures.note(id, &leased);
         leased
@@ -301,7 +298,7 @@ impl DbManager {
     pub fn stats(&self) -> Stats {
         let singles = [
             (Profile::Flash, Database::clone(&self.inner.system)),
-            (Profile::Tmpfs, self.inner.hot.clone()),
+            (Profile::Tmpfs, self.inner.hot.current()),
             (Profile::Tmpfs, self.inner.runtime.clone()),
             (Profile::Tmpfs, self.inner.locks.clone()),
         ];
@@ -340,7 +337,7 @@ impl DbManager {
         // Whoever waits for damage has nothing more to wait for.
         self.inner.files.suspects().found.notify_one();
         let closed = [
-            self.inner.hot.close().await,
+            self.inner.hot.current().close().await,
             self.inner.runtime.close().await,
             self.inner.locks.close().await,
             system.close().await,
@@ -369,6 +366,34 @@ impl DbManager {
 }
 
 impl Inner {
+    async fn open_router(&self, id: &RouterId) -> Result<Database, Error> {
+        // Whoever takes a router out of the fleet or gives it another file moves its directory first, under the lock of
+        // the file. So what was registered once may be tried: what has changed since does not open.
+        if let Some(uid) = self.known.get(id) {
+            match self.start_router(id, Some(uid)).await {
+                Err(error) if !error.is_retryable() => self.known.forget(id),
+                started => return started,
+            }
+        }
+        let file_uid = registry::active(&self.system, id).await?.file_uid;
+        let started = self.start_router(id, file_uid).await?;
+        self.known.remember(id, started.file_uid());
+        Ok(started)
+    }
+
+    async fn start_router(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<Database, Error> {
+        let spec = self.files.router(id, file_uid);
+        let opened = open::open(&spec, &self.files.policy(self.files.options().clock.now())).await?;
+        let is_replaced = opened.is_replaced;
+        let vitals = self.files.vitals(&spec, opened.file_uid);
+        let database = Database::start(opened, self.files.limits(), vitals);
+        if is_replaced && let Err(error) = self.adopt(id, database.path()).await {
+            database.close().await.ok();
+            return Err(error);
+        }
+        Ok(database)
+    }
+
     /// Adds what was written to the ledger; `save` also where it outlives the boot, if that is worth a write.
     async fn settle_ledger(&self, save: bool) -> Result<(), Error> {
         let now = self.files.options().clock.now();
@@ -429,14 +454,14 @@ async fn open_system(mut home: Home, files: &FleetFiles, now: Now) -> Result<(Ho
     Ok((home, key, system))
 }
 
-async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Database, Error> {
+pub(crate) async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Database, Error> {
     start(files, &files.single(kind, None), now).await
 }
 
 async fn start(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Database, Error> {
     let opened = open::open(spec, &files.policy(now)).await?;
     let vitals = files.vitals(spec, opened.file_uid);
-    Database::start(opened, files.limits(), vitals).await
+    Ok(Database::start(opened, files.limits(), vitals))
 }
 
 fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, database: &Database) -> DatabaseStats {

@@ -1,5 +1,6 @@
 //! Migrations: which are due, and each one as a transaction that is checked before it commits.
 
+use std::ops::Deref;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -80,7 +81,32 @@ fn fingerprint<'a>(sets: impl IntoIterator<Item = (&'a str, Vec<Applied>)>) -> u
     (u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) >> 1).max(1)
 }
 
-pub(crate) fn fingerprint_of_program(sets: &[SchemaSet]) -> u32 {
+/// The schema sets of one kind of file, with their fingerprint.
+#[derive(Debug)]
+pub(crate) struct Sets {
+    all: Vec<SchemaSet>,
+    fingerprint: u32,
+}
+
+impl Sets {
+    pub(crate) fn new(all: Vec<SchemaSet>) -> Self {
+        Self { fingerprint: fingerprint_of_program(&all), all }
+    }
+
+    pub(crate) fn fingerprint(&self) -> u32 {
+        self.fingerprint
+    }
+}
+
+impl Deref for Sets {
+    type Target = [SchemaSet];
+
+    fn deref(&self) -> &[SchemaSet] {
+        &self.all
+    }
+}
+
+fn fingerprint_of_program(sets: &[SchemaSet]) -> u32 {
     let all = |set: &SchemaSet| {
         set.migrations.iter().map(|m| Applied { version: m.version, checksum: checksum(m) }).collect::<Vec<_>>()
     };
@@ -134,18 +160,28 @@ async fn fingerprint_in_file(conn: &mut SqliteConnection) -> Result<u32, Error> 
 pub(crate) async fn pending(
     conn: &mut SqliteConnection,
     path: &Path,
-    sets: &[SchemaSet],
+    sets: &Sets,
 ) -> Result<Vec<(SchemaSet, u32)>, Error> {
     let user_version: u32 = sqlx::query_scalar("SELECT user_version FROM pragma_user_version")
         .fetch_one(&mut *conn)
         .await
         .map_err(during("read the schema version"))?;
-    if user_version == fingerprint_of_program(sets) {
+    pending_since(conn, path, sets, user_version).await
+}
+
+/// As [`pending`], for a file whose `user_version` is known.
+pub(crate) async fn pending_since(
+    conn: &mut SqliteConnection,
+    path: &Path,
+    sets: &Sets,
+    user_version: u32,
+) -> Result<Vec<(SchemaSet, u32)>, Error> {
+    if user_version == sets.fingerprint {
         return Ok(Vec::new());
     }
     let in_file = sets_in_file(conn).await?;
     let mut pending = Vec::new();
-    for set in sets {
+    for set in sets.iter() {
         let applied =
             if in_file.iter().any(|name| name == set.name) { applied(conn, set.name).await? } else { Vec::new() };
         if let Due::After(found) = due(path, set, &applied)? {

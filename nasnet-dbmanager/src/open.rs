@@ -3,21 +3,23 @@
 //! A shared lock is held while a database is open. Whatever needs it alone (creating, checking after an unclean stop,
 //! migrating) takes the exclusive lock first, closes its connection, lets go, takes the shared lock and looks again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backup::copy;
 use crate::connection::{Guarded, Role, Target, quick_check};
+use crate::db_lock::{DbLock, FileLock};
 use crate::durable::{self, Access};
 use crate::error::Error;
-use crate::file_lock::FileLock;
+use crate::external;
 use crate::health::Migrating;
 use crate::layout::{self, UNFINISHED};
 use crate::meta::{self, Identity};
-use crate::migrate;
+use crate::migrate::{self, Sets};
 use crate::options::OnOpen;
 use crate::schema::{FileKind, Profile, SchemaSet};
-use crate::template;
+use crate::template::{self, Templates};
 use crate::vfs;
 
 /// How often another process may change the file between two looks before opening gives up.
@@ -27,9 +29,10 @@ const LOOKS_MAX: u32 = 5;
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
     pub(crate) target: Target,
-    pub(crate) lock: PathBuf,
+    pub(crate) lock: DbLock,
     pub(crate) identity: Identity,
-    pub(crate) sets: Vec<SchemaSet>,
+    pub(crate) sets: Arc<Sets>,
+    pub(crate) templates: Templates,
     /// Where changing its schema is noted.
     pub(crate) migrating: Arc<Migrating>,
 }
@@ -50,10 +53,12 @@ pub(crate) struct Opened {
     pub(crate) writer: Option<Guarded>,
     pub(crate) lock: FileLock,
     pub(crate) file_uid: [u8; 16],
+    /// Somebody put this file in the place of the one that was closed last.
+    pub(crate) is_replaced: bool,
 }
 
 impl Spec {
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.target.path
     }
 
@@ -76,23 +81,25 @@ impl Spec {
 
 /// Opens a database.
 pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> {
+    let mut is_replaced = false;
     for _ in 0..LOOKS_MAX {
-        if let Some(alone) = FileLock::try_exclusive(&spec.lock)? {
-            look_alone(spec, policy).await?;
-            drop(alone);
-        }
-        let lock = FileLock::shared(&spec.lock, policy.lock_timeout).await?;
+        let Look { lock, is_first, is_replaced: found } = look(spec, policy).await?;
+        is_replaced |= found;
         if spec.is_missing()? {
             if spec.target.profile == Profile::Flash {
                 return Err(spec.missing());
             }
             drop(lock);
-            let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
-            look_alone(spec, policy).await?;
+            let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
+            look_alone(spec, policy, "").await?;
             continue;
         }
-        let mut guarded = spec.target.connect(Role::Writer).await?;
-        match verify(&mut guarded, spec, policy).await {
+        let (mut guarded, file_uid, version) = connect(spec).await?;
+        let due = match migrate::pending_since(&mut guarded.conn, spec.path(), &spec.sets, version).await {
+            Err(Error::SchemaTooNew { .. }) if policy.on_open == OnOpen::ReadOnly => Ok(Vec::new()),
+            due => due,
+        };
+        match judge(due, spec, policy) {
             Err(error) => {
                 guarded.close().await.ok();
                 return Err(error);
@@ -100,10 +107,10 @@ pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> 
             Ok(Verdict::Migrate) => {
                 guarded.close().await?;
                 drop(lock);
-                let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+                let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
                 migrate_alone(spec, policy).await?;
             }
-            Ok(Verdict::Use { file_uid }) => {
+            Ok(Verdict::Use) => {
                 let writer = match policy.on_open {
                     OnOpen::ReadOnly => {
                         guarded.close().await?;
@@ -111,27 +118,81 @@ pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> 
                     }
                     _ => Some(guarded),
                 };
-                return Ok(Opened { target: spec.target.clone(), writer, lock, file_uid });
+                let lock = if spec.identity.kind == FileKind::Router { noting(lock, spec, is_first)? } else { lock };
+                return Ok(Opened { target: spec.target.clone(), writer, lock, file_uid, is_replaced });
             }
         }
     }
-    Err(Error::InUse { path: spec.lock.clone() })
+    Err(Error::InUse { path: spec.lock.database().to_owned() })
+}
+
+/// The shared lock, and what was seen while nobody else had the file.
+struct Look {
+    lock: FileLock,
+    is_first: bool,
+    is_replaced: bool,
+}
+
+/// Takes the shared lock. Whoever finds the file unused has a look at it first, and nobody comes in between.
+async fn look(spec: &Spec, policy: &Policy) -> Result<Look, Error> {
+    match spec.lock.try_exclusive()? {
+        Some(alone) => {
+            let note = alone.noted()?;
+            let is_replaced = look_alone(spec, policy, &note).await;
+            // A look changes nothing about how the file was left, so the note stays when this fails.
+            let lock = alone.downgrade()?;
+            Ok(Look { lock, is_first: true, is_replaced: is_replaced? })
+        }
+        None => {
+            let lock = spec.lock.shared(policy.lock_timeout).await?;
+            Ok(Look { lock, is_first: false, is_replaced: false })
+        }
+    }
+}
+
+/// Notes how the file is, now that it is open, and has it noted when it is closed.
+fn noting(lock: FileLock, spec: &Spec, is_first: bool) -> Result<FileLock, Error> {
+    if is_first {
+        // The time comes from the kernel, as that of the file does.
+        lock.note("")?;
+        lock.note(&external::note_of_open(spec.path(), lock.notes()))?;
+    }
+    Ok(lock.noting_at_the_end(spec.path(), external::note_of_close))
+}
+
+/// Connects to a file that carries the right marks; also returns its uid and the version of its schema.
+async fn connect(spec: &Spec) -> Result<(Guarded, [u8; 16], u32), Error> {
+    let (guarded, answers) = match spec.target.connect_asking(Role::Writer, meta::QUESTIONS).await {
+        Ok(connected) => connected,
+        Err(Error::Storage { .. }) => return connect_to_unmarked(spec).await,
+        Err(error) => return Err(error),
+    };
+    match meta::judge_answers(answers, spec.path(), &spec.identity) {
+        Ok((file_uid, version)) => Ok((guarded, file_uid, version)),
+        Err(error) => {
+            guarded.close().await.ok();
+            Err(error)
+        }
+    }
+}
+
+/// Says what is wrong with a file that does not even have the table of the marks.
+async fn connect_to_unmarked(spec: &Spec) -> Result<(Guarded, [u8; 16], u32), Error> {
+    let mut guarded = spec.target.connect(Role::Writer).await?;
+    let verified = meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await;
+    guarded.close().await.ok();
+    let detail = "its marks cannot be read".to_owned();
+    verified.and(Err(Error::WrongDatabase { path: spec.path().to_owned(), detail }))
 }
 
 enum Verdict {
-    Use { file_uid: [u8; 16] },
+    Use,
     Migrate,
 }
 
-async fn verify(guarded: &mut Guarded, spec: &Spec, policy: &Policy) -> Result<Verdict, Error> {
-    let file_uid = meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;
-    let pending = migrate::pending(&mut guarded.conn, spec.path(), &spec.sets).await;
-    let pending = match (pending, policy.on_open) {
-        (Err(Error::SchemaTooNew { .. }), OnOpen::ReadOnly) => Vec::new(),
-        (pending, _) => pending?,
-    };
-    match (pending.first(), policy.on_open) {
-        (None, _) | (Some(_), OnOpen::ReadOnly) => Ok(Verdict::Use { file_uid }),
+fn judge(due: Result<Vec<(SchemaSet, u32)>, Error>, spec: &Spec, policy: &Policy) -> Result<Verdict, Error> {
+    match (due?.first(), policy.on_open) {
+        (None, _) | (Some(_), OnOpen::ReadOnly) => Ok(Verdict::Use),
         (Some(_), OnOpen::Migrate) => Ok(Verdict::Migrate),
         (Some((set, found)), OnOpen::Refuse) => Err(Error::MigrationPending {
             path: spec.path().to_owned(),
@@ -143,51 +204,98 @@ async fn verify(guarded: &mut Guarded, spec: &Spec, policy: &Policy) -> Result<V
 }
 
 /// What the first to open a file does while nobody else can: it makes a file that lives in memory, and checks one that
-/// was not closed properly.
-async fn look_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
+/// was not closed properly, or is not the one that was closed; tells whether that is so.
+async fn look_alone(spec: &Spec, policy: &Policy, note: &str) -> Result<bool, Error> {
     if spec.is_missing()? {
         if spec.target.profile == Profile::Tmpfs {
-            build(spec, policy).await?;
+            make_in_memory(spec, policy).await?;
         }
-        return Ok(());
+        return Ok(false);
     }
-    if layout::size_of(&layout::wal_of(spec.path()))? == 0 {
-        return Ok(());
+    let replaced = match spec.identity.kind {
+        FileKind::Router => external::look(spec.path(), note)?,
+        _ => None,
+    };
+    if replaced.is_some_and(|replaced| replaced.stale_log) {
+        tracing::warn!(path = %spec.path().display(), "the log of another file is set aside");
+        external::set_log_aside(spec.path())?;
     }
-    tracing::info!(path = %spec.path().display(), "database was not closed properly; checking it");
-    let mut guarded = spec.target.connect(Role::Writer).await?;
-    let checked = quick_check(&mut guarded.conn).await;
+    let is_replaced =
+        replaced.is_some() || spec.identity.kind == FileKind::Router && external::stale_log_of(spec.path()).exists();
+    if !is_replaced && layout::size_of(&layout::wal_of(spec.path()))? == 0 {
+        return Ok(false);
+    }
+    tracing::info!(path = %spec.path().display(), is_replaced, "database is not as it was left; checking it");
+    // Closing after that must not move the log into a file that is damaged, another one, or of a later program.
+    let mut guarded = spec.target.connect_for_examination().await?;
+    let examined = async {
+        if is_replaced {
+            copy::integrity_check(&mut guarded.conn).await?;
+        } else {
+            quick_check(&mut guarded.conn).await?;
+        }
+        meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;
+        migrate::pending(&mut guarded.conn, spec.path(), &spec.sets).await.map(|_| ())
+    }
+    .await;
     let closed = guarded.close().await;
-    checked.and(closed)
+    match examined.and(closed) {
+        // Reading it is allowed; whoever does that leaves it as it is too.
+        Err(Error::SchemaTooNew { .. }) if policy.on_open == OnOpen::ReadOnly => Ok(is_replaced),
+        examined => examined.map(|()| is_replaced),
+    }
 }
 
-/// Brings a database to the schema of the program without keeping it open; returns the sets that were behind, with the
-/// versions they had and have.
-pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Vec<(&'static str, u32, u32)>, Error> {
-    if let Some(alone) = FileLock::try_exclusive(&spec.lock)? {
-        look_alone(spec, policy).await?;
-        drop(alone);
+/// Makes a file that lives in memory unless it is there. Others may still have the file open that was in its place: they
+/// hold the lock of the database, so the makers have a lock of their own.
+pub(crate) async fn make_in_memory(spec: &Spec, policy: &Policy) -> Result<(), Error> {
+    let path = spec.path().with_extension("db-making");
+    let lock = tokio::task::spawn_blocking(move || {
+        let options = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = options.and_then(|file| file.lock().map(|()| file));
+        file.map_err(|error| Error::io("lock", &path, error))
+    });
+    let _making = lock.await.map_err(|error| Error::Panicked { message: error.to_string() })??;
+    if !spec.is_missing()? {
+        return Ok(());
     }
-    let lock = FileLock::shared(&spec.lock, policy.lock_timeout).await?;
+    // What a wipe left of a log would be taken for the new file's.
+    for suffix in ["-wal", "-shm"] {
+        let mut name = spec.path().as_os_str().to_owned();
+        name.push(suffix);
+        let left = Path::new(&name);
+        if left.exists() {
+            crate::durable::remove_file(left).map_err(|error| Error::io("remove", left, error))?;
+        }
+    }
+    build(spec, policy).await.map(drop)
+}
+
+/// A set that was behind, with the version it had and the one it has.
+pub(crate) type BroughtUp = (&'static str, u32, u32);
+
+/// Brings a database to the schema of the program without keeping it open; returns the sets that were behind. `None` for
+/// a file that was replaced, which has to be adopted first.
+pub(crate) async fn migrate(spec: &Spec, policy: &Policy) -> Result<Option<Vec<BroughtUp>>, Error> {
+    let Look { lock, is_replaced, .. } = look(spec, policy).await?;
     if spec.is_missing()? {
         return Err(spec.missing());
     }
-    let mut guarded = spec.target.connect(Role::Writer).await?;
-    let behind = async {
-        meta::verify(&mut guarded.conn, spec.path(), &spec.identity).await?;
-        migrate::pending(&mut guarded.conn, spec.path(), &spec.sets).await
+    if is_replaced {
+        return Ok(None);
     }
-    .await;
+    let (mut guarded, _, version) = connect(spec).await?;
+    let behind = migrate::pending_since(&mut guarded.conn, spec.path(), &spec.sets, version).await;
     let closed = guarded.close().await;
     let behind: Vec<_> = behind?.iter().map(|(set, found)| (set.name, *found, set.version())).collect();
     closed?;
     if behind.is_empty() {
-        return Ok(behind);
+        return Ok(Some(behind));
     }
     drop(lock);
-    let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+    let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
     migrate_alone(spec, policy).await?;
-    Ok(behind)
+    Ok(Some(behind))
 }
 
 async fn migrate_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
@@ -206,13 +314,13 @@ async fn migrate_alone(spec: &Spec, policy: &Policy) -> Result<(), Error> {
 
 /// Creates the database of a spec unless it is there, and returns its uid.
 pub(crate) async fn create(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
-    let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+    let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
     create_alone(spec, policy).await
 }
 
 /// As [`create`], but gives up at once when another process has the lock.
 pub(crate) async fn try_create(spec: &Spec, policy: &Policy) -> Result<Option<[u8; 16]>, Error> {
-    let Some(_alone) = FileLock::try_exclusive(&spec.lock)? else { return Ok(None) };
+    let Some(_alone) = spec.lock.try_exclusive()? else { return Ok(None) };
     create_alone(spec, policy).await.map(Some)
 }
 
@@ -241,11 +349,12 @@ async fn build(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
     };
     // What an interrupted attempt left is worthless: nothing refers to it.
     layout::remove_tree(&workshop)?;
-    layout::create_dir(&workshop)?;
+    // It need not outlive a power cut before it is renamed.
+    durable::create_dir(&workshop).map_err(|error| Error::io("create", &workshop, error))?;
     let target = Target { path: workshop.join(file_name), ..spec.target.clone() };
     let built = match spec.identity.kind {
         FileKind::Router => copy_template(&target, spec, policy, file_uid).await,
-        _ => fill(&target, spec, policy, file_uid).await,
+        _ => fill_synced(&target, spec, policy, file_uid).await,
     };
     vfs::forget(&target.path);
     let moved = built.and_then(|()| put_in_place(spec, &target.path, &workshop));
@@ -262,9 +371,14 @@ async fn copy_template(target: &Target, spec: &Spec, policy: &Policy, file_uid: 
             .map_err(|error| Error::io("write", &target.path, error)),
         Err(error) => {
             tracing::debug!(path = %spec.path().display(), %error, "no template; building the database itself");
-            fill(target, spec, policy, file_uid).await
+            fill_synced(target, spec, policy, file_uid).await
         }
     }
+}
+
+async fn fill_synced(target: &Target, spec: &Spec, policy: &Policy, file_uid: [u8; 16]) -> Result<(), Error> {
+    fill(target, spec, policy, file_uid).await?;
+    if target.profile == Profile::Flash { layout::sync(&target.path) } else { Ok(()) }
 }
 
 /// Creates a database file and fills it with its marks and schemas.
@@ -287,7 +401,6 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
     let flash = spec.target.profile == Profile::Flash;
     layout::without_log(built)?;
     if flash {
-        layout::sync(built)?;
         layout::sync(workshop)?;
     }
     let from = if unit == spec.path() { built } else { workshop };
@@ -303,7 +416,7 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
 
 /// Takes a database that nobody has open back to an earlier version of one schema set.
 pub(crate) async fn migrate_down(spec: &Spec, policy: &Policy, set: &str, version: u32) -> Result<u32, Error> {
-    let _alone = FileLock::exclusive(&spec.lock, policy.lock_timeout).await?;
+    let _alone = spec.lock.exclusive(policy.lock_timeout).await?;
     if spec.is_missing()? {
         return Err(spec.missing());
     }

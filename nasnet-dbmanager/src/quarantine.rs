@@ -234,7 +234,7 @@ impl DbManager {
     }
 
     fn in_use(&self, id: &RouterId) -> Error {
-        Error::InUse { path: self.inner.files.layout().router_lock(id) }
+        Error::InUse { path: self.inner.files.layout().router(id) }
     }
 
     async fn is_replaced(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<bool, Error> {

@@ -11,9 +11,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::connection::{Guarded, Role, Target};
+use crate::db_lock::FileLock;
 use crate::driver::during;
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::idle::Idle;
 use crate::vitals::{self, Vitals};
 use crate::writer::{millis, panic_message, within};

@@ -2,6 +2,9 @@
 //!
 //! A crash between any two steps leaves an intent, and finishing an intent twice does the same as once.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use crate::clock::Now;
 use crate::database::Database;
 use crate::error::Error;
@@ -15,6 +18,35 @@ use crate::system::routers::{self, Lifecycle, NewRouter, RouterRecord};
 const CREATE: Cause = Cause::new("router-create");
 const RAISE: Cause = Cause::new("counter-raise");
 const LOOK_UP: Cause = Cause::new("router-look-up");
+
+/// Most routers whose files are remembered.
+const KNOWN_MAX: usize = 4096;
+
+/// The files of routers opened before, so that opening one again need not ask `system.db`.
+#[derive(Debug, Default)]
+pub(crate) struct Known(Mutex<HashMap<RouterId, [u8; 16]>>);
+
+impl Known {
+    pub(crate) fn get(&self, id: &RouterId) -> Option<[u8; 16]> {
+        self.files().get(id).copied()
+    }
+
+    pub(crate) fn remember(&self, id: &RouterId, file_uid: [u8; 16]) {
+        let mut files = self.files();
+        if files.len() >= KNOWN_MAX {
+            files.clear();
+        }
+        files.insert(id.clone(), file_uid);
+    }
+
+    pub(crate) fn forget(&self, id: &RouterId) {
+        self.files().remove(id);
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<RouterId, [u8; 16]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Returns the record of a router that must have a database.
 pub(crate) async fn active(system: &Database, id: &RouterId) -> Result<RouterRecord, Error> {
@@ -134,7 +166,7 @@ fn remove_leftovers(files: &FleetFiles) -> Result<(), Error> {
         let Some(id) = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED)) else { continue };
         let Ok(id) = RouterId::parse(id) else { continue };
         // Its builder holds this lock.
-        if let Some(_alone) = crate::file_lock::FileLock::try_exclusive(&files.layout().router_lock(&id))? {
+        if let Some(_alone) = files.router_lock(&id).try_exclusive()? {
             layout::remove_tree(&entry.path())?;
         }
     }

@@ -3,13 +3,11 @@
 //! Each step writes its intent to `system.db`, moves the directory with one rename, and notes the new state together
 //! with the end of the intent. After a crash in between, opening the fleet carries the intent out.
 
-use std::path::Path;
-
 use crate::clock::Now;
 use crate::custody::{self, Action, Intent, RetiredRouter};
 use crate::database::Database;
+use crate::db_lock::{DbLock, FileLock};
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::fleet_files::FleetFiles;
 use crate::id::{Cause, RouterId};
 use crate::layout;
@@ -118,22 +116,22 @@ impl DbManager {
 
     /// Closes a router and keeps everybody else from opening it.
     pub(crate) async fn alone(&self, id: &RouterId, when: HoldWhen) -> Result<Alone, Error> {
-        let lock = self.inner.files.layout().router_lock(id);
-        let held = self.inner.routers.hold(id, when, &lock).await?;
+        let lock = self.inner.files.router_lock(id);
+        let held = self.inner.routers.hold(id, when, lock.database()).await?;
         self.alone_holding(id, held, &lock).await
     }
 
     /// Closes a router whose file was found damaged; `None` when another file is open, which is left alone.
     pub(crate) async fn alone_with(&self, id: &RouterId, damaged: [u8; 16]) -> Result<Option<Alone>, Error> {
-        let lock = self.inner.files.layout().router_lock(id);
-        match self.inner.routers.try_hold(id, HoldWhen::Damaged(damaged), &lock).await? {
+        let lock = self.inner.files.router_lock(id);
+        match self.inner.routers.try_hold(id, HoldWhen::Damaged(damaged), lock.database()).await? {
             Some(held) => self.alone_holding(id, held, &lock).await.map(Some),
             None => Ok(None),
         }
     }
 
-    async fn alone_holding(&self, id: &RouterId, held: Held, lock: &Path) -> Result<Alone, Error> {
-        let lock = FileLock::exclusive(lock, self.inner.files.options().lock_timeout).await?;
+    async fn alone_holding(&self, id: &RouterId, held: Held, lock: &DbLock) -> Result<Alone, Error> {
+        let lock = lock.exclusive(self.inner.files.options().lock_timeout).await?;
         let alone = Alone { _lock: lock, _held: held };
         // What an earlier call left half-way comes first: the next begins where everything is in its place.
         self.finish_begun(id).await?;

@@ -18,6 +18,8 @@ pub enum FileKind {
 }
 
 impl FileKind {
+    pub(crate) const ALL: [Self; 5] = [Self::System, Self::Router, Self::Hot, Self::Locks, Self::Runtime];
+
     /// Returns the stored spelling, which is also the stem of the file name where the name is fixed.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -4,7 +4,6 @@ use crate::clock::Now;
 use crate::custody::{self, Action, Intent};
 use crate::database::Database;
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::fleet_files::FleetFiles;
 use crate::id::{Cause, RouterId};
 use crate::manager::DbManager;
@@ -21,7 +20,7 @@ pub(crate) async fn sweep(system: &Database, files: &FleetFiles, now: Now) -> Re
     let intents: Vec<Intent> = system.read(SWEEP, |conn| Box::pin(custody::intents(conn))).await?;
     for intent in &intents {
         // Its owner holds this lock.
-        let Some(_alone) = FileLock::try_exclusive(&files.layout().router_lock(&intent.id))? else { continue };
+        let Some(_alone) = files.router_lock(&intent.id).try_exclusive()? else { continue };
         if let Err(error) = carry_out(system, files, intent, now).await {
             tracing::warn!(router = %intent.id, %error, "finishing it failed");
         }
@@ -62,9 +61,7 @@ impl DbManager {
         if !moved || self.system().is_read_only() {
             return false;
         }
-        let Ok(Some(_alone)) = FileLock::try_exclusive(&self.inner.files.layout().router_lock(id)) else {
-            return false;
-        };
+        let Ok(Some(_alone)) = self.inner.files.router_lock(id).try_exclusive() else { return false };
         self.finish_begun(id).await.unwrap_or_else(|error| {
             tracing::warn!(router = %id, %error, "what was begun with it cannot be finished");
             false

@@ -5,34 +5,37 @@
 use std::path::{Path, PathBuf};
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
+use sqlx::{ConnectOptions, Connection};
 
-use crate::connection::{Target, run};
+use crate::connection::Target;
+use crate::db_lock::DbLock;
 use crate::driver::during;
 use crate::error::Error;
-use crate::file_lock::FileLock;
+use crate::id::RouterId;
 use crate::layout;
 use crate::meta::{self, Identity};
 use crate::migrate;
 use crate::open::{self, Policy, Spec};
+use crate::probe::first_rows;
 use crate::schema::Profile;
 use crate::vfs;
 
-const MARK: &str = "UPDATE _nasnet_meta SET router_id = ?1, file_uid = ?2 WHERE one = 1";
+/// Where the templates of a fleet are.
+#[derive(Debug, Clone)]
+pub(crate) struct Templates {
+    pub(crate) dir: PathBuf,
+    /// Processes that create routers take turns; it is the matter of a millisecond in memory.
+    pub(crate) lock: DbLock,
+}
 
 /// Returns the bytes of a new router database.
 pub(crate) async fn stamp(spec: &Spec, policy: &Policy, file_uid: [u8; 16]) -> Result<Vec<u8>, Error> {
-    let fingerprint = migrate::fingerprint_of_program(&spec.sets);
-    // Lock files lie in a folder of the run directory.
-    let locks = spec.lock.parent().ok_or_else(|| spec.missing())?;
-    let run_dir = locks.parent().ok_or_else(|| spec.missing())?;
-    let dir = run_dir.join("templates");
-    // Processes that create routers take turns; it is the matter of a millisecond in memory.
-    let _alone = FileLock::exclusive(&locks.join("template.lock"), policy.lock_timeout).await?;
-    layout::create_dir(&dir)?;
-    let template = dir.join(format!("router-{fingerprint:08x}.db"));
+    let Templates { dir, lock } = &spec.templates;
+    let _alone = lock.exclusive(policy.lock_timeout).await?;
+    let template = dir.join(format!("router-{:08x}.db", spec.sets.fingerprint()));
     if layout::size_of(&template)? == 0 {
-        build(spec, policy, &dir, &template).await?;
+        layout::create_dir(dir)?;
+        build(spec, policy, dir, &template).await?;
     }
     let copy = dir.join("next.db");
     remove(&copy)?;
@@ -63,38 +66,33 @@ async fn build(spec: &Spec, policy: &Policy, dir: &Path, template: &Path) -> Res
 async fn mark(path: &Path, spec: &Spec, identity: &Identity, uid: [u8; 16], wall_ms: i64) -> Result<(), Error> {
     vfs::register()?;
     let options = SqliteConnectOptions::new().filename(path).vfs(vfs::NAME).disable_statement_logging();
+    // Nobody else knows the file, so it needs no index of its log in shared memory.
+    let options = options.pragma("locking_mode", "EXCLUSIVE").pragma("synchronous", "OFF");
     let mut conn = options.connect().await.map_err(during("open a template"))?;
-    let marked = async {
-        run(&mut conn, "PRAGMA synchronous = OFF; BEGIN IMMEDIATE".to_owned()).await?;
-        let router = spec.identity.router_id.as_ref().map(crate::id::RouterId::as_str);
-        sqlx::query(MARK).bind(router).bind(&uid[..]).execute(&mut conn).await.map_err(during("mark a template"))?;
-        set_times(&mut conn, spec, wall_ms).await?;
-        run(&mut conn, "COMMIT".to_owned()).await?;
-        meta::verify(&mut conn, path, identity).await?;
-        match migrate::pending(&mut conn, path, &spec.sets).await?.first() {
-            None => Ok(()),
-            Some((set, found)) => Err(Error::MigrationPending {
-                path: path.to_owned(),
-                set: set.name.to_owned(),
-                found: *found,
-                wanted: set.version(),
-            }),
-        }
-    }
-    .await;
-    let closed = conn.close().await.map_err(during("close a template"));
-    marked?;
-    closed?;
-    if layout::size_of(&layout::wal_of(path))? == 0 { Ok(()) } else { Err(spec.missing()) }
+    let sql = format!("{}{}", marking(spec, uid, wall_ms), meta::QUESTIONS);
+    let marked = match conn.lock_handle().await.map_err(during("open a template")) {
+        Ok(mut handle) => first_rows(&mut handle, "mark a template", &sql),
+        Err(error) => Err(error),
+    };
+    conn.close().await.map_err(during("close a template"))?;
+    let mut rows = marked?;
+    let answers = rows.split_off(rows.len().saturating_sub(meta::QUESTIONS_COUNT));
+    let (_, version) = meta::judge_answers(answers, path, identity)?;
+    let closed = layout::size_of(&layout::wal_of(path))? == 0;
+    if version == spec.sets.fingerprint() && closed { Ok(()) } else { Err(spec.missing()) }
 }
 
-async fn set_times(conn: &mut SqliteConnection, spec: &Spec, wall_ms: i64) -> Result<(), Error> {
-    for set in spec.sets.iter().filter(|set| !set.migrations.is_empty()) {
-        let sql = format!("UPDATE \"{}\" SET applied_wall_ms = ?1", migrate::table_of(set.name));
-        let done = sqlx::query(AssertSqlSafe(sql)).bind(wall_ms).execute(&mut *conn).await;
-        done.map_err(during("date the migrations of a template"))?;
-    }
-    Ok(())
+/// Writes the statements that turn a copy into the database of a router; ids and set names are plain words.
+fn marking(spec: &Spec, uid: [u8; 16], wall_ms: i64) -> String {
+    let router = spec.identity.router_id.as_ref().map_or("NULL".to_owned(), |id| format!("'{}'", RouterId::as_str(id)));
+    let uid = u128::from_be_bytes(uid);
+    let set = |name| format!("UPDATE \"{}\" SET applied_wall_ms = {wall_ms}; ", migrate::table_of(name));
+    let sets = spec.sets.iter().filter(|set| !set.migrations.is_empty());
+    let dates: String = sets.map(|of| set(of.name)).collect();
+    format!(
+        "BEGIN IMMEDIATE; UPDATE _nasnet_meta SET router_id = {router}, file_uid = x'{uid:032x}' WHERE one = 1; \
+         {dates}COMMIT; "
+    )
 }
 
 fn remove(path: &Path) -> Result<(), Error> {

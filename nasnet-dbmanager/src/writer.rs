@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 use ulid::Ulid;
 
 use crate::connection::{BUSY_TIMEOUT, Guarded, Role, Target, quick_check, run};
+use crate::db_lock::FileLock;
 use crate::driver::{code, during};
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::id::Cause;
 use crate::keys::KeyRing;
 use crate::raw::{Held, RawConn};
@@ -147,10 +147,9 @@ impl Hands {
 }
 
 impl Live {
-    async fn new(mut guarded: Guarded) -> Result<Self, Error> {
-        let keys = KeyRing::load(&mut guarded.conn).await?;
+    fn new(guarded: Guarded) -> Self {
         guarded.may_commit.store(false, Ordering::Release);
-        Ok(Self { hands: Hands::Driver(guarded), keys, pages: 0 })
+        Self { hands: Hands::Driver(guarded), keys: KeyRing::default(), pages: 0 }
     }
 
     async fn close(self) -> Result<(), Error> {
@@ -172,19 +171,19 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) async fn new(
+    pub(crate) fn new(
         target: Target,
         guarded: Guarded,
         deadline: Duration,
         lock: Arc<FileLock>,
         vitals: Arc<Vitals>,
-    ) -> Result<Self, Error> {
+    ) -> Self {
         let meter = Meter::of(&target.path);
-        let link = Link::Up(Live::new(guarded).await?);
+        let link = Link::Up(Live::new(guarded));
         let writer = Self { target, link, condemned: None, deadline, meter, vitals, _lock: lock };
         // What opening it wrote.
         writer.charge(&[]);
-        Ok(writer)
+        writer
     }
 
     /// Charges what was written to the file since the last time.
@@ -480,7 +479,7 @@ async fn connect(target: &Target, check: bool) -> Result<Live, Error> {
         guarded.close().await.ok();
         return Err(error);
     }
-    Live::new(guarded).await
+    Ok(Live::new(guarded))
 }
 
 fn causes<O: Pending + ?Sized>(operations: &[Box<O>]) -> Vec<Cause> {

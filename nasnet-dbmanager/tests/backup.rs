@@ -478,15 +478,14 @@ async fn a_router_that_another_process_has_open_is_not_replaced_and_one_being_re
     drop(held);
     other.shutdown().await.unwrap();
 
-    let lock = fs::File::open(dirs.run().join("locks").join("router-home.lock")).unwrap();
     manager.shutdown().await.unwrap();
     drop(manager);
     let mut options = dirs.options();
     options.lock_timeout = std::time::Duration::from_millis(50);
     let manager = DbManager::open(options).await.unwrap();
-    lock.lock().unwrap();
+    let lock = dirs.lock(&id("home"), true).unwrap();
     assert!(matches!(manager.router(&id("home")).await, Err(Error::InUse { .. })));
-    lock.unlock().unwrap();
+    drop(lock);
     assert_eq!(content(&manager, "home").await.len(), 4);
     manager.shutdown().await.unwrap();
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{CAUSE, Dirs};
+use common::{CAUSE, Dirs, ForeignLock};
 use nasnet_dbmanager::system::routers::{self, Lifecycle};
 use nasnet_dbmanager::{DbManager, Error, KeyValue, NewRouter, Options, Reference, ReferenceTarget, RouterId};
 use sqlx::Row;
@@ -44,11 +44,10 @@ async fn fleet(dirs: &Dirs) -> DbManager {
 }
 
 /// Makes three routers unable to answer; the lock lasts as long as the returned file.
-async fn hurt(dirs: &Dirs, manager: DbManager) -> (DbManager, std::fs::File) {
+async fn hurt(dirs: &Dirs, manager: DbManager) -> (DbManager, ForeignLock) {
     manager.shutdown().await.unwrap();
     damage(&dirs.router_file(&id(DAMAGED)));
-    let lock = std::fs::File::open(dirs.run().join(format!("locks/router-{LOCKED}.lock"))).unwrap();
-    lock.lock().unwrap();
+    let lock = dirs.lock(&id(LOCKED), true).unwrap();
     let manager = DbManager::open(options(dirs)).await.unwrap();
     let retired: Result<bool, Error> = manager
         .system()

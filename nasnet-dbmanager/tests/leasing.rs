@@ -142,8 +142,7 @@ async fn opening_one_router_never_blocks_another() {
         manager.create_router(NewRouter::new(id(name))).await.unwrap();
     }
     // Another process has the first one alone, so its opening hangs.
-    let lock = std::fs::File::options().write(true).open(dirs.run().join("locks").join("router-slow.lock")).unwrap();
-    lock.lock().unwrap();
+    let lock = dirs.lock(&id("slow"), true).unwrap();
     let slow = {
         let manager = manager.clone();
         tokio::spawn(async move { manager.router(&id("slow")).await })
@@ -151,7 +150,7 @@ async fn opening_one_router_never_blocks_another() {
     let quick = manager.router(&id("quick")).await.unwrap();
     put(&quick, 1, 1).await.unwrap();
     assert!(!slow.is_finished());
-    lock.unlock().unwrap();
+    drop(lock);
     put(&slow.await.unwrap().unwrap(), 1, 1).await.unwrap();
     manager.shutdown().await.unwrap();
 }
@@ -163,13 +162,12 @@ async fn an_opening_nobody_waits_for_any_more_ends_well() {
     options.lock_timeout = Duration::from_secs(60);
     let manager = DbManager::open(options).await.unwrap();
     manager.create_router(NewRouter::new(id("home"))).await.unwrap();
-    let lock = std::fs::File::options().write(true).open(dirs.run().join("locks").join("router-home.lock")).unwrap();
-    lock.lock().unwrap();
+    let lock = dirs.lock(&id("home"), true).unwrap();
     let (home, again) = (id("home"), id("home"));
     let mut waiting = Box::pin(manager.router(&home));
     assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     drop(waiting);
-    lock.unlock().unwrap();
+    drop(lock);
     until_open(&manager, 1).await;
     assert_eq!(leases(&manager), [("home".to_owned(), 0)]);
     put(&manager.router(&again).await.unwrap(), 1, 1).await.unwrap();

@@ -233,8 +233,7 @@ async fn one_router_that_cannot_be_migrated_stops_no_other_and_stays_as_it_was()
     wanted.lock_timeout = Duration::from_millis(200);
     let manager = DbManager::open(wanted).await.unwrap();
     assert!(matches!(manager.router(&id("a")).await, Err(Error::MigrationPending { .. })));
-    let used = std::fs::File::open(dirs.run().join("locks/router-e.lock")).unwrap();
-    used.lock_shared().unwrap();
+    let used = dirs.lock(&id("e"), false).unwrap();
     let report = manager.migrate_all(2).await.unwrap();
     let failed: Vec<_> = report.failures().map(|(id, error)| (id.as_str(), error)).collect();
     assert_eq!(failed.len(), 2, "{failed:?}");
@@ -391,9 +390,8 @@ fn a_process_that_opens_while_another_migrates_waits_or_is_told_and_never_sees_h
         let manager = DbManager::open(options(dirs.root(), slow())).await.unwrap();
         let migrating = manager.clone();
         let migration = tokio::spawn(async move { migrating.router(&id("home")).await.map(|_| ()) });
-        let lock = std::fs::File::open(dirs.run().join("locks/router-home.lock")).unwrap();
-        while lock.try_lock_shared().is_ok() {
-            lock.unlock().unwrap();
+        while let Some(lock) = dirs.lock(&id("home"), false) {
+            drop(lock);
             assert!(!migration.is_finished(), "the migration was over before anybody could look");
             tokio::task::yield_now().await;
         }

@@ -348,7 +348,7 @@ async fn settings_are_in_force_on_writers_and_readers() {
     for (name, flash, tmpfs) in wanted {
         assert_eq!(pragma(&router, name, false).await, flash, "{name}");
         assert_eq!(pragma(manager.system(), name, false).await, flash, "{name}");
-        assert_eq!(pragma(manager.hot(), name, false).await, tmpfs, "{name}");
+        assert_eq!(pragma(&manager.hot(), name, false).await, tmpfs, "{name}");
     }
     assert_eq!(pragma(&router, "query_only", true).await, "1");
     assert_eq!(pragma(&router, "query_only", false).await, "0");
@@ -442,5 +442,40 @@ async fn an_id_is_never_taken_twice() {
     let record = first.or(second).unwrap();
     assert_eq!((record.name.as_str(), record.port), ("Home", Some(8728)));
     drop(manager.router(&id("home")).await.unwrap());
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_file_that_was_not_closed_properly_is_refused_and_left_as_it_is() {
+    let dirs = Dirs::new();
+    let mut newer = dirs.options();
+    newer.schemas = vec![kv_newer()];
+    let manager = DbManager::open(newer.clone()).await.unwrap();
+    let router = with_router(&manager, "home").await;
+    put(&router, 1, 10).await.unwrap();
+    // What a kill leaves: the log holds the row.
+    let file = dirs.router_file(&id("home"));
+    let log = file.with_extension("db-wal");
+    let left = [&file, &log].map(|path| (path.clone(), fs::read(path).unwrap()));
+    assert!(!left[1].1.is_empty());
+    drop(router);
+    manager.shutdown().await.unwrap();
+    for (path, bytes) in &left {
+        fs::write(path, bytes).unwrap();
+    }
+
+    for on_open in [OnOpen::Migrate, OnOpen::Refuse] {
+        let mut older = dirs.options();
+        older.on_open = on_open;
+        let manager = DbManager::open(older).await.unwrap();
+        let error = manager.router(&id("home")).await.unwrap_err();
+        assert!(matches!(&error, Error::SchemaTooNew { set, .. } if set == "kv"), "{error}");
+        manager.shutdown().await.unwrap();
+        for (path, bytes) in &left {
+            assert!(fs::read(path).unwrap() == *bytes, "{} changed", path.display());
+        }
+    }
+    let manager = DbManager::open(newer).await.unwrap();
+    assert_eq!(all(&manager.router(&id("home")).await.unwrap()).await, [(1, 10)]);
     manager.shutdown().await.unwrap();
 }

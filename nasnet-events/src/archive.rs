@@ -80,14 +80,9 @@ impl EventStore {
         };
         let _one_at_a_time = shared.archiving.lock().await;
         let flushed = self.flush(FlushReason::Archive).await?;
-        let mut report = ArchiveReport {
-            through: flushed.through,
-            frames: 0,
-            events: 0,
-            bytes: 0,
-            failed: Vec::new(),
-            complete: true,
-        };
+        // Where a transaction is open, its scope is archived up to there only.
+        let through = flushed.through.min(self.view().await?.resolved());
+        let mut report = ArchiveReport { through, frames: 0, events: 0, bytes: 0, failed: Vec::new(), complete: true };
         let session = self.begin(cold, &options.dir).await?;
         let run = Run { cold, session: &session, policy: options.policy, until: flushed.until, frames_max };
         for scope in epoch::scopes(&shared.manager).await? {

@@ -19,6 +19,7 @@ use crate::hot::appender::{Command, Reserve, Reserved};
 use crate::name::StreamName;
 use crate::options::EventOptions;
 use crate::plan::DurableStream;
+use crate::position::Position;
 use crate::receipt::Receipt;
 use crate::resolve;
 use crate::sealing;
@@ -29,6 +30,9 @@ use crate::window;
 
 const APPEND: Cause = Cause::new("event-append");
 
+/// Times a durable append starts again because the hot tier was wiped under it.
+const RENEWALS_MAX: u32 = 8;
+
 /// Events that are written in a transaction which has not committed yet.
 ///
 /// Hand it to [`EventStore::published`] after the commit. Dropping it is safe at any time: the store looks into the
@@ -36,7 +40,8 @@ const APPEND: Cause = Cause::new("event-append");
 #[must_use = "readers wait for the outcome of the transaction; hand this to `published` after the commit"]
 pub struct PendingReceipt {
     shared: Arc<Shared>,
-    range: Option<(u64, u64)>,
+    /// First and last position.
+    range: Option<(Position, u64)>,
     receipts: Vec<Receipt>,
 }
 
@@ -56,8 +61,8 @@ impl fmt::Debug for PendingReceipt {
 
 impl Drop for PendingReceipt {
     fn drop(&mut self) {
-        if let Some((first_seq, _)) = self.range {
-            self.shared.abandon(first_seq);
+        if let Some((first, _)) = self.range {
+            self.shared.abandon(first);
         }
     }
 }
@@ -105,6 +110,11 @@ impl EventStore {
         mut appends: Vec<(Expected, Vec<Recorded>, StreamName)>,
     ) -> Result<PendingReceipt, Error> {
         let shared = self.shared();
+        // Opening the hot tier anew writes system.db, which this transaction may hold.
+        if *scope == Scope::System && !shared.is_current(&shared.manager.hot()) {
+            shared.resolver.notify_one();
+            return Err(Error::Renewing);
+        }
         for (_, events, _) in &mut appends {
             events.iter_mut().for_each(|event| event.synced = true);
         }
@@ -163,11 +173,12 @@ impl EventStore {
     /// Safe: a dropped call is finished in the background.
     pub async fn published(&self, mut pending: PendingReceipt) -> Vec<Receipt> {
         let receipts = std::mem::take(&mut pending.receipts);
-        let Some((first_seq, last_seq)) = pending.range else { return receipts };
-        match resolve::end(self.queue(), first_seq, last_seq, Resolution::Published).await {
+        let Some((first, last_seq)) = pending.range else { return receipts };
+        self.shared().land(first);
+        match resolve::end(self.queue(), first, last_seq, Resolution::Published).await {
             // Nothing is left to the resolver.
             Ok(()) => pending.range = None,
-            Err(error) => tracing::warn!(%error, first_seq, "events on flash are published later"),
+            Err(error) => tracing::warn!(%error, %first, "events on flash are published later"),
         }
         receipts
     }
@@ -187,13 +198,23 @@ impl EventStore {
             refused => refused,
         };
         let database = self.shared().manager.scope(scope).await.map_err(|error| not_durable(error.into()))?;
-        let (store, own_scope, stream) = (self.clone(), scope.clone(), stream.clone());
-        let pending = database
-            .write(APPEND, move |conn| {
-                Box::pin(async move { store.append_recorded(conn, &own_scope, vec![(expected, events, stream)]).await })
-            })
-            .await
-            .map_err(not_durable)?;
+        let mut tries = 0;
+        let pending = loop {
+            // A hot tier that was wiped is opened anew here, where no transaction is open.
+            self.shared().hot().await.map_err(not_durable)?;
+            let (store, own_scope) = (self.clone(), scope.clone());
+            let append = vec![(expected, events.clone(), stream.clone())];
+            let written = database
+                .write(APPEND, move |conn| {
+                    Box::pin(async move { store.append_recorded(conn, &own_scope, append).await })
+                })
+                .await;
+            tries += 1;
+            match written {
+                Err(Error::Renewing) if tries < RENEWALS_MAX => {}
+                written => break written.map_err(not_durable)?,
+            }
+        };
         let receipts = self.published(pending).await;
         receipts.into_iter().next().ok_or(Error::Closed)
     }

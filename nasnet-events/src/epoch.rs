@@ -1,6 +1,6 @@
 //! Which incarnation of hot.db this is, and what became of the ones before.
 
-use nasnet_dbmanager::{Cause, DbManager, Scope};
+use nasnet_dbmanager::{Cause, Database, DbManager, Scope};
 use sqlx::SqliteConnection;
 
 use crate::error::Error;
@@ -36,6 +36,8 @@ pub struct TailLost {
 /// The incarnation in use and the losses known.
 pub(crate) struct Opened {
     pub(crate) epoch: u32,
+    /// Uid of the hot.db that has this number.
+    pub(crate) file: [u8; 16],
     pub(crate) losses: Vec<TailLost>,
 }
 
@@ -43,20 +45,24 @@ pub(crate) struct Opened {
 ///
 /// The caller holds the lock that keeps other stores from doing the same.
 pub(crate) async fn open(manager: &DbManager) -> Result<Opened, Error> {
-    let known = manager.hot().read(OPEN, |conn| Box::pin(log::epoch(conn))).await?;
+    let hot = manager.hot();
+    let known = hot.read(OPEN, |conn| Box::pin(log::epoch(conn))).await?;
     let epoch = match known {
         Some(epoch) => {
             reopen(manager, epoch).await?;
             epoch
         }
-        None => begin(manager).await?,
+        None => begin(manager, &hot).await?,
     };
     let losses = manager.system().read(OPEN, |conn| Box::pin(losses(conn))).await?;
-    Ok(Opened { epoch, losses })
+    Ok(Opened { epoch, file: hot.file_uid(), losses })
 }
 
-async fn begin(manager: &DbManager) -> Result<u32, Error> {
-    let reserved = manager.system().counters().reserve(COUNTER, 1).await?;
+/// Numbers a new hot.db. Its number is written into it first and counted on flash then, before anything is appended: a
+/// crash between the two leaves either a file whose number is still to be counted, or after a wipe a number that was
+/// never used and is given again. Neither is taken for a loss.
+async fn begin(manager: &DbManager, hot: &Database) -> Result<u32, Error> {
+    let reserved = manager.system().counters().get(COUNTER).await? + 1;
     let too_many = || Error::Invalid { what: "epoch", value: reserved.to_string(), why: "too many incarnations" };
     let epoch = u32::try_from(reserved).map_err(|_| too_many())?;
     Position::new(epoch, 1).to_key().map_err(|_| too_many())?;
@@ -83,7 +89,8 @@ async fn begin(manager: &DbManager) -> Result<u32, Error> {
             })
             .await?;
     }
-    manager.hot().write(OPEN, move |conn| Box::pin(log::set_epoch(conn, epoch))).await?;
+    hot.write(OPEN, move |conn| Box::pin(log::set_epoch(conn, epoch))).await?;
+    manager.system().counters().raise(COUNTER, reserved).await?;
     Ok(epoch)
 }
 
@@ -116,6 +123,10 @@ pub(crate) async fn scopes(manager: &DbManager) -> Result<Vec<Scope>, Error> {
 
 /// An incarnation that was closed cleanly goes on: should it be lost now, the clean end must not be believed.
 async fn reopen(manager: &DbManager, epoch: u32) -> Result<(), Error> {
+    // Whoever numbered the file may have died before counting the number.
+    if manager.system().counters().get(COUNTER).await? < u64::from(epoch) {
+        manager.system().counters().raise(COUNTER, u64::from(epoch)).await?;
+    }
     let clean: i64 = manager
         .system()
         .read(OPEN, move |conn| {

@@ -164,6 +164,10 @@ pub enum Error {
         #[source]
         source: Arc<sqlx::Error>,
     },
+    /// The hot tier was wiped and is being opened anew; nothing was appended. Only a transaction on system.db gets this:
+    /// it holds what the opening needs.
+    #[error("the hot tier was lost and is being opened anew")]
+    Renewing,
     /// Another subscription reads as this consumer.
     #[error("consumer {consumer} is read by another subscription")]
     ConsumerBusy {
@@ -226,6 +230,7 @@ impl Error {
         match self {
             Self::Overloaded { .. }
             | Self::Unresolved { .. }
+            | Self::Renewing
             | Self::ColdAbsent { .. }
             | Self::ConsumerBusy { .. }
             | Self::ShredUnfinished { .. } => true,
@@ -254,6 +259,7 @@ impl Error {
             }
             Self::Invalid { what, value, why } => Self::Invalid { what, value: value.clone(), why },
             Self::Closed => Self::Closed,
+            Self::Renewing => Self::Renewing,
             other => Self::Corrupt { what: "hot.db".to_owned(), why: other.to_string() },
         }
     }

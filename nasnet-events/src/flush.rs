@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Cause, Database, Scope};
 
 use crate::class::Class;
 use crate::error::Error;
@@ -75,7 +75,7 @@ impl FlushReport {
 }
 
 impl EventStore {
-    /// Flushes every Normal event up to the last resolved position: by position, never by time. Several processes may
+    /// Flushes every Normal event up to the end of the hot log: by position, never by time. Several processes may
     /// flush at once; the database of a scope decides which events it still lacks.
     ///
     /// # Errors
@@ -86,12 +86,14 @@ impl EventStore {
     pub async fn flush(&self, reason: FlushReason) -> Result<FlushReport, Error> {
         let shared = self.shared();
         let _one_at_a_time = shared.flushing.lock().await;
-        let view = self.view().await?;
+        let hot = shared.hot().await?;
+        let view = hot.read(FLUSH, |conn| Box::pin(log::view(conn))).await?;
         let epoch = view.epoch;
+        // A block is final once it is in the log. Open transactions hold nothing up: their events are rows, not segments.
+        let end = view.end;
         if let Some(floor) = view.floor {
             shared.heads().forget_below(floor);
         }
-        let stable = view.stable().seq;
         let start = Position::new(epoch, view.flushed_through);
         let mut report = FlushReport {
             reason,
@@ -102,8 +104,12 @@ impl EventStore {
             body_bytes: 0,
             failed: Vec::new(),
         };
-        while report.until.seq < stable {
-            let mut step = self.gather(epoch, report.until.seq + 1, stable, &mut report).await?;
+        while report.until.seq < end {
+            if !shared.is_current(&hot) {
+                // What was read from a lost hot tier would come after its end was told.
+                break;
+            }
+            let mut step = self.gather(&hot, epoch, report.until.seq + 1, end, &mut report).await?;
             // A scope that failed keeps its events until the next flush: a later segment would bar the way for them.
             step.by_scope.retain(|scope, _| !report.has_failed(scope));
             report.until = Position::new(epoch, step.through);
@@ -115,20 +121,24 @@ impl EventStore {
         shared.keep_promises(report.through);
         if report.through > start {
             let seq = report.through.seq;
-            shared.manager.hot().write(FLUSH, move |conn| Box::pin(log::set_flushed(conn, seq))).await?;
+            hot.write(FLUSH, move |conn| Box::pin(log::set_flushed(conn, seq))).await?;
         }
         Ok(report)
     }
 
     /// Reads hot blocks from `from` on until enough events or the end are reached.
-    async fn gather(&self, epoch: u32, from: u64, to: u64, report: &mut FlushReport) -> Result<Step, Error> {
+    async fn gather(
+        &self,
+        hot: &Database,
+        epoch: u32,
+        from: u64,
+        to: u64,
+        report: &mut FlushReport,
+    ) -> Result<Step, Error> {
         let mut step = Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0 };
         while step.through < to && step.events < STEP_EVENTS {
             let next = step.through + 1;
-            let rows: Vec<Row> = self
-                .shared()
-                .manager
-                .hot()
+            let rows: Vec<Row> = hot
                 .read(FLUSH, move |conn| {
                     Box::pin(async move { log::page(conn, epoch, (next, to), Order::Forwards, ROWS).await })
                 })

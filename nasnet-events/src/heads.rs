@@ -101,6 +101,10 @@ pub(crate) struct Backlog {
 #[derive(Debug)]
 pub(crate) struct Heads {
     epoch: u32,
+    /// Uid of the hot.db these are the heads of.
+    file: [u8; 16],
+    /// The log has been read since these heads were made.
+    caught_up: bool,
     next_seq: u64,
     index: HashMap<Scope, HashMap<StreamName, Slot>>,
     streams: Vec<StreamState>,
@@ -112,9 +116,16 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
+    #[cfg(test)]
     pub(crate) fn new(epoch: u32) -> Self {
+        Self::of_file(epoch, [0; 16])
+    }
+
+    pub(crate) fn of_file(epoch: u32, file: [u8; 16]) -> Self {
         Self {
             epoch,
+            file,
+            caught_up: false,
             next_seq: 1,
             index: HashMap::new(),
             streams: Vec::new(),
@@ -128,6 +139,18 @@ impl Heads {
 
     pub(crate) const fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    pub(crate) const fn file(&self) -> [u8; 16] {
+        self.file
+    }
+
+    pub(crate) const fn is_caught_up(&self) -> bool {
+        self.caught_up
+    }
+
+    pub(crate) const fn set_caught_up(&mut self) {
+        self.caught_up = true;
     }
 
     pub(crate) const fn next_seq(&self) -> u64 {

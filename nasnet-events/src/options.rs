@@ -21,6 +21,9 @@ pub struct EventOptions {
     pub flush_bytes: usize,
     /// Longest time `maintain` leaves Normal events in tmpfs only. Default 5 minutes.
     pub flush_interval: Duration,
+    /// How long readers of all scopes wait for a transaction whose database cannot be asked how it ended. After that they
+    /// see an error in its place and go on; readers of its scope wait until it is known. Default 30 seconds.
+    pub stall_after: Duration,
     /// How old forms of bodies are read. Default none.
     pub upcasters: Upcasters,
     /// The cold tier, `None` = no cold tier.
@@ -40,6 +43,7 @@ impl Default for EventOptions {
             body_bytes_max: 256 << 10,
             flush_bytes: 4 << 10,
             flush_interval: Duration::from_secs(5 * 60),
+            stall_after: Duration::from_secs(30),
             upcasters: Upcasters::new(),
             cold: None,
         }

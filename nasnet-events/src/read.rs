@@ -12,7 +12,7 @@ use crate::cold::ColdDir;
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
-use crate::hot::log::{self, Order, View};
+use crate::hot::log::{self, Order, Row, RowState, View};
 use crate::merge::{Range, Slice, end_of, merge};
 use crate::name::StreamName;
 use crate::position::Position;
@@ -65,7 +65,7 @@ impl EventStore {
     }
 
     pub(crate) async fn view(&self) -> Result<View, Error> {
-        self.shared().manager.hot().read(READ, |conn| Box::pin(log::view(conn))).await
+        self.shared().hot().await?.read(READ, |conn| Box::pin(log::view(conn))).await
     }
 }
 
@@ -163,17 +163,7 @@ impl Cursor {
     /// already, because a tier gives events up only after the next one has confirmed them.
     async fn page(&mut self) -> Result<(), Error> {
         let order = self.query.order;
-        let left = self.left.map_or(PAGE_EVENTS, |left| usize::try_from(left).unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS));
-        let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
-        let shared = Arc::clone(&self.shared);
-        let hot = self
-            .shared
-            .manager
-            .hot()
-            .read(READ, move |conn| {
-                Box::pin(async move { read_hot(conn, &shared, &query, range, started, left).await })
-            })
-            .await?;
+        let hot = self.look_at_hot().await?;
         if !self.started {
             self.started = true;
             self.range = hot.range;
@@ -184,7 +174,7 @@ impl Cursor {
         }
         let mut slices = Vec::new();
         let damaged = hot.slice.as_ref().is_some_and(|slice| !slice.errors.is_empty());
-        let beyond_hot = hot.slice.is_none() || damaged;
+        let beyond_hot = hot.slice.is_none() || damaged || hot.has_holes;
         slices.extend(hot.slice);
         if beyond_hot && !hot.part.is_empty() {
             let scopes = self.wanted_scopes().await?;
@@ -211,6 +201,24 @@ impl Cursor {
         }
         self.buffer.extend(events);
         Ok(())
+    }
+
+    async fn look_at_hot(&self) -> Result<Hot, Error> {
+        let left = self.left.map_or(PAGE_EVENTS, |left| usize::try_from(left).unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS));
+        loop {
+            let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
+            let shared = Arc::clone(&self.shared);
+            let hot = shared.hot().await?;
+            let looked = hot
+                .read(READ, move |conn| {
+                    Box::pin(async move { read_hot(conn, &shared, &query, range, started, left).await })
+                })
+                .await;
+            // A hot tier that was wiped under the read is looked at again, as it is now.
+            if looked.is_ok() || self.shared.is_current(&hot) {
+                return looked;
+            }
+        }
     }
 
     async fn wanted_scopes(&self) -> Result<Vec<Scope>, Error> {
@@ -276,6 +284,8 @@ struct Hot {
     part: Range,
     /// The hot tier's events in that part, `None` when it lies below the hot log.
     slice: Option<Slice>,
+    /// Some of its events may be in the other tiers only.
+    has_holes: bool,
     unresolved: bool,
 }
 
@@ -289,7 +299,7 @@ async fn read_hot(
 ) -> Result<Hot, Error> {
     let order = query.order;
     let view = log::view(conn).await?;
-    let mut unresolved = view.unresolved.is_some();
+    let mut unresolved = view.reserved.is_some();
     if !started {
         let mut seen = view;
         if let (Some(scopes), true) = (&query.scopes, unresolved) {
@@ -306,12 +316,13 @@ async fn read_hot(
         Order::Forwards => (true, range),
         Order::Backwards => (true, Range { low: range.low.max(below), high: range.high }),
     };
+    let mut has_holes = false;
     let slice = match &query.stream {
         _ if !is_hot => None,
-        Some(stream) => Some(read_stream(conn, shared, query, stream, &view, part, left).await?),
-        None => Some(read_log(conn, query, &view, part, left).await?),
+        Some(stream) => Some(read_stream(conn, shared, query, stream, &view, part, (left, &mut has_holes)).await?),
+        None => Some(read_log(conn, query, &view, part, (left, &mut has_holes)).await?),
     };
-    Ok(Hot { range, part, slice, unresolved })
+    Ok(Hot { range, part, slice, has_holes, unresolved })
 }
 
 /// Events of one stream in a range that lies within the hot log: only the rows that hold some are decoded.
@@ -322,7 +333,7 @@ async fn read_stream(
     stream: &StreamName,
     view: &View,
     range: Range,
-    left: usize,
+    (left, has_holes): (usize, &mut bool),
 ) -> Result<Slice, Error> {
     let order = query.order;
     // What another process has just appended is not known here yet, so that stretch is scanned.
@@ -333,7 +344,7 @@ async fn read_stream(
     if epoch != view.epoch || range.low.seq >= known || (order == Order::Backwards && range.high.seq > known) {
         let low = if epoch == view.epoch { range.low.max(Position::new(epoch, known)) } else { range.low };
         let above = if order == Order::Backwards { Range { low, ..range } } else { range };
-        return read_log(conn, query, view, above, left).await;
+        return read_log(conn, query, view, above, (left, has_holes)).await;
     }
     let part = Range { high: range.high.min(Position::new(epoch, known)), ..range };
     let limit = left.clamp(1, HOT_ROWS_MAX);
@@ -347,10 +358,8 @@ async fn read_stream(
     }
     if !seqs.is_empty() {
         for row in log::holding(conn, epoch, &seqs).await? {
-            match row.events {
-                Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
-                Err(error) => slice.errors.push(error),
-            }
+            *has_holes |= row.shed > 0;
+            take(&mut slice, row, query, epoch);
         }
     }
     Ok(slice)
@@ -362,7 +371,7 @@ async fn read_log(
     query: &Query,
     view: &View,
     range: Range,
-    left: usize,
+    (left, has_holes): (usize, &mut bool),
 ) -> Result<Slice, Error> {
     let order = query.order;
     let mut slice = Slice::whole(range, order);
@@ -381,10 +390,8 @@ async fn read_log(
                 Order::Forwards => from = last + 1,
                 Order::Backwards => to = first.saturating_sub(1),
             }
-            match row.events {
-                Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
-                Err(error) => slice.errors.push(error),
-            }
+            *has_holes |= row.shed > 0;
+            take(&mut slice, row, query, view.epoch);
             slice.stop_at(Position::new(view.epoch, first), Position::new(view.epoch, last), order);
         }
         if exhausted {
@@ -396,6 +403,27 @@ async fn read_log(
         }
     }
     Ok(slice)
+}
+
+/// Takes the wanted events of a row, or what stands for them.
+fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
+    if let (RowState::Reserved(reserved), true) = (&row.state, row.stalled)
+        && query.scopes.as_ref().is_none_or(|scopes| scopes.contains(&reserved.scope))
+    {
+        slice.errors.push(stalled(&reserved.scope, epoch, row.first_seq, row.last_seq()));
+        return;
+    }
+    match row.events {
+        Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
+        Err(error) => slice.errors.push(error),
+    }
+}
+
+/// What a reader of all scopes sees in the place of events nobody can tell about now.
+fn stalled(scope: &Scope, epoch: u32, first: u64, last: u64) -> Error {
+    let value = format!("{} to {}", Position::new(epoch, first), Position::new(epoch, last));
+    let why = "whether their transaction committed is not known while the database cannot be asked";
+    Error::Unreadable { scope: scope.clone(), source: Box::new(Error::Invalid { what: "events", value, why }) }
 }
 
 async fn read_warm(

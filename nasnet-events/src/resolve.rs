@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::Error;
 use crate::heads::{Reservation, Resolution};
 use crate::hot::appender::{Command, Resolve};
-use crate::hot::session;
+use crate::hot::{log, session};
 use crate::position::Position;
 use crate::shared::Shared;
 use crate::warm::rows;
@@ -42,30 +42,48 @@ pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::WeakUnboundedSender<Co
 /// Resolves every reservation that has no living owner. False when one could not be resolved.
 pub(crate) async fn sweep(shared: &Shared, queue: &mpsc::UnboundedSender<Command>) -> bool {
     let (own, dir) = (shared.owner(), shared.sessions_dir());
-    let left: Vec<Reservation> = shared.heads().reservations().cloned().collect();
+    let (epoch, left): (u32, Vec<Reservation>) = {
+        let heads = shared.heads();
+        (heads.epoch(), heads.reservations().cloned().collect())
+    };
     let mut all = true;
     for reservation in left {
         let ours = reservation.owner == own;
-        let forsaken = if ours { reservation.abandoned } else { !session::is_alive(&dir, reservation.owner) };
+        let forsaken = reservation.abandoned || (!ours && !session::is_alive(&dir, reservation.owner));
         if !forsaken {
             continue;
         }
-        if let Err(error) = resolve(shared, queue, &reservation).await {
+        if let Err(error) = resolve(shared, queue, epoch, &reservation).await {
             tracing::warn!(%error, scope = %reservation.scope, first_seq = reservation.first_seq,
                 "a reservation cannot be resolved yet");
             all = false;
+            let (first, last) = (Position::new(epoch, reservation.first_seq), reservation.last_seq());
+            if shared.is_stalled(first)
+                && let Err(error) = stall(shared, first, last).await
+            {
+                tracing::warn!(%error, %first, "readers of all scopes go on waiting for a reservation");
+            }
         }
     }
     all
+}
+
+/// Lets readers of all scopes go on without a reservation. It is resolved all the same once its database can be asked.
+async fn stall(shared: &Shared, first: Position, last_seq: u64) -> Result<(), Error> {
+    let hot = shared.hot().await?;
+    if shared.heads().epoch() == first.epoch {
+        hot.write(RESOLVE, move |conn| Box::pin(async move { log::stall(conn, first.seq, last_seq).await })).await?;
+    }
+    Ok(())
 }
 
 /// Looks into the database of the scope: found = published, absent = void.
 async fn resolve(
     shared: &Shared,
     queue: &mpsc::UnboundedSender<Command>,
+    epoch: u32,
     reservation: &Reservation,
 ) -> Result<(), Error> {
-    let epoch = shared.heads().epoch();
     let first = Position::new(epoch, reservation.first_seq);
     let last = Position::new(epoch, reservation.last_seq());
     let resolution = match shared.manager.scope(&reservation.scope).await {
@@ -88,18 +106,18 @@ async fn resolve(
             }
         }
     };
-    end(queue, reservation.first_seq, reservation.last_seq(), resolution).await
+    end(queue, first, last.seq, resolution).await
 }
 
 /// Has the appender end a reservation.
 pub(crate) async fn end(
     queue: &mpsc::UnboundedSender<Command>,
-    first_seq: u64,
+    first: Position,
     last_seq: u64,
     resolution: Resolution,
 ) -> Result<(), Error> {
     let (reply, answer) = oneshot::channel();
-    let command = Command::Resolve(Resolve { first_seq, last_seq, resolution, reply });
+    let command = Command::Resolve(Resolve { first, last_seq, resolution, reply });
     queue.send(command).map_err(|_| Error::Closed)?;
     answer.await.map_err(|_| Error::Closed)?
 }

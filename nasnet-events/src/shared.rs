@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nasnet_dbmanager::DbManager;
+use std::collections::{BTreeSet, HashMap};
+
+use nasnet_dbmanager::{Database, DbManager};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -12,11 +14,16 @@ use crate::cold::ColdDir;
 use crate::consumer::progress::Consumers;
 use crate::decide::Turns;
 use crate::durability::Promises;
-use crate::epoch::TailLost;
+use crate::epoch::{self, Opened, TailLost};
+use crate::error::Error;
 use crate::heads::Heads;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
 use crate::position::Position;
+use crate::store::{blocking, lock_opening};
+
+/// How long a wiped hot tier waits for the transactions that hold positions in it before it is numbered anew.
+const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
 
 /// State of an open store. Its locks are held for a few instructions, never across an await.
 pub(crate) struct Shared {
@@ -26,7 +33,14 @@ pub(crate) struct Shared {
     owner: [u8; 16],
     /// Held while the store is open.
     session: Mutex<Option<Session>>,
-    losses: Vec<TailLost>,
+    losses: Mutex<Vec<TailLost>>,
+    /// One opening of a wiped hot tier at a time.
+    renewing: tokio::sync::Mutex<()>,
+    /// First positions of the reservations of this store whose receipts are held by somebody.
+    in_flight: Mutex<BTreeSet<Position>>,
+    landed: Notify,
+    /// Reservations that could not be resolved, and since when, by the time since boot.
+    unresolvable: Mutex<HashMap<Position, u64>>,
     pub(crate) cold: Option<Arc<Mutex<ColdDir>>>,
     /// Wakes the resolver.
     pub(crate) resolver: Notify,
@@ -47,21 +61,19 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        manager: DbManager,
-        options: EventOptions,
-        heads: Heads,
-        session: Session,
-        losses: Vec<TailLost>,
-    ) -> Self {
+    pub(crate) fn new(manager: DbManager, options: EventOptions, session: Session, opened: Opened) -> Self {
         let cold = options.cold.as_ref().map(|cold| Arc::new(Mutex::new(ColdDir::new(cold, &manager))));
         Self {
             manager,
             options,
-            heads: Mutex::new(heads),
+            heads: Mutex::new(Heads::of_file(opened.epoch, opened.file)),
             owner: session.owner(),
             session: Mutex::new(Some(session)),
-            losses,
+            losses: Mutex::new(opened.losses),
+            renewing: tokio::sync::Mutex::new(()),
+            in_flight: Mutex::new(BTreeSet::new()),
+            landed: Notify::new(),
+            unresolvable: Mutex::new(HashMap::new()),
             cold,
             resolver: Notify::new(),
             backlog: Notify::new(),
@@ -95,18 +107,101 @@ impl Shared {
         sessions_dir(&self.manager)
     }
 
-    pub(crate) fn losses(&self) -> &[TailLost] {
-        &self.losses
+    /// The hot tiers that were lost, oldest first.
+    pub(crate) fn losses(&self) -> Vec<TailLost> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn has_losses(&self) -> bool {
-        !self.losses.is_empty()
+        !self.losses.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Tells whether a handle is to the hot.db whose heads are known, and that file is still there.
+    pub(crate) fn is_current(&self, hot: &Database) -> bool {
+        hot.file_uid() == self.heads().file() && hot.is_in_place()
+    }
+
+    /// The hot tier. When it was wiped it is opened anew first: a new incarnation begins, and what the lost one leaves
+    /// is recorded.
+    pub(crate) async fn hot(&self) -> Result<Database, Error> {
+        let hot = self.manager.hot();
+        if self.is_current(&hot) { Ok(hot) } else { self.renew().await }
+    }
+
+    async fn renew(&self) -> Result<Database, Error> {
+        let _one = self.renewing.lock().await;
+        let mut hot = self.manager.hot();
+        if !hot.is_in_place() {
+            // What commits at a position of the lost incarnation should be there before readers go on to the next.
+            let landed = async {
+                while !self.in_flight().is_empty() {
+                    self.landed.notified().await;
+                }
+            };
+            drop(tokio::time::timeout(IN_FLIGHT_WAIT, landed).await);
+            hot = self.manager.renew_hot().await?;
+        }
+        if hot.file_uid() != self.heads().file() {
+            self.renew_session().await?;
+            let opening = lock_opening(&self.manager).await?;
+            let opened = epoch::open(&self.manager).await?;
+            drop(opening);
+            tracing::warn!(epoch = opened.epoch, "the hot tier was lost while in use; a new one begins");
+            let mut heads = self.heads();
+            *self.losses.lock().unwrap_or_else(PoisonError::into_inner) = opened.losses;
+            *heads = Heads::of_file(opened.epoch, opened.file);
+            self.in_flight().retain(|first| first.epoch == opened.epoch);
+        }
+        Ok(hot)
+    }
+
+    async fn renew_session(&self) -> Result<(), Error> {
+        let taken = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut session) = taken else { return Ok(()) };
+        let dir = self.sessions_dir();
+        let (session, renewed) = blocking(move || {
+            let renewed = session.renew(&dir);
+            (session, renewed)
+        })
+        .await;
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        renewed
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, BTreeSet<Position>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a transaction holds a reservation.
+    pub(crate) fn take_off(&self, first: Position) {
+        self.in_flight().insert(first);
+    }
+
+    /// Notes that it has ended, or that nobody can tell.
+    pub(crate) fn land(&self, first: Position) {
+        if self.in_flight().remove(&first) {
+            self.landed.notify_waiters();
+            self.landed.notify_one();
+        }
+    }
+
+    /// Notes that a reservation cannot be resolved; true once that has lasted for so long that others must not wait.
+    pub(crate) fn is_stalled(&self, first: Position) -> bool {
+        let now_ms = self.manager.now().boottime_ms;
+        let mut unresolvable = self.unresolvable.lock().unwrap_or_else(PoisonError::into_inner);
+        unresolvable.retain(|known, _| known.epoch == first.epoch);
+        let since_ms = *unresolvable.entry(first).or_insert(now_ms);
+        now_ms.saturating_sub(since_ms) >= u64::try_from(self.options.stall_after.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Leaves a reservation to the resolver.
-    pub(crate) fn abandon(&self, first_seq: u64) {
-        self.heads().abandon(first_seq);
-        self.resolver.notify_one();
+    pub(crate) fn abandon(&self, first: Position) {
+        self.land(first);
+        let mut heads = self.heads();
+        if heads.epoch() == first.epoch {
+            heads.abandon(first.seq);
+            self.resolver.notify_one();
+        }
     }
 
     /// Wakes `maintain` when the scopes with unflushed events fill a page each, on average.

@@ -87,8 +87,8 @@ impl EventStore {
     pub async fn status(&self) -> Result<Status, Error> {
         let shared = self.shared();
         let (view, [given, bytes, voids, unresolved]) = shared
-            .manager
             .hot()
+            .await?
             .read(STATUS, |conn| {
                 Box::pin(async move { Ok::<_, Error>((log::view(conn).await?, log::totals(conn).await?)) })
             })
@@ -127,8 +127,8 @@ impl EventStore {
             warm,
             cold_state,
             cold,
+            losses: shared.losses(),
             cold_findings,
-            losses: shared.losses().to_vec(),
             unclassified: shared.unclassified(),
         })
     }

@@ -16,7 +16,6 @@ use crate::error::{Conflict, Error};
 use crate::event::{Head, NewEvent, Recorded};
 use crate::expected::Expected;
 use crate::flush::FlushReason;
-use crate::heads::Heads;
 use crate::hot::appender::{self, Append, Command};
 use crate::hot::session::{self, Session};
 use crate::name::StreamName;
@@ -76,8 +75,7 @@ impl EventStore {
         drop(opening);
 
         let queue_places = options.queue_events_max.clamp(EventOptions::BATCH_EVENTS_MAX, Semaphore::MAX_PERMITS);
-        let heads = Heads::new(opened.epoch);
-        let shared = Arc::new(Shared::new(manager.clone(), options, heads, session, opened.losses));
+        let shared = Arc::new(Shared::new(manager.clone(), options, session, opened));
         appender::catch_up(&shared).await?;
         let (queue, commands) = mpsc::unbounded_channel();
         let tasks = vec![
@@ -264,7 +262,7 @@ impl EventStore {
 
     /// The hot tiers that were lost before everything in them was safe, oldest first.
     #[must_use]
-    pub fn losses(&self) -> &[TailLost] {
+    pub fn losses(&self) -> Vec<TailLost> {
         self.shared().losses()
     }
 
@@ -335,7 +333,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 /// Keeps two stores from naming the same new incarnation. Given back when dropped.
-async fn lock_opening(manager: &DbManager) -> Result<std::fs::File, Error> {
+pub(crate) async fn lock_opening(manager: &DbManager) -> Result<std::fs::File, Error> {
     let path = sessions_dir(manager).join("events-opening.lock");
     blocking(move || {
         let options = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);

@@ -123,11 +123,8 @@ pub(crate) async fn since(shared: &Shared, after: Position) -> Result<Vec<Trunca
 
 /// As [`since`], for some scopes; what was removed from the hot tier is of all scopes.
 pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position) -> Result<Vec<Truncated>, Error> {
-    let mut found = shared
-        .manager
-        .hot()
-        .read(READ, move |conn| Box::pin(async move { truncated::list(conn, after).await }))
-        .await?;
+    let mut found =
+        shared.hot().await?.read(READ, move |conn| Box::pin(async move { truncated::list(conn, after).await })).await?;
     for scope in scopes {
         let listed = match shared.manager.scope(scope).await {
             Ok(database) => database.read(READ, move |conn| Box::pin(async move { list(conn, after).await })).await,

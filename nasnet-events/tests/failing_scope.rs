@@ -159,3 +159,50 @@ async fn an_open_transaction_of_one_router_hides_no_event_of_another() {
     store.published(pending).await;
     assert_eq!(read_ids(&store, Query::all()).await.len(), 3);
 }
+
+/// "Gaps that stall subscribers": a reservation nobody can resolve must not hide the events of everybody else for ever.
+#[tokio::test]
+async fn gaps_that_stall_subscribers_a_broken_router_keeps_no_other_from_being_read() {
+    let site = Site::new();
+    let mut options = EventOptions::default();
+    options.stall_after = std::time::Duration::ZERO;
+    let (manager, store) = site.open_with(options).await;
+    let append_to_r2 = StreamAppend::new(stream("s"), Expected::Any, vec![normal(&manager)]);
+    let pending = support::transaction(&manager, &store, &router("r2"), vec![append_to_r2], true).await.unwrap();
+    // The database breaks before anybody hears of the commit.
+    on_scope(&manager, &router("r2"), "ALTER TABLE event_rows RENAME TO elsewhere").await;
+    drop(pending);
+    let ids = append(&manager, &store, &router("r1"), 2).await;
+    store.resolve().await.unwrap();
+
+    let items: Vec<_> = store.read(Query::all()).collect().await;
+    let found: Vec<_> = items.iter().filter_map(|item| item.as_ref().ok()).map(|event| event.id).collect();
+    assert_eq!(found, ids);
+    let gap = items.iter().find_map(|item| item.as_ref().err()).unwrap();
+    assert!(matches!(gap, Error::Unreadable { scope, .. } if *scope == router("r2")), "{gap:?}");
+    assert_eq!(store.status().await.unwrap().unresolved, 1);
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    assert_eq!((report.events, report.through), (2, store.status().await.unwrap().end));
+
+    on_scope(&manager, &router("r2"), "ALTER TABLE elsewhere RENAME TO event_rows").await;
+    store.resolve().await.unwrap();
+    assert_eq!(read_ids(&store, Query::all()).await.len(), 3, "nothing of the broken router is lost");
+    assert_eq!(store.status().await.unwrap().unresolved, 0);
+}
+
+#[tokio::test]
+async fn an_unresolved_transaction_of_one_router_keeps_no_other_from_flash_or_archive() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    let append_to_r2 = StreamAppend::new(stream("s"), Expected::Any, vec![normal(&manager)]);
+    let pending = support::transaction(&manager, &store, &router("r2"), vec![append_to_r2], true).await.unwrap();
+    append(&manager, &store, &router("r1"), 3).await;
+    let later = append(&manager, &store, &router("r2"), 1).await;
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.events, report.through.seq), (3, 0), "of r2 nothing past its open transaction");
+    assert_eq!(flushed_events(&store, &router("r1")).await, 3);
+    store.published(pending).await;
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (2, 0));
+    assert_eq!(read_ids(&store, Query::scope(router("r2"))).await[1..], later);
+}

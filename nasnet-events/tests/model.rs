@@ -332,7 +332,8 @@ impl World {
         }
         self.opened = Some(open(&self.site).await);
         if wipe {
-            let loss = self.stores()[0].losses().iter().find(|loss| loss.epoch == self.epoch);
+            let losses = self.stores()[0].losses();
+            let loss = losses.iter().find(|loss| loss.epoch == self.epoch);
             let gone = self.acked.iter().filter(|acked| acked.position.epoch == self.epoch && !acked.is_somewhere());
             for acked in gone.filter(|acked| acked.class != Class::Low) {
                 let loss = loss.expect("a loss is told");

@@ -19,6 +19,8 @@ mod p4;
 mod p8;
 #[path = "ratios/peers.rs"]
 mod peers;
+#[path = "ratios/s7.rs"]
+mod s7;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -81,6 +83,9 @@ async fn main() -> Result<(), Failure> {
     }
     if wanted("P17") {
         rows.extend(p17::rows(disk).await?);
+    }
+    if wanted("S7") {
+        rows.extend(s7::rows(disk).await?);
     }
     if wanted("P18") {
         rows.extend(lease_rows(disk).await?);

@@ -86,7 +86,13 @@ async fn migrate_one(inner: &Inner, id: &RouterId) -> Result<MigrationOutcome, E
     let record = registry::active(&inner.system, id).await?;
     let spec = inner.files.router(id, record.file_uid);
     let policy = Policy { on_open: OnOpen::Migrate, ..inner.files.policy(inner.files.options().clock.now()) };
-    let brought_up = open::migrate(&spec, &policy).await?;
+    let brought_up = match open::migrate(&spec, &policy).await? {
+        Some(brought_up) => brought_up,
+        None => {
+            inner.adopt_replaced(id, &spec).await?;
+            open::migrate(&spec, &policy).await?.unwrap_or_default()
+        }
+    };
     if brought_up.is_empty() {
         return Ok(MigrationOutcome::Current);
     }

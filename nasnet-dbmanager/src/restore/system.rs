@@ -14,7 +14,6 @@ use crate::clock::Now;
 use crate::connection::{Guarded, Role, Target, check_version};
 use crate::custody;
 use crate::error::Error;
-use crate::file_lock::FileLock;
 use crate::fleet_files::FleetFiles;
 use crate::high_water;
 use crate::home::Home;
@@ -80,7 +79,7 @@ impl DbManager {
             detail: "it does not hold the system database".to_owned(),
         })?;
         let spec = files.single(FileKind::System, home.marker.system_uid());
-        let _alone = FileLock::exclusive(&spec.lock, options.lock_timeout).await?;
+        let _alone = spec.lock.exclusive(options.lock_timeout).await?;
 
         let name = manifest::directory_name(&Which::System, UlidGen::new(None).next(&now));
         let place = files.layout().safety(&name);

@@ -1,5 +1,12 @@
 //! A fleet in a temporary directory, with one small table per router.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,8 +47,33 @@ impl Dirs {
         DbManager::open(self.options()).await.unwrap()
     }
 
+    /// Takes the lock of a router database as another process would; `None` while that is impossible.
+    pub fn lock(&self, id: &RouterId, alone: bool) -> Option<ForeignLock> {
+        ForeignLock::take(&self.run().join("locks").join("databases"), &format!("router-{id}"), alone)
+    }
+
     pub fn router_file(&self, id: &RouterId) -> PathBuf {
         self.data().join("routers").join(id.as_str()).join(format!("router-{id}.db"))
+    }
+}
+
+/// A lock on the record of a database, held through a descriptor of its own.
+pub struct ForeignLock(#[allow(dead_code)] std::fs::File);
+
+impl ForeignLock {
+    fn take(path: &Path, name: &str, alone: bool) -> Option<Self> {
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let record =
+            text.lines().position(|line| line.get(..80).is_some_and(|found| found.trim_end() == name)).unwrap() * 256;
+        let range = nix::libc::flock {
+            l_type: if alone { nix::libc::F_WRLCK } else { nix::libc::F_RDLCK } as i16,
+            l_whence: nix::libc::SEEK_SET as i16,
+            l_start: record as nix::libc::off_t,
+            l_len: 1,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&range)).is_ok().then_some(Self(file))
     }
 }
 

@@ -12,11 +12,13 @@ use crate::error::{Conflict, Error};
 use crate::event::Recorded;
 use crate::expected::Expected;
 use crate::heads::{Reservation, ReservedBy, Resolution};
-use crate::hot::log::{self, NewRow, Order, ROW_EVENTS_MAX, RowState};
+use crate::hot::log::{self, Found, NewRow, Order, ROW_EVENTS_MAX, RowState};
 use crate::name::StreamName;
 use crate::plan::{Changes, DurableStream, Plan, Refusal};
+use crate::position::Position;
 use crate::receipt::{Achieved, Receipt};
 use crate::shared::Shared;
+use crate::window;
 
 const APPEND: Cause = Cause::new("event-append");
 const RELOAD: Cause = Cause::new("event-reload");
@@ -53,13 +55,13 @@ pub(crate) struct Reserve {
 pub(crate) struct Reserved {
     pub(crate) streams: Vec<DurableStream>,
     pub(crate) receipts: Vec<Receipt>,
-    /// First and last number, `None` when all events were known already.
-    pub(crate) range: Option<(u64, u64)>,
+    /// First position and last number, `None` when all events were known already.
+    pub(crate) range: Option<(Position, u64)>,
 }
 
 /// The end of a reservation.
 pub(crate) struct Resolve {
-    pub(crate) first_seq: u64,
+    pub(crate) first: Position,
     pub(crate) last_seq: u64,
     pub(crate) resolution: Resolution,
     pub(crate) reply: oneshot::Sender<Result<(), Error>>,
@@ -74,6 +76,8 @@ pub(crate) enum Command {
     Resolve(Resolve),
     /// Take into account what other processes wrote.
     CatchUp(oneshot::Sender<Result<(), Error>>),
+    /// Answered already.
+    Done,
     /// Answer what is queued and end.
     Stop,
 }
@@ -96,6 +100,7 @@ struct Batch {
     outcomes: Vec<Outcome>,
     rows: Vec<NewRow>,
     changes: Changes,
+    epoch: u32,
 }
 
 /// Answers commands until every sender is gone or it is told to stop.
@@ -131,24 +136,32 @@ pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<
 async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> Result<Batch, Error> {
     let mut fresh = false;
     for _ in 0..COLLISIONS_MAX {
-        if *stale || shared.heads().reservations().any(|reservation| reservation.owner != shared.owner()) {
+        if !shared.is_current(&shared.manager.hot()) {
+            turn_away(commands);
+        }
+        let hot = shared.hot().await?;
+        let (own, epoch) = (shared.owner(), shared.heads().epoch());
+        let behind = !shared.heads().is_caught_up();
+        if *stale || behind || shared.heads().reservations().any(|reservation| reservation.owner != own) {
             catch_up(shared).await?;
             (*stale, fresh) = (false, true);
         }
-        let (mut batch, epoch) = plan(shared, commands)?;
+        load_windows(shared, commands).await;
+        let mut batch = plan(shared, commands)?;
+        if batch.epoch != epoch || !shared.is_current(&hot) {
+            continue;
+        }
         // Nobody is refused for what another process has changed meanwhile.
         if !fresh && batch.outcomes.iter().any(Outcome::is_refused) {
             *stale = true;
             continue;
         }
-        let resolutions = resolutions_of(commands);
+        let resolutions = resolutions_of(commands, epoch);
         if batch.rows.is_empty() && resolutions.is_empty() {
             return Ok(batch);
         }
         let rows = std::mem::take(&mut batch.rows);
-        let inserted = shared
-            .manager
-            .hot()
+        let inserted = hot
             .write_raw(APPEND, move |conn| {
                 for (first_seq, last_seq, resolution) in resolutions {
                     log::resolve(conn, first_seq, last_seq, resolution)?;
@@ -156,7 +169,8 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
                 log::insert(conn, epoch, &rows)
             })
             .await?;
-        if inserted {
+        // What went into a file that is gone is appended again, to the one in its place.
+        if inserted && shared.is_current(&hot) {
             return Ok(batch);
         }
         *stale = true;
@@ -164,15 +178,45 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
     Err(Error::Overloaded { queue: commands.len() })
 }
 
-fn resolutions_of(commands: &[Command]) -> Vec<(u64, u64, Resolution)> {
-    let resolution = |command: &Command| match command {
-        Command::Resolve(resolve) => Some((resolve.first_seq, resolve.last_seq, resolve.resolution)),
-        _ => None,
-    };
-    commands.iter().filter_map(resolution).collect()
+/// Answers reservations for transactions on system.db: they hold what the opening of a wiped hot tier has to write.
+fn turn_away(commands: &mut [Command]) {
+    for command in commands {
+        if matches!(command, Command::Reserve(reserve) if reserve.scope == Scope::System) {
+            refuse(std::mem::replace(command, Command::Done), &Error::Renewing);
+        }
+    }
 }
 
-fn plan(shared: &Shared, commands: &mut [Command]) -> Result<(Batch, u32), Error> {
+/// Makes sure that the versions of every stream are known: callers have seen to it, but a hot tier that was wiped since
+/// took with it what was known. A command whose scope cannot be read is refused.
+async fn load_windows(shared: &Shared, commands: &mut [Command]) {
+    for command in commands {
+        let scope = match &command {
+            Command::Append(append) => &append.scope,
+            Command::Reserve(reserve) => &reserve.scope,
+            _ => continue,
+        };
+        if let Err(error) = window::load(shared, scope).await {
+            refuse(std::mem::replace(command, Command::Done), &error);
+        }
+    }
+}
+
+/// The ends of reservations of this incarnation; those of a lost one went with it.
+fn resolutions_of(commands: &[Command], epoch: u32) -> Vec<(u64, u64, Resolution)> {
+    commands.iter().filter_map(|command| resolution_of(command, epoch)).collect()
+}
+
+fn resolution_of(command: &Command, epoch: u32) -> Option<(u64, u64, Resolution)> {
+    match command {
+        Command::Resolve(resolve) if resolve.first.epoch == epoch => {
+            Some((resolve.first.seq, resolve.last_seq, resolve.resolution))
+        }
+        _ => None,
+    }
+}
+
+fn plan(shared: &Shared, commands: &mut [Command]) -> Result<Batch, Error> {
     let mut heads = shared.heads();
     let epoch = heads.epoch();
     let mut plan = Plan::new(&mut heads);
@@ -185,13 +229,15 @@ fn plan(shared: &Shared, commands: &mut [Command]) -> Result<(Batch, u32), Error
             Command::Reserve(reserve) => {
                 Outcome::Reserved(plan.reserve(&reserve.scope, shared.owner(), &mut reserve.streams, &reserve.dead))
             }
-            Command::Appends(_) | Command::Resolve(_) | Command::CatchUp(_) | Command::Stop => Outcome::Done,
+            Command::Appends(_) | Command::Resolve(_) | Command::CatchUp(_) | Command::Done | Command::Stop => {
+                Outcome::Done
+            }
         });
     }
     let changes = plan.into_changes();
     drop(heads);
     let rows = rows_of(commands, &outcomes)?;
-    Ok((Batch { outcomes, rows, changes }, epoch))
+    Ok(Batch { outcomes, rows, changes, epoch })
 }
 
 /// The events that are written as blocks of the hot tier.
@@ -235,7 +281,7 @@ fn add_rows(rows: &mut Vec<NewRow>, events: &[&Recorded], reserved: Option<&Rese
 
 /// Makes a committed batch known and answers its callers.
 fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch) {
-    let Batch { outcomes, changes, .. } = batch;
+    let Batch { outcomes, changes, epoch, .. } = batch;
     let mut commands: Vec<(Command, Outcome)> = commands.zip(outcomes).collect();
     let mut heads = shared.heads();
     let mut reservations = Vec::new();
@@ -245,10 +291,11 @@ fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch
         }
     }
     let hot = commands.iter().flat_map(|(command, outcome)| hot_events(command, outcome));
-    heads.commit(changes, hot, reservations);
-    for (command, _) in &commands {
-        if let Command::Resolve(resolve) = command {
-            heads.resolve(resolve.first_seq, resolve.resolution);
+    // Others may have begun a new incarnation since; what is known of it does not come from this batch.
+    if heads.epoch() == epoch {
+        heads.commit(changes, hot, reservations);
+        for (seq, _, resolution) in commands.iter().filter_map(|(command, _)| resolution_of(command, epoch)) {
+            heads.resolve(seq, resolution);
         }
     }
     drop(heads);
@@ -262,7 +309,7 @@ fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch
                 });
                 drop(append.reply.send(result));
             }
-            (Command::Reserve(reserve), Outcome::Reserved(result)) => answer_reserve(shared, reserve, result),
+            (Command::Reserve(reserve), Outcome::Reserved(result)) => answer_reserve(shared, epoch, reserve, result),
             (Command::Resolve(resolve), Outcome::Done) => drop(resolve.reply.send(Ok(()))),
             (Command::CatchUp(reply), Outcome::Done) => drop(reply.send(Ok(()))),
             _ => {}
@@ -270,7 +317,12 @@ fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch
     }
 }
 
-fn answer_reserve(shared: &Shared, reserve: Reserve, result: Result<(Vec<Receipt>, Option<Reservation>), Refusal>) {
+fn answer_reserve(
+    shared: &Shared,
+    epoch: u32,
+    reserve: Reserve,
+    result: Result<(Vec<Receipt>, Option<Reservation>), Refusal>,
+) {
     let Reserve { scope, streams, reply, .. } = reserve;
     let result = match result {
         Err(refusal) => {
@@ -278,13 +330,16 @@ fn answer_reserve(shared: &Shared, reserve: Reserve, result: Result<(Vec<Receipt
             Err(refused(shared, refusal, &scope, &streams))
         }
         Ok((receipts, reservation)) => {
-            let range = reservation.map(|reservation| (reservation.first_seq, reservation.last_seq()));
+            let range = reservation.map(|held| (Position::new(epoch, held.first_seq), held.last_seq()));
+            if let Some((first, _)) = range {
+                shared.take_off(first);
+            }
             Ok(Reserved { streams, receipts, range })
         }
     };
     // A caller that is gone will never store the events: its reservation is as good as dropped.
-    if let Err(Ok(Reserved { range: Some((first_seq, _)), .. })) = reply.send(result) {
-        shared.abandon(first_seq);
+    if let Err(Ok(Reserved { range: Some((first, _)), .. })) = reply.send(result) {
+        shared.abandon(first);
     }
 }
 
@@ -317,7 +372,7 @@ fn refuse(command: Command, error: &Error) {
         Command::Reserve(reserve) => drop(reserve.reply.send(Err(error.shared()))),
         Command::Resolve(resolve) => drop(resolve.reply.send(Err(error.shared()))),
         Command::CatchUp(reply) => drop(reply.send(Err(error.shared()))),
-        Command::Stop => {}
+        Command::Done | Command::Stop => {}
     }
 }
 
@@ -325,44 +380,56 @@ fn refuse(command: Command, error: &Error) {
 /// appender may call it (or the opening of the store): anyone else would take a batch that is just being written for the
 /// work of others.
 pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
-    let (epoch, own) = (shared.heads().epoch(), shared.owner());
-    let foreign: Vec<u64> = {
-        let heads = shared.heads();
-        let foreign = heads.reservations().filter(|reservation| reservation.owner != own);
-        foreign.map(|reservation| reservation.first_seq).collect()
-    };
-    if !foreign.is_empty() {
-        let resolved = shared
-            .manager
-            .hot()
-            .read(RELOAD, move |conn| Box::pin(async move { log::resolutions(conn, &foreign).await }))
-            .await?;
-        let mut heads = shared.heads();
-        for (first_seq, resolution) in resolved {
-            if let Some(resolution) = resolution {
-                heads.resolve(first_seq, resolution);
-            }
-        }
-    }
+    let own = shared.owner();
     let mut left_open = false;
     loop {
-        let from = shared.heads().next_seq();
-        let rows = shared
-            .manager
-            .hot()
+        let hot = shared.hot().await?;
+        let (epoch, from, foreign) = {
+            let heads = shared.heads();
+            if heads.file() != hot.file_uid() {
+                continue;
+            }
+            let foreign: Vec<u64> =
+                heads.reservations().filter(|held| held.owner != own).map(|held| held.first_seq).collect();
+            (heads.epoch(), heads.next_seq(), foreign)
+        };
+        // One snapshot: a reservation that ends between two pages shows in the next look at all that are known.
+        let (resolved, rows) = hot
             .read(RELOAD, move |conn| {
                 Box::pin(async move {
-                    log::page(conn, epoch, (from, i64::MAX.cast_unsigned()), Order::Forwards, RELOAD_ROWS).await
+                    let resolved =
+                        if foreign.is_empty() { Vec::new() } else { log::resolutions(conn, &foreign).await? };
+                    let all = (from, i64::MAX.cast_unsigned());
+                    let rows = log::page(conn, epoch, all, Order::Forwards, RELOAD_ROWS).await?;
+                    Ok::<_, Error>((resolved, rows))
                 })
             })
             .await?;
         let mut heads = shared.heads();
+        if heads.epoch() != epoch {
+            continue;
+        }
+        for (first_seq, found) in resolved {
+            match found {
+                Found::Open => {}
+                Found::Ended(resolution) => heads.resolve(first_seq, resolution),
+                // Its row has left the log meanwhile: the database of its scope tells how it ended.
+                Found::Gone => {
+                    heads.abandon(first_seq);
+                    left_open = true;
+                }
+            }
+        }
         let mut grown = false;
         for row in rows {
             if row.first_seq < heads.next_seq() {
                 continue;
             }
             grown = true;
+            if row.shed > 0 {
+                // Of which streams they were is not known any more.
+                heads.note_unknown(row.first_seq);
+            }
             let next_seq = row.last_seq() + 1;
             let events = row.events.unwrap_or_else(|error| {
                 heads.note_unknown(row.first_seq);
@@ -377,11 +444,12 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
                     left_open = true;
                     heads.note_reserved(&reserved, reserved.owner == own, row.count, &events);
                 }
-                RowState::Void => {}
+                RowState::Void | RowState::Shed => {}
             }
             heads.advance_to(next_seq);
         }
         if !grown {
+            heads.set_caught_up();
             break;
         }
     }

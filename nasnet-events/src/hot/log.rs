@@ -17,29 +17,32 @@ const TAKEN: &str = "SELECT EXISTS (SELECT 1 FROM hot_log WHERE first_seq >= ?1)
 const INSERT: &str = "INSERT INTO hot_log (first_seq, count, state, scope, owner, reservation, body) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
-const PUBLISH: &str = "UPDATE hot_log SET state = 'mirrored', owner = NULL \
+const PUBLISH: &str = "UPDATE hot_log SET state = 'mirrored', owner = NULL, stalled = 0 \
      WHERE first_seq BETWEEN ?1 AND ?2 AND reservation = ?1 AND state = 'reserved'";
-const VOID: &str = "UPDATE hot_log SET state = 'void', owner = NULL, body = NULL \
+const VOID: &str = "UPDATE hot_log SET state = 'void', owner = NULL, body = NULL, stalled = 0 \
      WHERE first_seq BETWEEN ?1 AND ?2 AND reservation = ?1 AND state = 'reserved'";
 
 const VIEW: &str = "SELECT (SELECT epoch FROM hot_meta WHERE one = 1), \
      (SELECT flushed_through FROM hot_meta WHERE one = 1), \
      (SELECT MIN(first_seq) FROM hot_log), \
      (SELECT first_seq + count - 1 FROM hot_log ORDER BY first_seq DESC LIMIT 1), \
+     (SELECT MIN(first_seq) FROM hot_log WHERE state = 'reserved' AND stalled = 0), \
      (SELECT MIN(first_seq) FROM hot_log WHERE state = 'reserved')";
+const STALL: &str = "UPDATE hot_log SET stalled = 1 \
+     WHERE first_seq BETWEEN ?1 AND ?2 AND reservation = ?1 AND state = 'reserved'";
 
 const UNRESOLVED_OF: &str = "SELECT MIN(first_seq) FROM hot_log \
      WHERE state = 'reserved' AND scope IN (SELECT value FROM json_each(?1))";
 
-const PAGE_FORWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body FROM hot_log \
+const PAGE_FORWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body, shed, stalled FROM hot_log \
      WHERE first_seq >= COALESCE((SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= ?1), 0) AND first_seq <= ?2 \
      ORDER BY first_seq LIMIT ?3";
-const PAGE_BACKWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body FROM hot_log \
+const PAGE_BACKWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body, shed, stalled FROM hot_log \
      WHERE first_seq >= COALESCE((SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= ?1), 0) AND first_seq <= ?2 \
      ORDER BY first_seq DESC LIMIT ?3";
 
 /// Rows that hold one of the numbers.
-const HOLDING: &str = "SELECT first_seq, count, state, scope, owner, reservation, body FROM hot_log \
+const HOLDING: &str = "SELECT first_seq, count, state, scope, owner, reservation, body, shed, stalled FROM hot_log \
      WHERE first_seq IN (SELECT (SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= value) FROM json_each(?1)) \
      ORDER BY first_seq";
 
@@ -69,6 +72,8 @@ pub(crate) enum RowState {
     Reserved(ReservedBy),
     Mirrored,
     Void,
+    /// None of its events is here any more.
+    Shed,
 }
 
 /// A stored row; `events` is an error when its bytes do not check, and empty for a void.
@@ -77,6 +82,10 @@ pub(crate) struct Row {
     pub(crate) first_seq: u64,
     pub(crate) count: u64,
     pub(crate) state: RowState,
+    /// Events that are not here any more.
+    pub(crate) shed: u64,
+    /// A reservation that readers of all scopes do not wait for.
+    pub(crate) stalled: bool,
     pub(crate) events: Result<Vec<Recorded>, Error>,
 }
 
@@ -96,11 +105,19 @@ pub(crate) struct View {
     pub(crate) floor: Option<u64>,
     /// Last number in the log.
     pub(crate) end: u64,
-    /// First number of the first unresolved reservation.
+    /// First number of the first unresolved reservation that readers of all scopes wait for.
     pub(crate) unresolved: Option<u64>,
+    /// First number of the first unresolved reservation.
+    pub(crate) reserved: Option<u64>,
 }
 
 impl View {
+    /// The last position before anything that is not resolved.
+    pub(crate) fn resolved(&self) -> Position {
+        let seq = self.reserved.map_or(self.end, |first| first.saturating_sub(1));
+        Position::new(self.epoch, seq)
+    }
+
     /// The last position readers may see.
     pub(crate) fn stable(&self) -> Position {
         let seq = self.unresolved.map_or(self.end, |first| first.saturating_sub(1));
@@ -172,8 +189,8 @@ pub(crate) async fn set_flushed(conn: &mut SqliteConnection, seq: u64) -> Result
 
 /// The shape of the log in the caller's snapshot.
 pub(crate) async fn view(conn: &mut SqliteConnection) -> Result<View, Error> {
-    type Found = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
-    let (epoch, flushed, floor, end, unresolved): Found = sqlx::query_as(VIEW).fetch_one(conn).await?;
+    type Found = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+    let (epoch, flushed, floor, end, unresolved, reserved): Found = sqlx::query_as(VIEW).fetch_one(conn).await?;
     let corrupt = || Error::corrupt("hot.db", "its incarnation is not recorded");
     Ok(View {
         epoch: epoch.and_then(|epoch| u32::try_from(epoch).ok()).ok_or_else(corrupt)?,
@@ -181,6 +198,7 @@ pub(crate) async fn view(conn: &mut SqliteConnection) -> Result<View, Error> {
         floor: floor.map(i64::cast_unsigned),
         end: end.map_or(0, i64::cast_unsigned),
         unresolved: unresolved.map(i64::cast_unsigned),
+        reserved: reserved.map(i64::cast_unsigned),
     })
 }
 
@@ -217,7 +235,7 @@ pub(crate) async fn page(
         Order::Forwards => PAGE_FORWARDS,
         Order::Backwards => PAGE_BACKWARDS,
     };
-    let found: Vec<Found> = sqlx::query_as(sql)
+    let found: Vec<FoundRow> = sqlx::query_as(sql)
         .bind(from.cast_signed())
         .bind(to.cast_signed())
         .bind(i64::from(limit))
@@ -232,18 +250,19 @@ pub(crate) async fn holding(conn: &mut SqliteConnection, epoch: u32, seqs: &[u64
     rows_of(epoch, sqlx::query_as(HOLDING).bind(wanted).fetch_all(conn).await?)
 }
 
-type Found = (i64, i64, String, Option<String>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>);
+type FoundRow = (i64, i64, String, Option<String>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>, i64, i64);
 
-fn rows_of(epoch: u32, found: Vec<Found>) -> Result<Vec<Row>, Error> {
+fn rows_of(epoch: u32, found: Vec<FoundRow>) -> Result<Vec<Row>, Error> {
     found
         .into_iter()
-        .map(|(first_seq, count, state, scope, owner, reservation, body)| {
+        .map(|(first_seq, count, state, scope, owner, reservation, body, shed, stalled)| {
             let what = || format!("hot.db hot_log row {first_seq}");
-            let (first_seq, count) = (first_seq.cast_unsigned(), count.cast_unsigned());
+            let (first_seq, count, shed) = (first_seq.cast_unsigned(), count.cast_unsigned(), shed.cast_unsigned());
             let state = match (state.as_str(), scope, owner, reservation) {
                 ("block", ..) => RowState::Block,
                 ("mirrored", ..) => RowState::Mirrored,
                 ("void", ..) => RowState::Void,
+                ("shed", ..) => RowState::Shed,
                 ("reserved", Some(scope), Some(owner), Some(reservation)) => RowState::Reserved(ReservedBy {
                     first_seq: reservation.cast_unsigned(),
                     scope: scope.parse::<Scope>().map_err(|error| Error::corrupt(what(), error))?,
@@ -253,30 +272,48 @@ fn rows_of(epoch: u32, found: Vec<Found>) -> Result<Vec<Row>, Error> {
             };
             let events = body.map_or(Ok(Vec::new()), |body| {
                 let events = block::decode(&body).map_err(|error| Error::corrupt(what(), error))?;
+                let seqs = first_seq..=first_seq.saturating_add(count.saturating_sub(1));
+                let ascending = events.is_sorted_by(|a, b| a.position < b.position);
                 let in_place =
-                    events.iter().zip(first_seq..).all(|(event, seq)| event.position == Position::new(epoch, seq));
-                if in_place && events.len() as u64 == count {
+                    events.iter().all(|event| event.position.epoch == epoch && seqs.contains(&event.position.seq));
+                if in_place && ascending && events.len() as u64 + shed == count {
                     Ok(events)
                 } else {
                     Err(Error::corrupt(what(), "its events stand elsewhere"))
                 }
             });
-            Ok(Row { first_seq, count, state, events })
+            Ok(Row { first_seq, count, state, shed, stalled: stalled != 0, events })
         })
         .collect()
 }
 
-/// The current state of reserved rows, by first number: `None` while unresolved.
-pub(crate) async fn resolutions(
-    conn: &mut SqliteConnection,
-    first_seqs: &[u64],
-) -> Result<Vec<(u64, Option<Resolution>)>, Error> {
+/// Lets readers of all scopes go on without a reservation whose database cannot be asked.
+pub(crate) async fn stall(conn: &mut SqliteConnection, first_seq: u64, last_seq: u64) -> Result<(), Error> {
+    sqlx::query(STALL).bind(first_seq.cast_signed()).bind(last_seq.cast_signed()).execute(conn).await?;
+    Ok(())
+}
+
+/// What the log says of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Open,
+    Ended(Resolution),
+    /// Its row has left the log.
+    Gone,
+}
+
+/// The current state of reservations, by first number.
+pub(crate) async fn resolutions(conn: &mut SqliteConnection, first_seqs: &[u64]) -> Result<Vec<(u64, Found)>, Error> {
     let wanted = serde_json::to_string(first_seqs).unwrap_or_default();
     let found: Vec<(i64, String)> = sqlx::query_as(STATES).bind(wanted).fetch_all(conn).await?;
-    let resolution = |state: &str| match state {
-        "reserved" => None,
-        "void" => Some(Resolution::Void),
-        _ => Some(Resolution::Published),
+    let state_of = |seq: u64| {
+        let state = found.iter().find(|(found, _)| found.cast_unsigned() == seq).map(|(_, state)| state.as_str());
+        match state {
+            Some("reserved") => Found::Open,
+            Some("void") => Found::Ended(Resolution::Void),
+            Some("mirrored") => Found::Ended(Resolution::Published),
+            _ => Found::Gone,
+        }
     };
-    Ok(found.into_iter().map(|(seq, state)| (seq.cast_unsigned(), resolution(&state))).collect())
+    Ok(first_seqs.iter().map(|seq| (*seq, state_of(*seq))).collect())
 }

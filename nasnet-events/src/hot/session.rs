@@ -16,11 +16,33 @@ const SUFFIX: &str = ".lock";
 pub(crate) struct Session {
     id: Ulid,
     path: PathBuf,
-    _locked: File,
+    locked: File,
 }
 
 fn path_of(dir: &Path, id: Ulid) -> PathBuf {
     dir.join(format!("{PREFIX}{id}{SUFFIX}"))
+}
+
+/// Creates and locks a session's file.
+fn locked(path: &Path) -> Result<File, Error> {
+    // A sweep by another store may remove the file between its creation and its locking.
+    for _ in 0..16 {
+        let options = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        let file = options.map_err(|error| Error::io("create", path, error))?;
+        file.lock().map_err(|error| Error::io("lock", path, error))?;
+        if is_named(&file, path) {
+            return Ok(file);
+        }
+    }
+    Err(Error::io("lock", path, std::io::Error::other("the file keeps being removed")))
+}
+
+/// True when the open file is still the one with this name.
+fn is_named(file: &File, path: &Path) -> bool {
+    match (std::fs::metadata(path), file.metadata()) {
+        (Ok(found), Ok(ours)) => (found.dev(), found.ino()) == (ours.dev(), ours.ino()),
+        _ => false,
+    }
 }
 
 impl Session {
@@ -28,19 +50,17 @@ impl Session {
     pub(crate) fn open(dir: &Path, id: Ulid) -> Result<Self, Error> {
         std::fs::create_dir_all(dir).map_err(|error| Error::io("create", dir, error))?;
         let path = path_of(dir, id);
-        // A sweep by another store may remove the file between its creation and its locking.
-        for _ in 0..16 {
-            let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-            let file = options.map_err(|error| Error::io("create", &path, error))?;
-            file.lock().map_err(|error| Error::io("lock", &path, error))?;
-            let same = |found: std::fs::Metadata, ours: std::fs::Metadata| found.ino() == ours.ino();
-            if let (Ok(found), Ok(ours)) = (std::fs::metadata(&path), file.metadata())
-                && same(found, ours)
-            {
-                return Ok(Self { id, path, _locked: file });
-            }
+        let locked = locked(&path)?;
+        Ok(Self { id, path, locked })
+    }
+
+    /// Makes the file again when it was wiped: without it others would take the store for dead.
+    pub(crate) fn renew(&mut self, dir: &Path) -> Result<(), Error> {
+        if !is_named(&self.locked, &self.path) {
+            std::fs::create_dir_all(dir).map_err(|error| Error::io("create", dir, error))?;
+            self.locked = locked(&self.path)?;
         }
-        Err(Error::io("lock", path, std::io::Error::other("the file keeps being removed")))
+        Ok(())
     }
 
     /// The owner column of this session's reservations.

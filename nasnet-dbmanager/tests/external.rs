@@ -1,0 +1,179 @@
+//! Files that are replaced with `cp` and `mv` while nobody has them open, also over what a killed process left.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use common::{Dirs, all, id, options, put, with_router};
+use nasnet_dbmanager::{DbHealth, DbManager, Error, FileKind, HighWater, Scope};
+
+/// Names the directory the child writes to; its presence makes a test the child.
+const CHILD_DIR: &str = "NASNET_EXTERNAL_TEST_DIR";
+
+const NEWEST: HighWater =
+    HighWater { counter: "test-newest", file: FileKind::Router, table: "kv", sql: "SELECT MAX(v) FROM kv" };
+
+fn command(program: &str, arguments: &[&str], files: [&Path; 2]) {
+    assert!(Command::new(program).args(arguments).args(files).status().unwrap().success());
+}
+
+async fn health(manager: &DbManager) -> DbHealth {
+    let all = manager.health().await.unwrap();
+    all.into_iter().find(|one| one.scope == Scope::Router(id("home"))).unwrap().health
+}
+
+async fn adoptions(manager: &DbManager) -> usize {
+    let entries = manager.system().audit_log().list(None, 100).await.unwrap();
+    entries.iter().filter(|record| record.action == "router.restored_externally").count()
+}
+
+/// A closed fleet whose router has the rows 0..3, a copy of its file, and the rows 0..10 in the file itself.
+async fn with_an_old_copy(dirs: &Dirs) -> PathBuf {
+    let manager = dirs.open().await;
+    let router = with_router(&manager, "home").await;
+    for k in 0..3 {
+        put(&router, k, 500 + k).await.unwrap();
+    }
+    drop(router);
+    manager.shutdown().await.unwrap();
+    let copy = dirs.root().join("copy.db");
+    command("cp", &["-p"], [&dirs.router_file(&id("home")), &copy]);
+    let manager = dirs.open().await;
+    let router = manager.router(&id("home")).await.unwrap();
+    for k in 3..10 {
+        put(&router, k, k).await.unwrap();
+    }
+    drop(router);
+    manager.shutdown().await.unwrap();
+    copy
+}
+
+#[tokio::test]
+async fn a_copy_put_in_the_place_of_a_closed_file_is_adopted_and_told_once() {
+    for (program, arguments) in [("cp", &[][..]), ("cp", &["-p"]), ("cp", &["--remove-destination"]), ("mv", &["-f"])] {
+        let dirs = Dirs::new();
+        let copy = with_an_old_copy(&dirs).await;
+        command(program, arguments, [&copy, &dirs.router_file(&id("home"))]);
+        let mut options = dirs.options();
+        options.high_waters = vec![NEWEST];
+        let manager = DbManager::open(options).await.unwrap();
+        let router = manager.router(&id("home")).await.unwrap();
+        assert_eq!(all(&router).await, [(0, 500), (1, 501), (2, 502)], "{program} {arguments:?}");
+        assert!(matches!(health(&manager).await, DbHealth::RestoredExternally { log: None, .. }));
+        assert_eq!(manager.external_restores().len(), 1);
+        assert_eq!(adoptions(&manager).await, 1);
+        // What the file uses is not given out again.
+        assert_eq!(manager.system().counters().get("test-newest").await.unwrap(), 502);
+        put(&router, 7, 7).await.unwrap();
+        drop(router);
+        manager.shutdown().await.unwrap();
+
+        let manager = dirs.open().await;
+        assert_eq!(all(&manager.router(&id("home")).await.unwrap()).await.len(), 4);
+        assert_eq!((health(&manager).await, adoptions(&manager).await), (DbHealth::Ok, 1));
+        manager.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_copy_is_refused_and_a_migration_adopts_a_good_one() {
+    let dirs = Dirs::new();
+    let copy = with_an_old_copy(&dirs).await;
+    let file = dirs.router_file(&id("home"));
+    let mut bytes = fs::read(&copy).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xa5);
+    fs::write(&file, bytes).unwrap();
+    let manager = dirs.open().await;
+    let error = manager.router(&id("home")).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(manager.external_restores().is_empty());
+
+    command("cp", &[], [&copy, &file]);
+    assert_eq!(manager.migrate_all(2).await.unwrap().answers().count(), 1);
+    assert_eq!(adoptions(&manager).await, 1);
+    assert_eq!(all(&manager.router(&id("home")).await.unwrap()).await.len(), 3);
+    manager.shutdown().await.unwrap();
+}
+
+/// Writes some rows, moves them into the file, writes more, and waits to be killed.
+async fn write_and_wait(root: &Path) {
+    let manager = DbManager::open(options(root)).await.unwrap();
+    let router = manager.router(&id("home")).await.unwrap();
+    for k in 100..150 {
+        put(&router, k, k).await.unwrap();
+    }
+    router.checkpoint().await.unwrap();
+    for k in 150..155 {
+        put(&router, k, k).await.unwrap();
+    }
+    println!("\nwritten");
+    std::io::stdout().flush().unwrap();
+    std::future::pending::<()>().await;
+}
+
+fn killed_after_writing(dirs: &Dirs, test: &str) {
+    let mut child: Child = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD_DIR, dirs.root())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "written"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn the_log_of_a_killed_process_is_never_played_into_a_file_put_in_the_place_of_its_own() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Some(root) = std::env::var_os(CHILD_DIR) {
+        runtime.block_on(write_and_wait(Path::new(&root)));
+    }
+    const THIS: &str = "the_log_of_a_killed_process_is_never_played_into_a_file_put_in_the_place_of_its_own";
+    let ways = [
+        None,
+        Some(("cp", &[][..])),
+        Some(("cp", &["-p"])),
+        Some(("cp", &["--remove-destination"])),
+        Some(("mv", &["-f"])),
+    ];
+    for way in ways {
+        let dirs = Dirs::new();
+        let copy = runtime.block_on(with_an_old_copy(&dirs));
+        killed_after_writing(&dirs, THIS);
+        let file = dirs.router_file(&id("home"));
+        let log = file.with_extension("db-wal");
+        let left = fs::read(&log).unwrap();
+        assert!(left.len() > 4096, "there is a log to be played");
+        if let Some((program, arguments)) = way {
+            command(program, arguments, [&copy, &file]);
+        }
+        runtime.block_on(async {
+            let manager = dirs.open().await;
+            let router = manager.router(&id("home")).await.unwrap();
+            let rows = all(&router).await;
+            if way.is_none() {
+                // The control: what was acknowledged before the kill is there.
+                assert_eq!(rows.len(), 10 + 55);
+                assert_eq!((health(&manager).await, adoptions(&manager).await), (DbHealth::Ok, 0));
+            } else {
+                assert_eq!(rows, [(0, 500), (1, 501), (2, 502)], "{way:?}");
+                let DbHealth::RestoredExternally { log: Some(name), .. } = health(&manager).await else {
+                    panic!("{way:?}: {:?}", health(&manager).await)
+                };
+                let kept = dirs.data().join("safety").join(&name).join("router-home.db-wal.stale");
+                assert!(fs::read(kept).unwrap() == left, "{way:?}");
+                assert!(manager.set_aside().await.unwrap().iter().any(|aside| aside.directory == name));
+            }
+            put(&router, 1, 1).await.unwrap();
+            drop(router);
+            manager.shutdown().await.unwrap();
+        });
+    }
+}
