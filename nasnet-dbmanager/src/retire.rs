@@ -37,6 +37,10 @@ impl DbManager {
     pub async fn retire(&self, id: &RouterId) -> Result<(), Error> {
         self.record_in(id, &[Lifecycle::Active]).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
+        // Somebody else has done it by now, or it was half done before and is finished.
+        if self.record_in(id, &[Lifecycle::Retired]).await.is_ok() {
+            return Ok(());
+        }
         self.record_in(id, &[Lifecycle::Active]).await?;
         let path = self.inner.files.layout().router(id);
         if layout::size_of(&path)? == 0 {
@@ -55,6 +59,10 @@ impl DbManager {
     pub async fn reinstate(&self, id: &RouterId) -> Result<(), Error> {
         self.record_in(id, &[Lifecycle::Retired]).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
+        // Somebody else has done it by now, or it was half done before and is finished.
+        if self.record_in(id, &[Lifecycle::Active]).await.is_ok() {
+            return Ok(());
+        }
         self.record_in(id, &[Lifecycle::Retired]).await?;
         let path = self.inner.files.layout().retired(id);
         if !path.is_dir() {
