@@ -4,6 +4,7 @@
 pub mod events;
 pub mod footprint;
 pub mod hot;
+pub mod leases;
 pub mod measure;
 pub mod naive;
 pub mod place;

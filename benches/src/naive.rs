@@ -1,4 +1,4 @@
-//! The plainest lock that survives the process: a row in SQLite.
+//! The plainest lock that survives the process: a row in SQLite; and the least that SQLite takes for two commits.
 
 use std::path::Path;
 
@@ -75,6 +75,43 @@ impl NaiveLock {
             .bind(format!("bench/{}", self.taken % 50))
             .execute(&mut self.conn)
             .await?;
+        Ok(())
+    }
+}
+
+/// Two commits of SQLite on the calling thread, prepared and unsynced: what no lock kept in a file of SQLite can beat.
+#[derive(Debug)]
+pub struct Floor {
+    conn: rusqlite::Connection,
+    taken: i64,
+}
+
+impl Floor {
+    /// Opens a file as one on tmpfs is opened: WAL, `synchronous = OFF`.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn open(path: &Path) -> rusqlite::Result<Self> {
+        let conn = rusqlite::Connection::open(path)?;
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY;
+             PRAGMA wal_autocheckpoint = 32;
+             CREATE TABLE lock (key INTEGER PRIMARY KEY, holder TEXT NOT NULL) STRICT",
+        )?;
+        Ok(Self { conn, taken: 0 })
+    }
+
+    /// Inserts a row and commits, deletes it and commits.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn pair(&mut self) -> rusqlite::Result<()> {
+        self.taken += 1;
+        for sql in ["INSERT INTO lock (key, holder) VALUES (?1, 'bench')", "DELETE FROM lock WHERE key = ?1"] {
+            self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            self.conn.prepare_cached(sql)?.execute([self.taken])?;
+            self.conn.prepare_cached("COMMIT")?.execute([])?;
+        }
         Ok(())
     }
 }

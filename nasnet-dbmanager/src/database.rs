@@ -170,7 +170,37 @@ impl Database {
     {
         self.check_budget(cause)?;
         self.check_open()?;
-        let mut operation = Typed { cause, key: None, op: Some(op), result: None, reply: None };
+        let operation = Typed { cause, key: None, only_reads: false, op: Some(op), result: None, reply: None };
+        self.submit_raw(operation).await
+    }
+
+    /// Runs a small operation that reads, as [`Database::write_raw`] runs one that writes: on the writer's connection,
+    /// in one snapshot, after everything queued before it.
+    ///
+    /// It is meant for files in memory, where it costs a fraction of [`Database::read`]. On flash it would hold the writer up.
+    ///
+    /// # Errors
+    /// As [`Database::write_raw`]; [`Error::ReadOnly`] for a statement that writes.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing changes.
+    pub async fn read_raw<T, E, F>(&self, cause: Cause, op: F) -> Result<T, E>
+    where
+        F: FnOnce(&mut RawConn<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.check_open()?;
+        let operation = Typed { cause, key: None, only_reads: true, op: Some(op), result: None, reply: None };
+        self.submit_raw(operation).await
+    }
+
+    async fn submit_raw<T, E, F>(&self, mut operation: Typed<T, E, F>) -> Result<T, E>
+    where
+        F: FnOnce(&mut RawConn<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
         if self.shared.line.as_ref().is_some_and(|line| line.seat.run_now(&mut operation)) {
             return operation.into_result();
         }
@@ -289,7 +319,8 @@ impl Database {
     {
         self.check_budget(cause)?;
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Job::Write(Box::new(Typed { cause, key, op: Some(op), result: None, reply: Some(reply) })))?;
+        let operation = Typed { cause, key, only_reads: false, op: Some(op), result: None, reply: Some(reply) };
+        self.enqueue(Job::Write(Box::new(operation)))?;
         answer.await.unwrap_or_else(|_| Err(stopped().into()))
     }
 
@@ -364,6 +395,7 @@ fn stopped() -> Error {
 struct Typed<T, E, F> {
     cause: Cause,
     key: Option<Ulid>,
+    only_reads: bool,
     op: Option<F>,
     result: Option<Result<T, E>>,
     /// Where the answer goes; none for one that runs on the thread of its caller.
@@ -436,6 +468,10 @@ where
     T: Send,
     E: From<Error> + Send,
 {
+    fn only_reads(&self) -> bool {
+        self.only_reads
+    }
+
     fn run(&mut self, raw: &mut RawConn<'_>) -> bool {
         let Some(op) = self.op.take() else { return false };
         let result = op(raw);

@@ -113,18 +113,21 @@ fn wrong_column(column: String, detail: &str) -> Error {
     Error::Decode { what: "column", detail: format!("{column}: {detail}") }
 }
 
-/// The writing connection inside a transaction, in the hands of an operation of [`crate::Database::write_raw`].
+/// The writing connection inside a transaction, in the hands of an operation of [`crate::Database::write_raw`] or
+/// [`crate::Database::read_raw`].
 ///
 /// Each statement is prepared once and kept with the connection; this is why its text lives as long as the program.
 pub struct RawConn<'c> {
     conn: &'c Connection,
+    /// Whether statements that write are refused.
+    only_reads: bool,
     /// What SQLite said of the last statement that failed.
     last_error: Option<Error>,
 }
 
 impl<'c> RawConn<'c> {
-    pub(crate) fn new(conn: &'c Connection) -> Self {
-        Self { conn, last_error: None }
+    pub(crate) fn new(conn: &'c Connection, only_reads: bool) -> Self {
+        Self { conn, only_reads, last_error: None }
     }
 
     pub(crate) fn into_last_error(self) -> Option<Error> {
@@ -188,6 +191,9 @@ impl<'c> RawConn<'c> {
 
     fn bound(&mut self, sql: &'static str, values: &[RawValue<'_>]) -> Result<CachedStatement<'c>, Error> {
         let mut statement = self.conn.prepare_cached(sql).map_err(|error| self.failed(error))?;
+        if self.only_reads && !statement.readonly() {
+            return Err(Error::ReadOnly { detail: "a raw read cannot run a statement that writes".to_owned() });
+        }
         if statement.parameter_count() != values.len() {
             let detail = format!("it takes {} values, {} were given", statement.parameter_count(), values.len());
             return Err(Error::Encode { what: "statement", detail });

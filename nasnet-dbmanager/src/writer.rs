@@ -78,6 +78,8 @@ pub(crate) trait Operation: Pending {
 
 /// One whose statements run on the calling thread.
 pub(crate) trait RawOperation: Pending {
+    /// Whether it leaves everything as it is.
+    fn only_reads(&self) -> bool;
     /// Runs it once; `false` when it returned an error, which it keeps for the answer.
     fn run(&mut self, raw: &mut RawConn<'_>) -> bool;
 }
@@ -234,7 +236,7 @@ impl Writer {
     /// Runs one raw operation at once, if nothing has to be waited for; `false` leaves it untouched.
     pub(crate) fn run_now(&mut self, operation: &mut (dyn RawOperation + 'static)) -> bool {
         let Link::Up(Live { hands: Hands::Raw(held), pages, .. }) = &mut self.link else { return false };
-        let link = match raw_group::begin(held) {
+        let link = match raw_group::begin(held, operation.only_reads()) {
             Ok(()) => {
                 raw_group::run(held, pages, &mut [&mut *operation], self.deadline, &self.target, &self.vitals).link
             }
@@ -263,10 +265,10 @@ impl Writer {
     /// writes, this waits instead.
     async fn begin_raw(&mut self, waiting: &mut [Box<dyn RawOperation>]) -> Result<(), After> {
         let patience = Instant::now() + BUSY_TIMEOUT;
-        let mut yields = 0;
+        let (only_read, mut yields) = (waiting.iter().all(|operation| operation.only_reads()), 0);
         loop {
             let begun = match self.raw().await {
-                Ok(held) => raw_group::begin(held),
+                Ok(held) => raw_group::begin(held, only_read),
                 Err(error) => {
                     fail_all(waiting, &error);
                     return Err(After::Keep);

@@ -369,6 +369,42 @@ async fn waiting_for_another_process_occupies_no_thread() {
 }
 
 #[tokio::test]
+async fn a_raw_read_sees_what_was_queued_before_it_waits_for_nobody_and_changes_nothing() {
+    let dirs = Dirs::new();
+    let fleet = Fleet::open(&dirs).await;
+    for (on, db) in fleet.both() {
+        let get = |raw: &mut RawConn<'_>| raw.query_optional(GET, &[1.into()], |row| row.get::<i64>(0));
+        let (go, first) = occupy(&db).await;
+        let write = tokio::spawn({
+            let db = db.clone();
+            async move { put_raw(&db, 1, 7).await }
+        });
+        queued(&db, 1).await;
+        let read = tokio::spawn({
+            let db = db.clone();
+            async move { db.read_raw(CAUSE, get).await }
+        });
+        queued(&db, 2).await;
+        go.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        write.await.unwrap().unwrap();
+        assert_eq!(read.await.unwrap().unwrap(), Some(7), "{on}");
+
+        let refused = db.read_raw(CAUSE, |raw| put_in(raw, 2, 2)).await;
+        assert!(matches!(refused, Err(Error::ReadOnly { .. })), "{on} {refused:?}");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(db.path());
+        let mut other = options.disable_statement_logging().connect().await.unwrap();
+        let tx = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        assert_eq!(db.read_raw(CAUSE, get).await.unwrap(), Some(7), "{on}");
+        tx.rollback().await.unwrap();
+        other.close().await.unwrap();
+        put_raw(&db, 1, 8).await.unwrap();
+        assert_eq!(all(&db).await, [(1, 8)], "{on}");
+    }
+    fleet.shutdown().await;
+}
+
+#[tokio::test]
 async fn values_of_every_type_come_back_and_wrong_types_are_named() {
     const ECHO: &str = "SELECT ?1 AS given, 7 AS seven";
     let dirs = Dirs::new();

@@ -1,7 +1,7 @@
 //! The one form in which many events are stored as bytes: hot blocks and warm segments.
 //!
 //! Layout, version 2: `version u8, flags u8, crc32c u32le` over version, flags and the rest, then the payload, or with
-//! flag 1 the payload's length as a varint and the payload in zstd. The payload holds the count, the distinct texts, the
+//! flag 1 the payload's length as a varint and the payload in zstd, or with flag 2 the same in zstd with a dictionary. The payload holds the count, the distinct texts, the
 //! distinct 16-byte ids, one column after the other, and the bodies.
 
 use std::hash::Hash;
@@ -19,6 +19,8 @@ use crate::varint::{self, Malformed, Reader};
 
 const VERSION: u8 = 2;
 const COMPRESSED: u8 = 1;
+/// Compressed with a dictionary that is kept elsewhere.
+const WITH_DICTIONARY: u8 = 2;
 /// Version, flags and checksum.
 const HEADER_BYTES: usize = 6;
 /// The most bytes a payload may claim to need, so that a damaged length cannot exhaust memory.
@@ -41,11 +43,13 @@ mod flag {
 
 /// Whether a block is compressed, and how hard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Packing {
+pub(crate) enum Packing<'a> {
     /// As it is.
     Plain,
     /// zstd at this level, unless that does not make it smaller.
     Zstd(i32),
+    /// As before, with a dictionary.
+    Dictionary(i32, &'a [u8]),
 }
 
 /// Packs class, level, clock quality and the two marks as rows and blocks keep them.
@@ -109,19 +113,21 @@ impl<K: Copy + Eq + Hash> Interner<K> {
 }
 
 /// Encodes events in ascending order of position. Returns the bytes and the length of the payload.
-pub(crate) fn encode(events: &[&Recorded], packing: Packing) -> Result<(Vec<u8>, usize), Malformed> {
+pub(crate) fn encode(events: &[&Recorded], packing: Packing<'_>) -> Result<(Vec<u8>, usize), Malformed> {
     let payload = encode_payload(events)?;
     let mut bytes = vec![VERSION, 0, 0, 0, 0, 0];
-    let compressed = match packing {
-        Packing::Plain => None,
-        Packing::Zstd(level) => {
-            let packed = zstd::bulk::compress(&payload, level).map_err(|_| Malformed("zstd cannot compress"))?;
-            (packed.len() < payload.len()).then_some(packed)
+    let failed = |_| Malformed("zstd cannot compress");
+    let (packed, flag) = match packing {
+        Packing::Plain => (None, 0),
+        Packing::Zstd(level) => (Some(zstd::bulk::compress(&payload, level).map_err(failed)?), COMPRESSED),
+        Packing::Dictionary(level, dictionary) => {
+            let mut compressor = zstd::bulk::Compressor::with_dictionary(level, dictionary).map_err(failed)?;
+            (Some(compressor.compress(&payload).map_err(failed)?), WITH_DICTIONARY)
         }
     };
-    match compressed {
+    match packed.filter(|packed| packed.len() < payload.len()) {
         Some(packed) => {
-            bytes[1] = COMPRESSED;
+            bytes[1] = flag;
             varint::put(&mut bytes, payload.len() as u64);
             bytes.extend_from_slice(&packed);
         }
@@ -213,6 +219,11 @@ fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
 
 /// Decodes what [`encode`] wrote. Every damage is an error, never a panic and never a large allocation.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Recorded>, Malformed> {
+    decode_with(bytes, None)
+}
+
+/// As [`decode`], of a block that may need a dictionary.
+pub(crate) fn decode_with(bytes: &[u8], dictionary: Option<&[u8]>) -> Result<Vec<Recorded>, Malformed> {
     let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else { return Err(Malformed("ends early")) };
     let mut stored = Reader::new(&header[2..]);
     if u32::from_le_bytes(stored.array()?) != checksum(bytes) {
@@ -220,14 +231,20 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Recorded>, Malformed> {
     }
     match (header[0], header[1]) {
         (VERSION, 0) => decode_payload(rest),
-        (VERSION, COMPRESSED) => {
+        (VERSION, flags @ (COMPRESSED | WITH_DICTIONARY)) => {
             let mut reader = Reader::new(rest);
             let length = usize::try_from(reader.varint()?).unwrap_or(usize::MAX);
             if length > PAYLOAD_BYTES_MAX {
                 return Err(Malformed("block too large"));
             }
-            let payload =
-                zstd::bulk::decompress(reader.remaining(), length).map_err(|_| Malformed("zstd cannot decompress"))?;
+            let payload = if flags == COMPRESSED {
+                zstd::bulk::decompress(reader.remaining(), length)
+            } else {
+                let dictionary = dictionary.ok_or(Malformed("its dictionary is missing"))?;
+                zstd::bulk::Decompressor::with_dictionary(dictionary)
+                    .and_then(|mut decompressor| decompressor.decompress(reader.remaining(), length))
+            };
+            let payload = payload.map_err(|_| Malformed("zstd cannot decompress"))?;
             if payload.len() != length {
                 return Err(Malformed("length differs"));
             }
@@ -415,7 +432,7 @@ mod tests {
     use super::*;
     use crate::arbitrary;
 
-    fn packing() -> impl Strategy<Value = Packing> {
+    fn packing() -> impl Strategy<Value = Packing<'static>> {
         prop_oneof![Just(Packing::Plain), Just(Packing::Zstd(1)), Just(Packing::Zstd(3))]
     }
 

@@ -122,6 +122,16 @@ pub enum Error {
         /// What the step says.
         why: String,
     },
+    /// A segment was compressed with a dictionary that is not there or damaged; other segments are not affected.
+    #[error("segment {segment} of {scope} needs dictionary {dictionary}, which is missing")]
+    DictionaryMissing {
+        /// The scope.
+        scope: Scope,
+        /// The segment's first position.
+        segment: crate::position::Position,
+        /// The dictionary.
+        dictionary: crate::warm::dictionary::DictionaryId,
+    },
     /// The database of a scope cannot be read now; the events of other scopes are not affected.
     #[error("events of {scope} cannot be read: {source}")]
     Unreadable {

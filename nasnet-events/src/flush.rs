@@ -11,7 +11,8 @@ use crate::event::Recorded;
 use crate::hot::log::{self, Order, Row, RowState};
 use crate::position::Position;
 use crate::store::EventStore;
-use crate::warm::segment;
+use crate::warm::dictionary;
+use crate::warm::segment::{self, Lane};
 
 const FLUSH: Cause = Cause::new("event-flush");
 /// Hot rows read by one statement.
@@ -31,6 +32,8 @@ pub enum FlushReason {
     Interval,
     /// An append was promised to be on flash by now.
     Promised,
+    /// Tmpfs has little room left.
+    LowTmpfs,
     /// An archive needs them in the warm tier.
     Archive,
     /// The process ends.
@@ -194,13 +197,18 @@ impl EventStore {
         // Another process may flush the same events between the look at the tail and the write: then look again.
         let written = loop {
             let own = scope.clone();
-            let tail =
-                database.read(FLUSH, move |conn| Box::pin(async move { segment::tail(conn, &own).await })).await?;
+            let (tail, dictionary) = database
+                .read(FLUSH, move |conn| {
+                    Box::pin(async move {
+                        Ok::<_, Error>((segment::tail(conn, &own).await?, dictionary::newest(conn).await?))
+                    })
+                })
+                .await?;
             events.retain(|event| event.position > tail.through);
             if events.is_empty() {
                 break None;
             }
-            let prepared = segment::prepare(std::mem::take(&mut events))?;
+            let prepared = segment::prepare(std::mem::take(&mut events), dictionary.as_ref())?;
             let complete = complete.unwrap_or(tail.complete);
             let own = scope.clone();
             let (done, prepared) = database
@@ -210,7 +218,7 @@ impl EventStore {
                         if now.through != tail.through {
                             return Ok::<_, Error>((false, prepared));
                         }
-                        segment::insert(conn, &prepared, &now, through, complete).await?;
+                        segment::insert(conn, Lane::Flushed, &prepared, &now, through, complete).await?;
                         Ok((true, prepared))
                     })
                 })

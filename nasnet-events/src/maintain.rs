@@ -1,17 +1,50 @@
-//! The loop that flushes in time.
+//! The loop that moves events down the tiers in time: flush, seal, train, archive.
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use nasnet_dbmanager::Now;
+use tokio::time::Instant;
+
+use crate::cold::{ColdState, FRAME_EVENTS_MAX};
 use crate::error::Error;
 use crate::flush::{FlushReason, FlushReport};
+use crate::options::{ArchivePolicy, FlushPolicy};
+use crate::schedule::{Rhythm, stretched};
 use crate::shared::Shared;
-use crate::store::EventStore;
+use crate::store::{EventStore, blocking};
+
+/// How often the loop looks what is due.
+const LOOK: Duration = Duration::from_secs(60);
+/// Frames of each scope archived before the loop looks at everything else again.
+const FRAMES_PER_STEP: u64 = 16;
+/// Until an archive in which a scope failed is tried again.
+const RETRY: Duration = Duration::from_secs(10 * 60);
+/// Rows are looked at this often.
+const SEAL_EVERY: Duration = Duration::from_secs(60 * 60);
+/// The minute of the day at which dictionaries are trained.
+const TRAIN_MINUTE: u16 = 180;
+/// Tmpfs has little room when less than one part in this is left.
+const LOW_TMPFS_PART: u64 = 10;
+
+/// What was done when.
+struct Done {
+    flushed: Instant,
+    flushed_at: Option<Now>,
+    sealed: Option<Instant>,
+    trained: Option<Now>,
+    archived: Option<Now>,
+    archived_seq: u64,
+    archive_not_before: Option<Instant>,
+}
 
 impl EventStore {
-    /// Flushes whenever a page of events waits or they have waited long enough, until `shutdown` completes; then flushes
-    /// once more. While a database takes nothing, only the time counts. The caller owns the loop: spawn it, and await it
-    /// after completing `shutdown`.
+    /// Flushes as [`FlushPolicy`] says, seals old rows, trains dictionaries and archives as [`ArchivePolicy`] says, until
+    /// `shutdown` completes; then flushes once more. While a database takes nothing, only the time counts. A medium that
+    /// is away is looked for every minute, and what it missed is archived in bounded steps when it returns. The caller
+    /// owns the loop: spawn it, and await it after completing `shutdown`.
     ///
     /// # Errors
     /// Those of the last flush. Earlier ones, and the scopes that failed, are logged and tried again.
@@ -20,27 +53,143 @@ impl EventStore {
     /// Safe: a dropped loop leaves events in the hot tier, and the next flush takes them.
     pub async fn maintain(&self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let mut shutdown = pin!(shutdown);
-        let interval = self.shared().options.flush_interval;
+        let shared = Arc::clone(self.shared());
+        let page_full = shared.options.flush == FlushPolicy::PageFull;
+        let look = shared.options.flush_interval.min(LOOK);
+        let mut done = Done {
+            flushed: Instant::now(),
+            // The end of the last process flushed; a day that was missed is caught up with at once.
+            flushed_at: None,
+            sealed: None,
+            trained: Some(shared.manager.now()),
+            archived: None,
+            archived_seq: 0,
+            archive_not_before: None,
+        };
         // The backlog of a database that takes nothing would ask for a flush at every append, and each would write a small
         // segment of the others.
         let mut held_up = false;
+        let mut more = false;
         loop {
+            let wait = if more { Duration::ZERO } else { look };
             let reason = tokio::select! {
+                biased;
                 () = &mut shutdown => break,
-                () = self.shared().backlog.notified(), if !held_up => FlushReason::PageFull,
-                () = tokio::time::sleep(interval) => FlushReason::Interval,
-                () = due(self.shared()), if !held_up => FlushReason::Promised,
+                () = shared.backlog.notified(), if page_full && !held_up => Some(FlushReason::PageFull),
+                () = due(&shared), if !held_up => Some(FlushReason::Promised),
+                () = tokio::time::sleep(wait) => self.flush_due(&done).await,
             };
-            match self.flush(reason).await {
-                Ok(report) => {
-                    held_up = !report.failed.is_empty();
-                    tell(&report);
+            if let Some(reason) = reason {
+                (done.flushed, done.flushed_at) = (Instant::now(), Some(shared.manager.now()));
+                match self.flush(reason).await {
+                    Ok(report) => {
+                        held_up = !report.failed.is_empty();
+                        tell(&report);
+                    }
+                    Err(error) => tracing::warn!(%error, "flush failed"),
                 }
-                Err(error) => tracing::warn!(%error, "flush failed"),
             }
+            self.seal_and_train(&mut done).await;
+            more = self.archive_due(&mut done).await;
         }
         tell(&self.flush(FlushReason::Shutdown).await?);
         Ok(())
+    }
+
+    async fn flush_due(&self, done: &Done) -> Option<FlushReason> {
+        let shared = self.shared();
+        if self.is_tmpfs_low().await && !shared.heads().backlog().is_empty() {
+            return Some(FlushReason::LowTmpfs);
+        }
+        let is_due = match shared.options.flush {
+            FlushPolicy::Daily { minute } => {
+                Rhythm::daily(minute).is_due(done.flushed_at.as_ref(), &shared.manager.now())
+            }
+            FlushPolicy::PageFull => {
+                let waited = done.flushed.elapsed();
+                let interval = shared.options.flush_interval;
+                // Who is registered is asked only when the answer may matter.
+                waited >= interval && {
+                    let routers = shared.manager.routers().await.map_or(0, |routers| routers.len());
+                    waited >= stretched(interval, routers, shared.manager.stats().max_open)
+                }
+            }
+        };
+        is_due.then_some(FlushReason::Interval)
+    }
+
+    async fn is_tmpfs_low(&self) -> bool {
+        let dir = self.shared().manager.run_dir().to_owned();
+        let room = blocking(move || rustix::fs::statvfs(&dir)).await;
+        room.is_ok_and(|room| room.f_blocks > 0 && room.f_bavail < room.f_blocks / LOW_TMPFS_PART)
+    }
+
+    async fn seal_and_train(&self, done: &mut Done) {
+        if done.sealed.is_none_or(|sealed| sealed.elapsed() >= SEAL_EVERY) {
+            done.sealed = Some(Instant::now());
+            match self.seal().await {
+                Ok(report) => {
+                    for (scope, error) in report.failed {
+                        tracing::warn!(%scope, %error, "rows cannot be sealed");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "rows cannot be sealed"),
+            }
+        }
+        let now = self.shared().manager.now();
+        if Rhythm::daily(TRAIN_MINUTE).is_due(done.trained.as_ref(), &now) {
+            done.trained = Some(now);
+            if let Err(error) = self.train().await {
+                tracing::warn!(%error, "no dictionaries can be made");
+            }
+        }
+    }
+
+    /// Archives a step when it is due and the medium is there. True when there is more to do at once.
+    async fn archive_due(&self, done: &mut Done) -> bool {
+        let shared = self.shared();
+        let (Some(cold), Some(options)) = (&shared.cold, &shared.options.cold) else { return false };
+        if done.archive_not_before.is_some_and(|at| Instant::now() < at) {
+            return false;
+        }
+        let now = shared.manager.now();
+        let next_seq = shared.heads().next_seq();
+        let last = done.archived.as_ref();
+        let is_due = match options.archive {
+            ArchivePolicy::WhenFrameFull => {
+                let full = next_seq.saturating_sub(done.archived_seq) > FRAME_EVENTS_MAX as u64;
+                full || Rhythm::daily(0).is_due(last, &now)
+            }
+            ArchivePolicy::Daily { minute } => Rhythm::daily(minute).is_due(last, &now),
+            ArchivePolicy::Weekly { minute } => Rhythm::weekly(minute).is_due(last, &now),
+        };
+        if !is_due {
+            return false;
+        }
+        let cold = Arc::clone(cold);
+        let state = blocking(move || cold.lock().unwrap_or_else(PoisonError::into_inner).state()).await;
+        if state != ColdState::Present {
+            // Still due: looked for again with the next round.
+            return false;
+        }
+        match self.archive_step(FRAMES_PER_STEP).await {
+            Ok(report) => {
+                for (scope, error) in &report.failed {
+                    tracing::warn!(%scope, %error, "archive failed");
+                }
+                if report.complete && report.failed.is_empty() {
+                    (done.archived, done.archived_seq, done.archive_not_before) = (Some(now), next_seq, None);
+                } else if !report.failed.is_empty() {
+                    done.archive_not_before = Some(Instant::now() + RETRY);
+                }
+                !report.complete && report.failed.is_empty()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "archive failed");
+                done.archive_not_before = Some(Instant::now() + LOOK);
+                false
+            }
+        }
     }
 }
 

@@ -21,6 +21,12 @@ pub struct EventOptions {
     pub flush_bytes: usize,
     /// Longest time `maintain` leaves Normal events in tmpfs only. Default 5 minutes.
     pub flush_interval: Duration,
+    /// What makes `maintain` flush. Default [`FlushPolicy::PageFull`].
+    pub flush: FlushPolicy,
+    /// Age from which durable rows are sealed into segments, and their ids forgotten. Default 24 hours.
+    pub seal_after: Duration,
+    /// Durable rows of one scope from which the oldest are sealed whatever their age. Default 512.
+    pub rows_max: u64,
     /// How long readers of all scopes wait for a transaction whose database cannot be asked how it ended. After that they
     /// see an error in its place and go on; readers of its scope wait until it is known. Default 30 seconds.
     pub stall_after: Duration,
@@ -43,6 +49,9 @@ impl Default for EventOptions {
             body_bytes_max: 256 << 10,
             flush_bytes: 4 << 10,
             flush_interval: Duration::from_secs(5 * 60),
+            flush: FlushPolicy::default(),
+            seal_after: Duration::from_secs(24 * 60 * 60),
+            rows_max: 512,
             stall_after: Duration::from_secs(30),
             upcasters: Upcasters::new(),
             cold: None,
@@ -84,19 +93,33 @@ pub struct ColdOptions {
     pub allow_same_device: bool,
     /// Which events are archived.
     pub policy: ColdPolicy,
+    /// When `maintain` archives. Default [`ArchivePolicy::Daily`] at 02:00 UTC.
+    pub archive: ArchivePolicy,
 }
 
 impl ColdOptions {
     /// A cold tier in `dir` that takes every event.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), allow_same_device: false, policy: ColdPolicy::default() }
+        Self {
+            dir: dir.into(),
+            allow_same_device: false,
+            policy: ColdPolicy::default(),
+            archive: ArchivePolicy::default(),
+        }
     }
 
     /// Accepts a directory on the same device as the data directory.
     #[must_use]
     pub const fn allow_same_device(mut self) -> Self {
         self.allow_same_device = true;
+        self
+    }
+
+    /// Chooses when events are archived.
+    #[must_use]
+    pub const fn archive(mut self, archive: ArchivePolicy) -> Self {
+        self.archive = archive;
         self
     }
 
@@ -116,4 +139,50 @@ pub enum ColdPolicy {
     Everything,
     /// Those that are in the warm tier.
     WarmOnly,
+}
+
+/// What makes [`crate::EventStore::maintain`] flush Normal events. Little room in tmpfs and the end of the process do so
+/// under every policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum FlushPolicy {
+    /// A full page of flash, or events that have waited for [`EventOptions::flush_interval`]; with more routers than
+    /// databases stay open the interval is stretched, to an hour at most.
+    #[default]
+    PageFull,
+    /// Once a day at this minute, UTC; missed days are caught up with. A power cut costs up to a day of Normal events.
+    Daily {
+        /// Minutes after midnight.
+        minute: u16,
+    },
+}
+
+impl FlushPolicy {
+    /// Once a day at 02:00 UTC.
+    pub const NIGHTLY: Self = Self::Daily { minute: 120 };
+}
+
+/// When [`crate::EventStore::maintain`] archives. What was missed, while the process was down or the medium away, is
+/// caught up with as soon as both are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ArchivePolicy {
+    /// Whenever a frame of 1,000 events is full, and once a day.
+    WhenFrameFull,
+    /// Once a day at this minute, UTC.
+    Daily {
+        /// Minutes after midnight.
+        minute: u16,
+    },
+    /// On Sundays at this minute, UTC.
+    Weekly {
+        /// Minutes after midnight.
+        minute: u16,
+    },
+}
+
+impl Default for ArchivePolicy {
+    fn default() -> Self {
+        Self::Daily { minute: 120 }
+    }
 }

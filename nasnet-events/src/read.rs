@@ -20,6 +20,7 @@ use crate::query::Query;
 use crate::sealing;
 use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
+use crate::warm::segment::Lane;
 use crate::warm::{names, rows, segment};
 
 const READ: Cause = Cause::new("event-read");
@@ -459,20 +460,38 @@ async fn read_warm(
         (None, Some(prefix)) => Some(names::starting(conn, prefix).await?),
         (None, None) => None,
     };
+    let mut slices = vec![single];
+    // Rows first: what is sealed meanwhile is in a segment before it is no row any more.
+    for lane in [Lane::Sealed, Lane::Flushed] {
+        slices.push(read_segments(conn, query, scope, lane, range, (kinds.as_ref(), streams.as_ref())).await?);
+    }
+    Ok(slices)
+}
+
+/// Events of one lane of segments. What does not hold the wanted numbers of types and streams is not read.
+async fn read_segments(
+    conn: &mut SqliteConnection,
+    query: &Query,
+    scope: &Scope,
+    lane: Lane,
+    range: Range,
+    (kinds, streams): (Option<&HashSet<i64>>, Option<&HashSet<i64>>),
+) -> Result<Slice, Error> {
+    let order = query.order;
     let mut packed = Slice::whole(range, order);
     let mut rest = range;
     'pages: loop {
-        let metas = segment::metas(conn, scope, (rest.low, rest.high), order, SEGMENTS).await?;
+        let metas = segment::metas(conn, scope, lane, (rest.low, rest.high), order, SEGMENTS).await?;
         let exhausted = metas.len() < SEGMENTS as usize;
         for meta in metas {
             match order {
                 Order::Forwards => rest.low = meta.last,
                 Order::Backwards => rest.high = meta.first.before(),
             }
-            if meta.may_hold(kinds.as_ref(), streams.as_ref()) && query.wants_span(meta.wall_ms) {
+            if meta.may_hold(kinds, streams) && query.wants_span(meta.wall_ms) {
                 match segment::events(conn, scope, &meta).await {
                     Ok(events) => packed.events.extend(events.into_iter().filter(|event| query.matches(event))),
-                    Err(error @ Error::Corrupt { .. }) => packed.errors.push(error),
+                    Err(error @ (Error::Corrupt { .. } | Error::DictionaryMissing { .. })) => packed.errors.push(error),
                     Err(error) => return Err(error),
                 }
             }
@@ -485,5 +504,5 @@ async fn read_warm(
             break;
         }
     }
-    Ok(vec![single, packed])
+    Ok(packed)
 }

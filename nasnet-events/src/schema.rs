@@ -72,6 +72,7 @@ pub fn high_waters() -> Vec<HighWater> {
             [
                 warm(file, "event_rows", "SELECT MAX(pos) >> 40 FROM event_rows"),
                 warm(file, "event_segments", "SELECT MAX(last_pos) >> 40 FROM event_segments"),
+                warm(file, "event_sealed", "SELECT MAX(last_pos) >> 40 FROM event_sealed"),
             ]
         })
         .collect()

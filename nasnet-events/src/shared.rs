@@ -1,12 +1,11 @@
 //! What the parts of one open store share.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use std::collections::{BTreeSet, HashMap};
-
-use nasnet_dbmanager::{Database, DbManager};
+use nasnet_dbmanager::{Database, DbManager, Scope};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -56,6 +55,8 @@ pub(crate) struct Shared {
     /// One flush at a time, and one archive.
     pub(crate) flushing: tokio::sync::Mutex<()>,
     pub(crate) archiving: tokio::sync::Mutex<()>,
+    /// Up to where events were looked at for dictionaries.
+    trained: Mutex<HashMap<Scope, Position>>,
     closing: AtomicBool,
     unclassified: AtomicU64,
 }
@@ -84,6 +85,7 @@ impl Shared {
             promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
             archiving: tokio::sync::Mutex::new(()),
+            trained: Mutex::default(),
             closing: AtomicBool::new(false),
             unclassified: AtomicU64::new(0),
         }
@@ -240,6 +242,15 @@ impl Shared {
     /// When a flush is due because of what was promised.
     pub(crate) fn flush_due(&self) -> Option<Instant> {
         self.promises().next()
+    }
+
+    pub(crate) fn trained_through(&self, scope: &Scope) -> Position {
+        let trained = self.trained.lock().unwrap_or_else(PoisonError::into_inner);
+        trained.get(scope).copied().unwrap_or(Position::START)
+    }
+
+    pub(crate) fn note_trained(&self, scope: &Scope, through: Position) {
+        self.trained.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone(), through);
     }
 
     pub(crate) fn close(&self) {

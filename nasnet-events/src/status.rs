@@ -11,7 +11,8 @@ use crate::error::Error;
 use crate::hot::log;
 use crate::position::Position;
 use crate::store::{EventStore, blocking};
-use crate::warm::{rows, segment};
+use crate::warm::segment::Lane;
+use crate::warm::{dictionary, rows, segment};
 
 const STATUS: Cause = Cause::new("event-status");
 
@@ -35,10 +36,14 @@ pub struct ScopeStatus {
     pub scope: Scope,
     /// Events stored one by one.
     pub rows: Held,
-    /// Events in segments.
+    /// Flushed events, in segments.
     pub segments: Held,
-    /// Number of segments.
+    /// Number of those segments.
     pub segment_count: u64,
+    /// Events that were rows once and are in segments now.
+    pub sealed: Held,
+    /// Versions of its compression dictionary.
+    pub dictionaries: usize,
     /// Every Normal event of the scope up to here is on flash; `None` before its first segment.
     pub flushed_through: Option<Position>,
     /// Events up to here were read back from the cold tier.
@@ -140,7 +145,8 @@ impl EventStore {
             .read(STATUS, move |conn| {
                 Box::pin(async move {
                     let (events, bytes, oldest, newest) = rows::totals(conn).await?;
-                    let totals = segment::totals(conn).await?;
+                    let totals = segment::totals(conn, Lane::Flushed).await?;
+                    let sealed = segment::totals(conn, Lane::Sealed).await?;
                     let tail = segment::tail(conn, &scope).await?;
                     Ok(ScopeStatus {
                         rows: Held { events, bytes, oldest, newest },
@@ -151,6 +157,13 @@ impl EventStore {
                             newest: totals.last,
                         },
                         segment_count: totals.segments,
+                        sealed: Held {
+                            events: sealed.events,
+                            bytes: sealed.bytes,
+                            oldest: sealed.first,
+                            newest: sealed.last,
+                        },
+                        dictionaries: dictionary::count(conn).await?,
                         flushed_through: (totals.segments > 0).then_some(tail.through),
                         archived_through: archive::confirmed(conn).await?,
                         scope,

@@ -154,6 +154,17 @@ async fn row_steps(
         let (position, digest) =
             rows::chained_at(conn, stretch.after).await?.unwrap_or((Position::START, Digest::GENESIS));
         steps.push(Step::At { position, digest, may_be_removed: true });
+        // Sealed rows come before those that are still rows, in the same chain.
+        let mut after = stretch.after;
+        loop {
+            let range = (after, stretch.until);
+            let (sealed, last) = lane_steps(conn, scope, segment::Lane::Sealed, range).await?;
+            steps.extend(sealed);
+            match last {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
     }
     let page = rows::page(conn, scope, (stretch.after, stretch.until), None, Order::Forwards, ROWS).await?;
     let more = page.len() >= ROWS as usize;
@@ -196,14 +207,25 @@ async fn segment_steps(
     range: (Position, Position),
     start: bool,
 ) -> Result<(Vec<Step>, Option<Position>), Error> {
-    let mut steps = Vec::new();
-    let metas = segment::metas(conn, scope, range, Order::Forwards, SEGMENTS).await?;
-    let removed = removed_through(conn, true).await?;
-    let last = metas.last().map(|meta| meta.last).filter(|_| metas.len() >= SEGMENTS as usize);
-    if start && metas.is_empty() {
+    let (mut steps, last) = lane_steps(conn, scope, segment::Lane::Flushed, range).await?;
+    if start && steps.is_empty() {
         let chained = segment::chained(conn, scope).await?;
         steps.extend(chained.map(|(position, digest)| Step::At { position, digest, may_be_removed: true }));
     }
+    Ok((steps, last))
+}
+
+/// One page of segments; with the last position shown when more may follow.
+async fn lane_steps(
+    conn: &mut SqliteConnection,
+    scope: &Scope,
+    lane: segment::Lane,
+    range: (Position, Position),
+) -> Result<(Vec<Step>, Option<Position>), Error> {
+    let mut steps = Vec::new();
+    let metas = segment::metas(conn, scope, lane, range, Order::Forwards, SEGMENTS).await?;
+    let removed = removed_through(conn, lane == segment::Lane::Flushed).await?;
+    let last = metas.last().map(|meta| meta.last).filter(|_| metas.len() >= SEGMENTS as usize);
     for meta in metas {
         let position = meta.first.before();
         steps.push(Step::At { position, digest: meta.prev_digest, may_be_removed: position <= removed });
@@ -212,7 +234,7 @@ async fn segment_steps(
                 steps.extend(events.into_iter().map(|event| Step::Event(Box::new(event))));
                 steps.push(Step::After(meta.digest));
             }
-            Err(error @ Error::Corrupt { .. }) => {
+            Err(error @ (Error::Corrupt { .. } | Error::DictionaryMissing { .. })) => {
                 let (position, through) = (Some(meta.first), Some(meta.last));
                 steps.push(Step::Damaged { position, through, error, after: Some(meta.digest) });
             }

@@ -13,10 +13,12 @@ CREATE TABLE session (
     opened_ms INTEGER NOT NULL                             -- wall clock, for people
 ) STRICT, WITHOUT ROWID;
 
+-- A lease and the index of its keys share the writing of a grant with next_token and nothing else: each further index is
+-- one more page. The program keeps lease_key in step, in the transaction that stores or removes the lease.
 CREATE TABLE lease (
-    token         INTEGER PRIMARY KEY,
-    id            BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
     session       BLOB    NOT NULL CHECK (length(session) = 16),
+    id            BLOB    NOT NULL CHECK (length(id) = 16),
+    token         INTEGER NOT NULL CHECK (token > 0),
     keys          TEXT    NOT NULL,                        -- JSON array; lease_key is its index
     mode          TEXT    NOT NULL CHECK (mode IN ('exclusive', 'shared')),
     actor         TEXT    NOT NULL,
@@ -29,27 +31,16 @@ CREATE TABLE lease (
     hold_until_ms INTEGER CHECK (hold_until_ms >= 0),
     broken_by     TEXT,
     broken_reason TEXT,
+    PRIMARY KEY (session, id),
     CHECK ((broken_by IS NULL) = (broken_reason IS NULL))
-) STRICT;
-
-CREATE INDEX lease_by_session ON lease (session);
-
-CREATE TABLE lease_key (
-    key   TEXT    NOT NULL,
-    token INTEGER NOT NULL,
-    PRIMARY KEY (key, token)
 ) STRICT, WITHOUT ROWID;
 
--- The number of a granted lease is taken and its keys are indexed in the statement that stores it.
-CREATE TRIGGER lease_granted AFTER INSERT ON lease BEGIN
-    UPDATE next_token SET next = NEW.token + 1 WHERE id = 1;
-    INSERT INTO lease_key (key, token) SELECT value, NEW.token FROM json_each(NEW.keys);
-END;
-
-CREATE TRIGGER lease_removed AFTER DELETE ON lease BEGIN
-    DELETE FROM lease_key
-    WHERE (key, token) IN (SELECT value, OLD.token FROM json_each(OLD.keys));
-END;
+CREATE TABLE lease_key (
+    key     TEXT NOT NULL,
+    session BLOB NOT NULL,
+    id      BLOB NOT NULL,
+    PRIMARY KEY (key, session, id)
+) STRICT, WITHOUT ROWID;
 
 -- The queue: one row for each request that waits, served in the order of its number.
 CREATE TABLE ticket (

@@ -227,6 +227,13 @@ pub enum Seen {
     Token(FencingToken),
     /// The lease is no longer current, even if no later holder has written yet.
     LeaseLost(LostReason),
+    /// The database belongs to another fleet, whose tokens count for themselves.
+    AnotherFleet {
+        /// The fleet that granted the lease.
+        lease: Ulid,
+        /// The fleet of the database.
+        database: Ulid,
+    },
 }
 
 impl fmt::Display for Seen {
@@ -234,6 +241,9 @@ impl fmt::Display for Seen {
         match self {
             Self::Token(token) => write!(f, "token {token} was seen"),
             Self::LeaseLost(why) => write!(f, "the lease is lost, {why}"),
+            Self::AnotherFleet { lease, database } => {
+                write!(f, "the lease was granted in fleet {lease}, the database is of fleet {database}")
+            }
         }
     }
 }

@@ -8,13 +8,17 @@
 pub mod postgres;
 
 use sqlx::{Row, SqliteConnection};
+use ulid::Ulid;
 
 use crate::error::{Error, Seen};
 use crate::key::{KeySet, LockKey};
+use crate::store::row::ulid;
 use crate::store::storage;
 use crate::token::FencingToken;
 
-const HIGHEST_ABOVE: &str = "
+macro_rules! highest_above {
+    () => {
+        "
 SELECT key, token FROM (
     SELECT f.key, f.token
     FROM json_each(?1) AS above CROSS JOIN fence AS f ON f.key = above.value
@@ -25,7 +29,18 @@ SELECT key, token FROM (
     WHERE f.token > ?3
 )
 ORDER BY token DESC, key
-LIMIT 1";
+LIMIT 1"
+    };
+}
+
+const HIGHEST_ABOVE: &str = highest_above!();
+
+/// The same with the fleet the database belongs to: always one row.
+const HIGHEST_ABOVE_AND_FLEET: &str = concat!(
+    "SELECT higher.key, higher.token, mark.fleet_id FROM _nasnet_meta AS mark LEFT JOIN (",
+    highest_above!(),
+    ") AS higher ON true"
+);
 
 const RAISE: &str = "
 INSERT INTO fence (key, token)
@@ -67,9 +82,40 @@ pub(crate) async fn reject_overtaken(
         .await
         .map_err(storage("check the fence"))?;
     let Some(row) = higher else { return Ok(()) };
-    let key = LockKey::parse(row.try_get::<String, _>(0).map_err(storage("check the fence"))?)?;
-    let seen = FencingToken::from_sql(row.try_get(1).map_err(storage("check the fence"))?)?;
-    Err(Error::Fenced { key, token, seen: Seen::Token(seen) })
+    Err(overtaken(row.try_get(0), row.try_get(1), token)?)
+}
+
+/// The same for a database of `nasnet-dbmanager`, which is known to belong to a fleet: a token says nothing in another one.
+pub(crate) async fn reject_overtaken_or_foreign(
+    conn: &mut SqliteConnection,
+    keys: &KeySet,
+    token: FencingToken,
+    fleet: Ulid,
+) -> Result<(), Error> {
+    let fail = || storage("check the fence");
+    let row = sqlx::query(HIGHEST_ABOVE_AND_FLEET)
+        .bind(to_json(&keys.with_ancestors())?)
+        .bind(to_json(keys.as_slice())?)
+        .bind(token.to_sql())
+        .fetch_one(conn)
+        .await
+        .map_err(fail())?;
+    let database = ulid(row.try_get(2).map_err(fail())?)?;
+    if database != fleet {
+        let seen = Seen::AnotherFleet { lease: fleet, database };
+        return Err(Error::Fenced { key: keys.first().clone(), token, seen });
+    }
+    if row.try_get::<Option<i64>, _>(1).map_err(fail())?.is_none() {
+        return Ok(());
+    }
+    Err(overtaken(row.try_get(0), row.try_get(1), token)?)
+}
+
+/// Names what stands against a write.
+fn overtaken(key: sqlx::Result<String>, seen: sqlx::Result<i64>, token: FencingToken) -> Result<Error, Error> {
+    let key = LockKey::parse(key.map_err(storage("check the fence"))?)?;
+    let seen = FencingToken::from_sql(seen.map_err(storage("check the fence"))?)?;
+    Ok(Error::Fenced { key, token, seen: Seen::Token(seen) })
 }
 
 /// The second half of [`check`].
@@ -110,12 +156,17 @@ mod tests {
     async fn the_check_searches_the_key_index_and_never_scans() {
         let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         sqlx::raw_sql(include_str!("../migrations/0001_fence.up.sql")).execute(&mut conn).await.unwrap();
-        let rows = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {HIGHEST_ABOVE}")))
-            .fetch_all(&mut conn)
-            .await
-            .unwrap();
-        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
-        assert_eq!(plan.iter().filter(|step| step.starts_with("SEARCH f USING PRIMARY KEY")).count(), 2, "{plan:?}");
-        assert!(!plan.iter().any(|step| step.starts_with("SCAN f")), "{plan:?}");
+        let mark = "CREATE TABLE _nasnet_meta (one INTEGER PRIMARY KEY, fleet_id BLOB)";
+        sqlx::raw_sql(mark).execute(&mut conn).await.unwrap();
+        for statement in [HIGHEST_ABOVE, HIGHEST_ABOVE_AND_FLEET] {
+            let rows = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")))
+                .fetch_all(&mut conn)
+                .await
+                .unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            let searches = plan.iter().filter(|step| step.starts_with("SEARCH f USING PRIMARY KEY")).count();
+            assert_eq!(searches, 2, "{plan:?}");
+            assert!(!plan.iter().any(|step| step.starts_with("SCAN f")), "{plan:?}");
+        }
     }
 }

@@ -187,7 +187,8 @@ impl WriteRight {
     /// out, but never after a later holder's.
     ///
     /// # Errors
-    /// [`Error::Fenced`] when this write must not happen; returning it from the op rolls the op back.
+    /// [`Error::Fenced`] when this write must not happen, or when the database belongs to another fleet than the lease;
+    /// returning it from the op rolls the op back.
     /// [`Error::NoWriteRight`] for a shared lease. [`Error::Storage`] or [`Error::Db`] when a database fails.
     ///
     /// # Cancel safety
@@ -195,7 +196,10 @@ impl WriteRight {
     /// back.
     pub async fn check(&self, conn: &mut SqliteConnection) -> Result<(), Error> {
         self.check_mode()?;
-        fence::reject_overtaken(conn, &self.keys, self.token).await?;
+        match self.shared.store.fleet() {
+            Some(fleet) => fence::reject_overtaken_or_foreign(conn, &self.keys, self.token, fleet).await?,
+            None => fence::reject_overtaken(conn, &self.keys, self.token).await?,
+        }
         self.reject_lost().await?;
         fence::raise(conn, &self.keys, self.token).await
     }

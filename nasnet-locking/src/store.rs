@@ -7,6 +7,7 @@
 pub(crate) mod embedded;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+pub(crate) mod row;
 pub(crate) mod sqlite;
 
 use std::fmt;
@@ -18,7 +19,7 @@ use ulid::Ulid;
 
 use crate::error::{Error, LostReason, StaleView};
 use crate::key::KeySet;
-use crate::lease::{Broken, Deadline, Lease, LockInfo, Mode, Obstacle, Ticket, Verdict};
+use crate::lease::{self, Broken, Deadline, Lease, LockInfo, Mode, Obstacle, Ticket, Verdict, millis};
 use crate::token::FencingToken;
 
 /// A request with everything the store needs to grant it.
@@ -30,6 +31,26 @@ pub(crate) struct Request {
     pub(crate) info: LockInfo,
     pub(crate) ttl: Duration,
     pub(crate) max_hold: Option<Duration>,
+}
+
+impl Request {
+    /// Returns the lease that granting it makes.
+    pub(crate) fn granted(&self, token: FencingToken, session: Ulid, now: &Now) -> Lease {
+        let hold_until_ms = self.max_hold.map(|hold| now.boottime_ms.saturating_add(millis(hold)));
+        Lease {
+            id: self.id,
+            token,
+            session,
+            keys: self.keys.clone(),
+            mode: self.mode,
+            info: self.info.clone(),
+            since_ms: now.wall_ms,
+            ttl: self.ttl,
+            deadline: Deadline { boot: now.boot, boottime_ms: lease::reach_ms(now, self.ttl, hold_until_ms) },
+            hold_until_ms,
+            broken: None,
+        }
+    }
 }
 
 /// Where a request that cannot be granted goes.
@@ -63,6 +84,9 @@ pub(crate) struct Table {
 pub(crate) trait LeaseStore: fmt::Debug + Send + Sync {
     /// Returns the session this store acts for.
     fn session(&self) -> Ulid;
+
+    /// Returns the fleet whose databases its tokens count in; none when it serves several.
+    fn fleet(&self) -> Option<Ulid>;
 
     /// Returns the time on the clock that leases of this store end by.
     fn now(&self) -> Now;

@@ -16,6 +16,10 @@ use crate::error::Error;
 pub struct FencingToken(NonZeroU64);
 
 impl FencingToken {
+    /// The first one.
+    #[cfg(feature = "postgres")]
+    pub(crate) const MIN: Self = Self(NonZeroU64::MIN);
+
     /// Takes a number; `None` for 0 and for numbers SQLite cannot store.
     #[must_use]
     pub const fn new(number: u64) -> Option<Self> {

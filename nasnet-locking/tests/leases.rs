@@ -221,3 +221,43 @@ async fn an_abandoned_acquire_leaves_nothing_behind() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_lease_of_another_fleet_is_fenced_out_whatever_its_token() {
+    let (ours, theirs) = (World::new(), World::new());
+    let (our_db, their_db) = (ours.open().await, theirs.open().await);
+    let (our_locks, their_locks) = (manager(&our_db).await, manager(&their_db).await);
+    // Their tokens are ahead of ours.
+    for _ in 0..3 {
+        their_locks.acquire(exclusive("router/r1", "eve")).await.unwrap().release().await.unwrap();
+    }
+    let stranger = their_locks.acquire(exclusive("router/r1", "eve")).await.unwrap();
+    let guard = our_locks.acquire(exclusive("router/r1", "ann")).await.unwrap();
+    assert!(stranger.token() > guard.token());
+    let router = our_db.router(&common::r1()).await.unwrap();
+    let fenced = |right: nasnet_locking::WriteRight| {
+        let router = router.clone();
+        async move {
+            let answer: Result<(), Error> = router
+                .write(nasnet_dbmanager::Cause::new("test"), move |conn| {
+                    Box::pin(async move { right.check(conn).await })
+                })
+                .await;
+            answer
+        }
+    };
+    let (lease, database) = (their_db.fleet_id(), our_db.fleet_id());
+    match fenced(stranger.write_right()).await {
+        Err(Error::Fenced { key, token, seen }) => {
+            assert_eq!(key, common::key("router/r1"));
+            assert_eq!(token, stranger.token());
+            assert_eq!(seen, Seen::AnotherFleet { lease, database });
+        }
+        other => panic!("{other:?}"),
+    }
+    fenced(guard.write_right()).await.unwrap();
+    // Nothing of the stranger stayed behind: the next holder here may write.
+    guard.release().await.unwrap();
+    let next = our_locks.acquire(exclusive("router/r1", "bob")).await.unwrap();
+    fenced(next.write_right()).await.unwrap();
+}

@@ -44,18 +44,64 @@ struct Cost {
     file_bytes_per_event: f64,
 }
 
+/// How long flash lasts under a workload.
+#[derive(Debug, Serialize)]
+struct Wear {
+    workload: &'static str,
+    layout: String,
+    mb_per_day: f64,
+    years_10k: f64,
+    years_100k: f64,
+}
+
+/// The workloads of a fleet with a 64 MiB data area, where the file system and garbage collection write three times what
+/// is dirtied.
+fn wear_table(rows: &[Cost]) -> Vec<Wear> {
+    const AREA: f64 = 64.0 * 1_048_576.0;
+    const FACTOR: f64 = 3.0;
+    let polled = "10 routers every 5 s, 172,800 events a day";
+    let critical = "500 critical events a day, each synced";
+    let of = |workload: &'static str, events_per_day: f64, row: &Cost| {
+        let per_day = events_per_day * row.dirty_4k_bytes_per_event;
+        let years = |cycles: f64| AREA * cycles / FACTOR / per_day / 365.0;
+        Wear {
+            workload,
+            layout: format!("{}, {} a commit", row.layout, row.commit),
+            mb_per_day: per_day / 1e6,
+            years_10k: years(10_000.0),
+            years_100k: years(100_000.0),
+        }
+    };
+    let mut table = Vec::new();
+    for row in rows {
+        let bulk = row.commit > 1 && !row.layout.starts_with("cold");
+        if bulk || row.layout.ends_with("rows") {
+            table.push(of(polled, 172_800.0, row));
+        }
+        if row.layout.ends_with("rows") || row.layout.starts_with("critical") {
+            table.push(of(critical, 500.0, row));
+        }
+    }
+    table
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let args = Args::parse();
     let disk = args.disk.as_deref();
     let mut rows = Vec::new();
-    for (commit, flushes) in [(100, 60), (250, 40), (1_000, 20)] {
-        rows.push(flushed(disk, commit, flushes).await?);
+    for layout in [Layout::Seed, Layout::Lean] {
+        rows.push(plain(disk, layout, 200).await?);
     }
+    for (commit, flushes) in [(10, 100), (100, 60), (250, 40), (1_000, 20)] {
+        rows.extend(flushed(disk, commit, flushes).await?);
+    }
+    rows.push(cold_frame(disk, 5_000).await?);
     rows.push(critical(disk, 200).await?);
     rows.extend(state_writes(disk, 200).await?);
+    let wear = wear_table(&rows);
     if args.json {
-        println!("{}", serde_json::to_string(&rows)?);
+        println!("{}", serde_json::to_string(&serde_json::json!({ "costs": rows, "wear": wear }))?);
     } else {
         println!("{:<36} {:>7} {:>12} {:>12} {:>12}  goal", "layout", "commit", "written B", "dirty-4K B", "file B");
         for row in &rows {
@@ -68,6 +114,10 @@ async fn main() -> Result<(), Failure> {
                 "{layout:<36} {commit:>7} {written_bytes_per_event:>12.1} {dirty_4k_bytes_per_event:>12.1} \
                  {file_bytes_per_event:>12.1}  {goal}"
             );
+        }
+        println!("\n{:<44} {:<40} {:>9} {:>12} {:>12}", "workload", "layout", "MB/day", "years @10k", "years @100k");
+        for Wear { workload, layout, mb_per_day, years_10k, years_100k } in &wear {
+            println!("{workload:<44} {layout:<40} {mb_per_day:>9.1} {years_10k:>12.1} {years_100k:>12.1}");
         }
     }
     Ok(())
@@ -87,8 +137,15 @@ impl Bench {
         let state = Migration {
             version: 1,
             name: "bench",
-            up: "CREATE TABLE bench_state (stream TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID",
-            down: "DROP TABLE bench_state",
+            up: "CREATE TABLE bench_state (stream TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+                CREATE TABLE bench_seed (id TEXT PRIMARY KEY, stream TEXT NOT NULL, version INTEGER NOT NULL,
+                    type TEXT NOT NULL, body TEXT NOT NULL, at TEXT NOT NULL) STRICT;
+                CREATE UNIQUE INDEX bench_seed_stream ON bench_seed (stream, version);
+                CREATE INDEX bench_seed_type ON bench_seed (type, at);
+                CREATE INDEX bench_seed_at ON bench_seed (at);
+                CREATE TABLE bench_lean (pos INTEGER PRIMARY KEY, stream INTEGER NOT NULL, version INTEGER NOT NULL,
+                    type INTEGER NOT NULL, wall_ms INTEGER NOT NULL, body TEXT NOT NULL, UNIQUE (stream, version)) STRICT",
+            down: "DROP TABLE bench_lean; DROP TABLE bench_seed; DROP TABLE bench_state",
         };
         let mut options = Options::new(place.disk.path().join("data"))
             .schemas(nasnet_events::schema_sets())
@@ -97,7 +154,10 @@ impl Bench {
         let db = DbManager::open(options).await?;
         let id: RouterId = "bench".parse()?;
         db.create_router(NewRouter::new(id.clone()).name("bench").host("192.0.2.1")).await?;
-        let store = EventStore::open(&db, EventOptions::default()).await?;
+        let cold = place.tmpfs.path().join("cold");
+        nasnet_events::prepare_cold_dir(&db, &cold)?;
+        let cold = nasnet_events::ColdOptions::new(cold).allow_same_device();
+        let store = EventStore::open(&db, EventOptions::default().cold(cold)).await?;
         Ok(Self { _place: place, db, id, store })
     }
 
@@ -136,14 +196,42 @@ impl Bench {
     }
 }
 
-/// Normal events: appended to tmpfs, then flushed into one segment for every `commit` of them.
-async fn flushed(disk: Option<&Path>, commit: usize, flushes: usize) -> Result<Cost, Failure> {
+/// The plain tables everybody begins with.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    Seed,
+    Lean,
+}
+
+/// Rows of a plain table, one commit each.
+async fn plain(disk: Option<&Path>, layout: Layout, count: usize) -> Result<Cost, Failure> {
+    let bench = Bench::open(disk).await?;
+    let mut events = Generator::new(5);
+    // As full as a table in use, so that its indexes have the pages they have.
+    bench.write_plain(layout, &mut events, 4_000, 1_000).await?;
+    let name = match layout {
+        Layout::Seed => "seed-style rows",
+        Layout::Lean => "lean rows",
+    };
+    bench.cost(name, 1, count, async || bench.write_plain(layout, &mut events, count, 1).await).await
+}
+
+/// Normal events: appended to tmpfs, then flushed into one segment for every `commit` of them, without a dictionary and
+/// with one.
+async fn flushed(disk: Option<&Path>, commit: usize, flushes: usize) -> Result<[Cost; 2], Failure> {
     let bench = Bench::open(disk).await?;
     let mut events = Generator::new(1);
     bench.name_streams().await?;
     bench.flush_some(&mut events, commit, 3).await?;
-    let cost = bench
-        .cost("normal, flushed zstd segment", commit, commit * flushes, async || {
+    let without = bench
+        .cost("normal, flushed segment, no dictionary", commit, commit * flushes, async || {
+            bench.flush_some(&mut events, commit, flushes).await
+        })
+        .await?;
+    bench.store.train().await?;
+    bench.flush_some(&mut events, commit, 1).await?;
+    let with = bench
+        .cost("normal, flushed segment", commit, commit * flushes, async || {
             bench.flush_some(&mut events, commit, flushes).await
         })
         .await?;
@@ -152,7 +240,24 @@ async fn flushed(disk: Option<&Path>, commit: usize, flushes: usize) -> Result<C
         1_000 => Some(("P9", 150.0)),
         _ => None,
     };
-    Ok(Cost { goal, ..cost })
+    Ok([without, Cost { goal, ..with }])
+}
+
+/// Frames of 1,000 events in the cold tier, which is no flash of the router: what matters is their size.
+async fn cold_frame(disk: Option<&Path>, count: usize) -> Result<Cost, Failure> {
+    let bench = Bench::open(disk).await?;
+    let mut events = Generator::new(6);
+    bench.flush_some(&mut events, 1_000, count / 1_000).await?;
+    let report = bench.store.archive().await?;
+    let bytes = exact(report.bytes) / exact(report.events);
+    Ok(Cost {
+        goal: Some(("P12", 80.0)),
+        layout: "cold frame",
+        commit: 1_000,
+        written_bytes_per_event: bytes,
+        dirty_4k_bytes_per_event: exact(report.bytes.div_ceil(4_096) * 4_096) / exact(report.events),
+        file_bytes_per_event: bytes,
+    })
 }
 
 /// Critical events, each synced on its own.
@@ -200,6 +305,52 @@ impl Bench {
         }
         self.append_critical(&mut events, 1).await?;
         self.store.flush(FlushReason::Requested).await?;
+        Ok(())
+    }
+
+    /// Writes `count` rows of a plain table, `commit` in each transaction.
+    async fn write_plain(
+        &self,
+        layout: Layout,
+        events: &mut Generator,
+        count: usize,
+        commit: usize,
+    ) -> Result<(), Failure> {
+        let router = self.db.router(&self.id).await?;
+        for _ in 0..count / commit {
+            let samples = events.samples(commit);
+            let samples: Vec<_> = samples.into_iter().map(|sample| (self.db.next_ulid().to_string(), sample)).collect();
+            router
+                .write(STATE, move |conn| {
+                    Box::pin(async move {
+                        for (id, sample) in samples {
+                            let query = match layout {
+                                Layout::Seed => sqlx::query(
+                                    "INSERT INTO bench_seed (id, stream, version, type, body, at) SELECT ?1, ?2,
+                                     (SELECT COALESCE(MAX(version), 0) + 1 FROM bench_seed WHERE stream = ?2), ?3, ?4,
+                                     '2026-11-21T12:00:00.' || ?1",
+                                ),
+                                Layout::Lean => sqlx::query(
+                                    "INSERT INTO bench_lean (stream, version, type, wall_ms, body) SELECT
+                                     CAST(substr(?2, 10) AS INTEGER), (SELECT COALESCE(MAX(version), 0) + 1
+                                     FROM bench_lean WHERE stream = CAST(substr(?2, 10) AS INTEGER)),
+                                     length(?3) + 0 * length(?1), 1795000000000, ?4",
+                                ),
+                            };
+                            query
+                                .bind(id)
+                                .bind(sample.stream)
+                                .bind(sample.kind)
+                                .bind(sample.body)
+                                .execute(&mut *conn)
+                                .await
+                                .map_err(nasnet_dbmanager::Error::from)?;
+                        }
+                        Ok::<_, nasnet_dbmanager::Error>(())
+                    })
+                })
+                .await?;
+        }
         Ok(())
     }
 

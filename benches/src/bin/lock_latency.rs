@@ -8,24 +8,24 @@
 
 #[path = "lock_latency/handover.rs"]
 mod handover;
-#[path = "lock_latency/peers.rs"]
-mod peers;
 
-use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use nasnet_benches::leases::{Advisory, Pairs, lease, upsert};
+pub(crate) use nasnet_benches::leases::{Failure, open, request};
 use nasnet_benches::measure::{BusyCore, ROUNDS, percentile};
+use nasnet_benches::naive::NaiveLock;
 use nasnet_benches::place::Place;
-use nasnet_dbmanager::{Cause, DbManager, Options};
-use nasnet_locking::{AcquireRequest, LockInfo, LockKey, LockManager, LockOptions};
+use nasnet_dbmanager::{Cause, DbManager};
+use nasnet_locking::{LockKey, LockManager, LockOptions};
 use serde::Serialize;
 
-pub(crate) type Failure = Box<dyn Error + Send + Sync>;
-
 const WAITERS: usize = 32;
+/// Pairs of each other lock.
+const PEERS: u32 = 350;
 const LONG: Duration = Duration::from_secs(60);
 
 #[derive(Parser)]
@@ -88,13 +88,25 @@ async fn main() -> Result<(), Failure> {
     let (data, run) = (place.disk.path().join("data"), place.tmpfs.path());
     let db = open(&data, run).await?;
     let locks = LockManager::open(&db, LockOptions::default()).await?;
+    let mut on_disk = NaiveLock::synced(&place.disk.path().join("naive.db")).await?;
+    let mut on_tmpfs = NaiveLock::unsynced(&run.join("naive.db")).await?;
+    let mut advisory = Advisory::connect().await?;
     let mut rows = Vec::new();
     for busy in [false, true] {
         let _core = busy.then(BusyCore::start);
         uncontended(&db, &locks, busy, &mut rows).await?;
-        peers::sqlite(&place.disk.path().join("naive.db"), "sqlite row lock on disk, FULL", busy, &mut rows).await?;
-        peers::sqlite(&run.join("naive.db"), "sqlite row lock on tmpfs, OFF", busy, &mut rows).await?;
-        peers::postgres(busy, &mut rows).await?;
+        for (what, naive) in
+            [("sqlite row lock on disk, FULL", &mut on_disk), ("sqlite row lock on tmpfs, OFF", &mut on_tmpfs)]
+        {
+            let mut samples = Vec::new();
+            upsert(naive, PEERS, &mut samples).await?;
+            rows.push(Row::new(what, busy, samples));
+        }
+        if let Some(advisory) = &mut advisory {
+            let mut samples = Vec::new();
+            advisory.pairs(PEERS, &mut samples).await?;
+            rows.push(Row::new("postgresql advisory lock, one connection", busy, samples));
+        }
     }
     let second = LockManager::open(&db, LockOptions::default()).await?;
     let (mut overtaken, mut queued_grants) = (0, 0);
@@ -111,7 +123,7 @@ async fn main() -> Result<(), Failure> {
     rows.extend(handover::measure(&db, &locks, &data, run).await?);
     locks.shutdown().await?;
     db.shutdown().await?;
-    let report = Report { rows, overtaken, queued_grants, postgres: peers::POSTGRES && peers::server().is_some() };
+    let report = Report { rows, overtaken, queued_grants, postgres: advisory.is_some() };
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
         return Ok(());
@@ -124,37 +136,28 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) async fn open(data: &Path, run: &Path) -> Result<DbManager, Failure> {
-    Ok(DbManager::open(Options::new(data).run_dir(run).schemas(nasnet_locking::schema_sets())).await?)
-}
-
-pub(crate) fn request(path: &str) -> Result<AcquireRequest, Failure> {
-    Ok(AcquireRequest::exclusive(LockKey::parse(path)?, LockInfo::new("bench", "measure")))
-}
-
 /// A lease alone, its two halves, and what the writer of the database costs by itself.
 async fn uncontended(db: &DbManager, locks: &LockManager, busy: bool, rows: &mut Vec<Row>) -> Result<(), Failure> {
     const CAUSE: Cause = Cause::new("bench");
-    let (mut acquires, mut releases, mut pairs, mut empty) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut samples, mut empty, mut raw) = (Pairs::default(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        for number in 0..200 {
-            let request = request(&format!("bench/{}", number % 50))?;
-            let began = Instant::now();
-            let guard = locks.acquire(request).await?;
-            acquires.push(began.elapsed());
-            let releasing = Instant::now();
-            guard.release().await?;
-            releases.push(releasing.elapsed());
-            pairs.push(began.elapsed());
+        lease(locks, 200, &mut samples).await?;
+        for _ in 0..200 {
             let began = Instant::now();
             db.locks().write(CAUSE, |_| Box::pin(async { Ok::<_, nasnet_dbmanager::Error>(()) })).await?;
             empty.push(began.elapsed());
         }
+        for _ in 0..200 {
+            let began = Instant::now();
+            db.locks().write_raw(CAUSE, |_| Ok::<_, nasnet_dbmanager::Error>(())).await?;
+            raw.push(began.elapsed());
+        }
     }
-    rows.push(Row::new("lease, acquire+release", busy, pairs));
-    rows.push(Row::new("lease, acquire", busy, acquires));
-    rows.push(Row::new("lease, release", busy, releases));
+    rows.push(Row::new("lease, acquire+release", busy, samples.pairs));
+    rows.push(Row::new("lease, acquire", busy, samples.acquires));
+    rows.push(Row::new("lease, release", busy, samples.releases));
     rows.push(Row::new("an empty write op on locks.db", busy, empty));
+    rows.push(Row::new("an empty raw op on locks.db", busy, raw));
     Ok(())
 }
 

@@ -15,8 +15,10 @@ use crate::raw::{Held, RawConn};
 use crate::vitals::Vitals;
 
 /// Begins the transaction. A database that another process writes to is [`Error::Busy`] at once.
-pub(super) fn begin(held: &Held) -> Result<(), Error> {
-    step(held.conn(), "BEGIN IMMEDIATE").map_err(|error| translate_raw("begin a write", error))?;
+pub(super) fn begin(held: &Held, only_reads: bool) -> Result<(), Error> {
+    // A read never waits for another process that writes.
+    let begin = if only_reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
+    step(held.conn(), begin).map_err(|error| translate_raw("begin a write", error))?;
     held.rolled_back.store(false, Ordering::Release);
     Ok(())
 }
@@ -76,7 +78,9 @@ where
     held.may_commit.store(false, Ordering::Release);
     match committed {
         Ok(()) => {
-            vitals.note_commit();
+            if waiting.iter().any(|operation| !operation.only_reads()) {
+                vitals.note_commit();
+            }
             End { ran, link: After::Keep }
         }
         Err(error) => {
@@ -97,7 +101,7 @@ fn run_one(conn: &Connection, operation: &mut dyn RawOperation, grouped: bool) -
         operation.fail(error.clone());
         return (Ran::TransactionGone, Some(error));
     }
-    let mut raw = RawConn::new(conn);
+    let mut raw = RawConn::new(conn, operation.only_reads());
     let succeeded = match std::panic::catch_unwind(AssertUnwindSafe(|| operation.run(&mut raw))) {
         Ok(succeeded) => succeeded,
         Err(panic) => {

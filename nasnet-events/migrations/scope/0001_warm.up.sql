@@ -28,9 +28,28 @@ CREATE TABLE event_rows (
     -- SHA-256 chain over the rows of this scope in the order of their positions, after this one.
     digest         BLOB NOT NULL CHECK (length(digest) = 32),
     -- CRC32C over the event with its names spelled out, and the digest.
-    crc            INTEGER NOT NULL,
-    UNIQUE (stream, version)
+    crc            INTEGER NOT NULL
+    -- No index on (stream, version): it would cost a page of flash with each event (docs/adr/0010). Sealing keeps the
+    -- rows few, and the transaction that adds one looks at all of them for the version.
 ) STRICT;
+
+-- What zstd is told beforehand about the events of this scope. Versions add up: one is never changed, nor deleted while
+-- a segment needs it.
+CREATE TABLE event_dictionaries (
+    -- CRC32C of the body.
+    id       INTEGER PRIMARY KEY CHECK (id > 0),
+    -- Position of the newest event it was made from: the one with the highest is used.
+    made_pos INTEGER NOT NULL CHECK (made_pos > 0),
+    -- Numbers of the event types it was made from.
+    kinds    BLOB NOT NULL,
+    events   INTEGER NOT NULL CHECK (events > 0),
+    body     BLOB NOT NULL
+) STRICT;
+
+CREATE TRIGGER event_dictionaries_are_immutable BEFORE UPDATE ON event_dictionaries
+BEGIN
+    SELECT RAISE(ABORT, 'event dictionaries are never changed');
+END;
 
 -- Normal events in one block per flush.
 CREATE TABLE event_segments (
@@ -46,12 +65,34 @@ CREATE TABLE event_segments (
     kinds        BLOB NOT NULL,
     streams      BLOB NOT NULL,
     raw_bytes    INTEGER NOT NULL,
+    -- What the body was compressed with, NULL = without.
+    dictionary   INTEGER REFERENCES event_dictionaries (id),
     -- SHA-256 chain over the events in the segments of this scope, before and after this one.
     prev_digest  BLOB NOT NULL CHECK (length(prev_digest) = 32),
     digest       BLOB NOT NULL CHECK (length(digest) = 32),
     -- CRC32C over all other columns.
     crc          INTEGER NOT NULL,
     -- Last, so that the columns above are read without its pages.
+    body         BLOB NOT NULL
+) STRICT;
+
+-- Rows that were sealed: many in one block, which goes on in the chain of the rows. Their positions lie between those of
+-- flushed segments, so they have a table of their own. Columns as above.
+CREATE TABLE event_sealed (
+    first_pos    INTEGER PRIMARY KEY CHECK (first_pos > 0),
+    last_pos     INTEGER NOT NULL CHECK (last_pos >= first_pos),
+    through_pos  INTEGER NOT NULL CHECK (through_pos >= last_pos),
+    complete_pos INTEGER NOT NULL CHECK (complete_pos >= 0),
+    events       INTEGER NOT NULL CHECK (events > 0),
+    wall_min_ms  INTEGER NOT NULL,
+    wall_max_ms  INTEGER NOT NULL,
+    kinds        BLOB NOT NULL,
+    streams      BLOB NOT NULL,
+    raw_bytes    INTEGER NOT NULL,
+    dictionary   INTEGER REFERENCES event_dictionaries (id),
+    prev_digest  BLOB NOT NULL CHECK (length(prev_digest) = 32),
+    digest       BLOB NOT NULL CHECK (length(digest) = 32),
+    crc          INTEGER NOT NULL,
     body         BLOB NOT NULL
 ) STRICT;
 
@@ -106,6 +147,11 @@ BEGIN
     SELECT RAISE(ABORT, 'event rows are append-only');
 END;
 
+CREATE TRIGGER event_sealed_are_immutable BEFORE UPDATE ON event_sealed
+BEGIN
+    SELECT RAISE(ABORT, 'event segments are append-only');
+END;
+
 CREATE TRIGGER event_segments_are_immutable BEFORE UPDATE ON event_segments
 BEGIN
     SELECT RAISE(ABORT, 'event segments are append-only');
@@ -132,8 +178,9 @@ CREATE TABLE event_tops (
 
 -- Up to where events may be deleted; moves in the transaction that deletes them, and never back.
 CREATE TABLE event_retained (
-    -- -3, -2, -1: rows of class Critical, Normal, Low. -4: rows that were sealed. 0: segments. Above: rows of one type.
-    what        INTEGER PRIMARY KEY CHECK (what >= -4),
+    -- -3, -2, -1: rows of class Critical, Normal, Low. -4: rows that were sealed. -5: segments of sealed rows.
+    -- 0: segments. Above: rows of one type.
+    what        INTEGER PRIMARY KEY CHECK (what >= -5),
     through_pos INTEGER NOT NULL CHECK (through_pos >= 0)
 ) STRICT;
 
@@ -146,6 +193,12 @@ END;
 
 CREATE TRIGGER event_segments_are_retained BEFORE DELETE ON event_segments
 WHEN OLD.last_pos > COALESCE((SELECT through_pos FROM event_retained WHERE what = 0), 0)
+BEGIN
+    SELECT RAISE(ABORT, 'event segments are deleted by retention alone');
+END;
+
+CREATE TRIGGER event_sealed_are_retained BEFORE DELETE ON event_sealed
+WHEN OLD.last_pos > COALESCE((SELECT through_pos FROM event_retained WHERE what = -5), 0)
 BEGIN
     SELECT RAISE(ABORT, 'event segments are deleted by retention alone');
 END;

@@ -32,8 +32,9 @@ static INSERT: LazyLock<HashMap<usize, String>> = LazyLock::new(|| {
     CHUNKS.into_iter().map(|rows| (rows, statement(rows))).collect()
 });
 
-const VERSIONS: &str = "SELECT n.text, MAX(r.version) FROM event_names n JOIN event_rows r ON r.stream = n.id \
-     WHERE n.text IN (SELECT value FROM json_each(?1)) GROUP BY n.id";
+const VERSIONS: &str = "SELECT (SELECT n.text FROM event_names n WHERE n.id = r.stream), MAX(r.version) FROM event_rows r \
+     WHERE r.stream IN (SELECT n.id FROM event_names n WHERE n.text IN (SELECT value FROM json_each(?1))) \
+     GROUP BY r.stream";
 const COUNT: &str = "SELECT COUNT(*) FROM event_rows WHERE pos BETWEEN ?1 AND ?2";
 const WINDOW: &str = "SELECT r.pos, n.text, r.version, r.event_id FROM event_rows r \
      LEFT JOIN event_names n ON n.id = r.stream ORDER BY r.pos";
@@ -61,15 +62,18 @@ macro_rules! select {
 
 const FORWARDS: &str = select!("WHERE r.pos > ?1 AND r.pos <= ?2 ORDER BY r.pos LIMIT ?3");
 const BACKWARDS: &str = select!("WHERE r.pos > ?1 AND r.pos <= ?2 ORDER BY r.pos DESC LIMIT ?3");
-// Positions and versions of a stream ascend together, so the unique index gives the order.
 const STREAM_FORWARDS: &str = select!(
     "WHERE r.stream = (SELECT id FROM event_names WHERE text = ?4) AND r.pos > ?1 AND r.pos <= ?2 \
-     ORDER BY r.version LIMIT ?3"
+     ORDER BY r.pos LIMIT ?3"
 );
 const STREAM_BACKWARDS: &str = select!(
     "WHERE r.stream = (SELECT id FROM event_names WHERE text = ?4) AND r.pos > ?1 AND r.pos <= ?2 \
-     ORDER BY r.version DESC LIMIT ?3"
+     ORDER BY r.pos DESC LIMIT ?3"
 );
+
+/// The statements that read pages.
+#[cfg(test)]
+pub(super) const PAGES: [&str; 5] = [FORWARDS, BACKWARDS, STREAM_FORWARDS, STREAM_BACKWARDS, COUNT];
 
 /// CRC32C over an event with its names spelled out, so that a damaged name is noticed too, and over its place in the
 /// chain.

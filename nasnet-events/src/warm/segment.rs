@@ -12,32 +12,98 @@ use crate::event::Recorded;
 use crate::hot::log::Order;
 use crate::position::Position;
 use crate::varint::{self, Malformed, Reader};
+use crate::warm::dictionary::{self, Dictionary, DictionaryId};
 use crate::warm::names;
 
 const LEVEL: i32 = 3;
 
-const INSERT: &str = "INSERT INTO event_segments (first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, \
-     wall_max_ms, kinds, streams, raw_bytes, prev_digest, digest, crc, body) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
-const LAST: &str = "SELECT through_pos, complete_pos, digest FROM event_segments ORDER BY first_pos DESC LIMIT 1";
 const REMOVED: &str = "SELECT pos, digest FROM event_chain WHERE lane = 'segments' ORDER BY pos DESC LIMIT 1";
 const CHAINED: &str = "SELECT last_pos, digest FROM event_segments ORDER BY first_pos DESC LIMIT 1";
-const METAS_FORWARDS: &str = "SELECT first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, wall_max_ms, \
-     kinds, streams, raw_bytes, prev_digest, digest, crc FROM event_segments \
-     WHERE first_pos >= COALESCE((SELECT MAX(first_pos) FROM event_segments WHERE first_pos <= ?1), 0) \
-     AND first_pos <= ?2 AND last_pos > ?1 ORDER BY first_pos LIMIT ?3";
-const METAS_BACKWARDS: &str = "SELECT first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, wall_max_ms, \
-     kinds, streams, raw_bytes, prev_digest, digest, crc FROM event_segments \
-     WHERE first_pos >= COALESCE((SELECT MAX(first_pos) FROM event_segments WHERE first_pos <= ?1), 0) \
-     AND first_pos <= ?2 AND last_pos > ?1 ORDER BY first_pos DESC LIMIT ?3";
-const BODY: &str = "SELECT body FROM event_segments WHERE first_pos = ?1";
-const STREAMS: &str = "SELECT streams FROM event_segments";
-const TOTALS: &str = "SELECT COUNT(*), COALESCE(SUM(events), 0), COALESCE(SUM(length(body)), 0), MIN(first_pos), \
-     MAX(last_pos) FROM event_segments";
+
+/// The statements about one of the two tables.
+struct Sql {
+    table: &'static str,
+    insert: &'static str,
+    last: &'static str,
+    metas_forwards: &'static str,
+    metas_backwards: &'static str,
+    body: &'static str,
+    streams: &'static str,
+    totals: &'static str,
+}
+
+macro_rules! metas {
+    ($table:literal, $order:literal) => {
+        concat!(
+            "SELECT first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, wall_max_ms, kinds, streams, ",
+            "raw_bytes, dictionary, prev_digest, digest, crc FROM ",
+            $table,
+            " WHERE first_pos >= COALESCE((SELECT MAX(first_pos) FROM ",
+            $table,
+            " WHERE first_pos <= ?1), 0) ",
+            "AND first_pos <= ?2 AND last_pos > ?1 ORDER BY first_pos",
+            $order,
+            " LIMIT ?3"
+        )
+    };
+}
+
+macro_rules! sql {
+    ($table:literal) => {
+        Sql {
+            table: $table,
+            insert: concat!(
+                "INSERT INTO ",
+                $table,
+                " (first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, ",
+                "wall_max_ms, kinds, streams, raw_bytes, dictionary, prev_digest, digest, crc, body) ",
+                "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+            ),
+            last: concat!("SELECT through_pos, complete_pos, digest FROM ", $table, " ORDER BY first_pos DESC LIMIT 1"),
+            metas_forwards: metas!($table, ""),
+            metas_backwards: metas!($table, " DESC"),
+            body: concat!("SELECT body FROM ", $table, " WHERE first_pos = ?1"),
+            streams: concat!("SELECT streams FROM ", $table),
+            totals: concat!(
+                "SELECT COUNT(*), COALESCE(SUM(events), 0), COALESCE(SUM(length(body)), 0), MIN(first_pos), ",
+                "MAX(last_pos) FROM ",
+                $table
+            ),
+        }
+    };
+}
+
+static FLUSHED: Sql = sql!("event_segments");
+static SEALED: Sql = sql!("event_sealed");
+
+/// The statements that read pages.
+#[cfg(test)]
+pub(super) fn pages() -> Vec<&'static str> {
+    [&FLUSHED, &SEALED].into_iter().flat_map(|sql| [sql.metas_forwards, sql.metas_backwards, sql.body]).collect()
+}
+
+/// Where the events of a segment were before. The positions of the two kinds interleave; among themselves they do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// In the hot tier only.
+    Flushed,
+    /// In rows of their own.
+    Sealed,
+}
+
+impl Lane {
+    fn sql(self) -> &'static Sql {
+        match self {
+            Self::Flushed => &FLUSHED,
+            Self::Sealed => &SEALED,
+        }
+    }
+}
 
 /// What is known of a segment without its events.
 #[derive(Debug, Clone)]
 pub(crate) struct Meta {
+    pub(crate) lane: Lane,
     pub(crate) first: Position,
     pub(crate) last: Position,
     pub(crate) through: Position,
@@ -47,6 +113,8 @@ pub(crate) struct Meta {
     kinds: Vec<u8>,
     streams: Vec<u8>,
     raw_bytes: i64,
+    /// What its body was compressed with.
+    pub(crate) dictionary: Option<DictionaryId>,
     /// The chain of flushed events before this segment, and after it.
     pub(crate) prev_digest: Digest,
     pub(crate) digest: Digest,
@@ -72,14 +140,23 @@ pub(crate) struct Prepared {
     pub(crate) events: Vec<Recorded>,
     pub(crate) body: Vec<u8>,
     raw_bytes: usize,
+    dictionary: Option<DictionaryId>,
 }
 
-/// Encodes the events of one segment; they must not be empty.
-pub(crate) fn prepare(events: Vec<Recorded>) -> Result<Prepared, Error> {
+/// Encodes the events of one segment; they must not be empty. With a dictionary when that makes it smaller.
+pub(crate) fn prepare(events: Vec<Recorded>, dictionary: Option<&Dictionary>) -> Result<Prepared, Error> {
     let refs: Vec<&Recorded> = events.iter().collect();
-    let (body, raw_bytes) =
-        block::encode(&refs, Packing::Zstd(LEVEL)).map_err(|error| Error::corrupt("segment to be written", error))?;
-    Ok(Prepared { events, body, raw_bytes })
+    let failed = |error: Malformed| Error::corrupt("segment to be written", error);
+    let (mut body, raw_bytes) = block::encode(&refs, Packing::Zstd(LEVEL)).map_err(failed)?;
+    let mut used = None;
+    if let Some(dictionary) = dictionary {
+        let packing = Packing::Dictionary(LEVEL, &dictionary.body);
+        let (with, _) = block::encode(&refs, packing).map_err(failed)?;
+        if with.len() < body.len() {
+            (body, used) = (with, Some(dictionary.id));
+        }
+    }
+    Ok(Prepared { events, body, raw_bytes, dictionary: used })
 }
 
 impl Meta {
@@ -92,6 +169,7 @@ impl Meta {
         for number in [self.wall_ms.0, self.wall_ms.1, self.raw_bytes] {
             varint::put_signed(&mut bytes, number);
         }
+        varint::put(&mut bytes, self.dictionary.map_or(0, DictionaryId::number));
         for blob in [&self.kinds[..], &self.streams, &self.prev_digest.0, &self.digest.0] {
             varint::put_bytes(&mut bytes, blob);
         }
@@ -130,6 +208,7 @@ fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
 /// Stores a segment in the caller's write transaction, directly after `tail`.
 pub(crate) async fn insert(
     conn: &mut SqliteConnection,
+    lane: Lane,
     prepared: &Prepared,
     tail: &Tail,
     through: Position,
@@ -156,6 +235,7 @@ pub(crate) async fn insert(
     }
     let times = prepared.events.iter().map(|event| event.wall_ms);
     let mut meta = Meta {
+        lane,
         first: first.position,
         last: last.position,
         through,
@@ -165,12 +245,13 @@ pub(crate) async fn insert(
         kinds: kind_bytes,
         streams: stream_bytes,
         raw_bytes: i64::try_from(prepared.raw_bytes).unwrap_or(i64::MAX),
+        dictionary: prepared.dictionary,
         prev_digest: tail.digest,
         digest: chain::fold(tail.digest, &prepared.events),
         crc: 0,
     };
     meta.crc = i64::from(meta.checksum(&prepared.body)?);
-    sqlx::query(INSERT)
+    sqlx::query(lane.sql().insert)
         .bind(meta.first.to_key()?)
         .bind(meta.last.to_key()?)
         .bind(meta.through.to_key()?)
@@ -181,6 +262,7 @@ pub(crate) async fn insert(
         .bind(meta.kinds)
         .bind(meta.streams)
         .bind(meta.raw_bytes)
+        .bind(meta.dictionary.map(DictionaryId::key))
         .bind(meta.prev_digest.0.to_vec())
         .bind(meta.digest.0.to_vec())
         .bind(meta.crc)
@@ -201,7 +283,7 @@ fn digest(scope: &Scope, bytes: Vec<u8>) -> Result<Digest, Error> {
 
 /// How far the scope is flushed.
 pub(crate) async fn tail(conn: &mut SqliteConnection, scope: &Scope) -> Result<Tail, Error> {
-    let found: Option<(i64, i64, Vec<u8>)> = sqlx::query_as(LAST).fetch_optional(&mut *conn).await?;
+    let found: Option<(i64, i64, Vec<u8>)> = sqlx::query_as(FLUSHED.last).fetch_optional(&mut *conn).await?;
     let Some((through, complete, chained)) = found else {
         // The chain goes on behind segments that were removed.
         let removed: Option<(i64, Vec<u8>)> = sqlx::query_as(REMOVED).fetch_optional(conn).await?;
@@ -224,18 +306,19 @@ pub(crate) async fn chained(conn: &mut SqliteConnection, scope: &Scope) -> Resul
     found.map(|(last, chained)| Ok((position(scope, last)?, digest(scope, chained)?))).transpose()
 }
 
-/// Segments that may hold events after `after` up to `until`, at most `limit`, in the given order.
+/// Segments of one lane that may hold events after `after` up to `until`, at most `limit`, in the given order.
 pub(crate) async fn metas(
     conn: &mut SqliteConnection,
     scope: &Scope,
+    lane: Lane,
     (after, until): (Position, Position),
     order: Order,
     limit: u32,
 ) -> Result<Vec<Meta>, Error> {
-    type Found = (i64, i64, i64, i64, i64, i64, i64, Vec<u8>, Vec<u8>, i64, Vec<u8>, Vec<u8>, i64);
+    type Found = (i64, i64, i64, i64, i64, i64, i64, Vec<u8>, Vec<u8>, i64, Option<i64>, Vec<u8>, Vec<u8>, i64);
     let sql = match order {
-        Order::Forwards => METAS_FORWARDS,
-        Order::Backwards => METAS_BACKWARDS,
+        Order::Forwards => lane.sql().metas_forwards,
+        Order::Backwards => lane.sql().metas_backwards,
     };
     let found: Vec<Found> = sqlx::query_as(sql)
         .bind(after.to_key_clamped())
@@ -247,6 +330,7 @@ pub(crate) async fn metas(
         .into_iter()
         .map(|row| {
             Ok(Meta {
+                lane,
                 first: position(scope, row.0)?,
                 last: position(scope, row.1)?,
                 through: position(scope, row.2)?,
@@ -256,9 +340,10 @@ pub(crate) async fn metas(
                 kinds: row.7,
                 streams: row.8,
                 raw_bytes: row.9,
-                prev_digest: digest(scope, row.10)?,
-                digest: digest(scope, row.11)?,
-                crc: row.12,
+                dictionary: row.10.map(DictionaryId::from_key),
+                prev_digest: digest(scope, row.11)?,
+                digest: digest(scope, row.12)?,
+                crc: row.13,
             })
         })
         .collect()
@@ -266,12 +351,21 @@ pub(crate) async fn metas(
 
 /// Reads and checks the events of a segment.
 pub(crate) async fn events(conn: &mut SqliteConnection, scope: &Scope, meta: &Meta) -> Result<Vec<Recorded>, Error> {
-    let what = || format!("{scope} event_segments row {}", meta.first.to_key_clamped());
-    let body: Vec<u8> = sqlx::query_scalar(BODY).bind(meta.first.to_key()?).fetch_one(conn).await?;
+    let sql = meta.lane.sql();
+    let what = || format!("{scope} {} row {}", sql.table, meta.first.to_key_clamped());
+    let body: Vec<u8> = sqlx::query_scalar(sql.body).bind(meta.first.to_key()?).fetch_one(&mut *conn).await?;
     if i64::from(meta.checksum(&body)?) != meta.crc {
         return Err(Error::corrupt(what(), "checksum differs"));
     }
-    let events = block::decode(&body).map_err(|error| Error::corrupt(what(), error))?;
+    let dictionary = match meta.dictionary {
+        None => None,
+        Some(id) => {
+            let missing = || Error::DictionaryMissing { scope: scope.clone(), segment: meta.first, dictionary: id };
+            Some(dictionary::find(conn, id).await?.ok_or_else(missing)?)
+        }
+    };
+    let events = block::decode_with(&body, dictionary.as_ref().map(|dictionary| dictionary.body.as_slice()))
+        .map_err(|error| Error::corrupt(what(), error))?;
     let ends = (events.first().map(|event| event.position), events.last().map(|event| event.position));
     let right = ends == (Some(meta.first), Some(meta.last)) && events.len() as u64 == meta.events;
     if right && events.iter().all(|event| event.scope == *scope) {
@@ -283,7 +377,8 @@ pub(crate) async fn events(conn: &mut SqliteConnection, scope: &Scope, meta: &Me
 
 /// The highest version of each stream in the segments, by number of its name.
 pub(crate) async fn stream_tops(conn: &mut SqliteConnection) -> Result<HashMap<i64, u64>, Error> {
-    let found: Vec<Vec<u8>> = sqlx::query_scalar(STREAMS).fetch_all(conn).await?;
+    let mut found: Vec<Vec<u8>> = sqlx::query_scalar(FLUSHED.streams).fetch_all(&mut *conn).await?;
+    found.extend(sqlx::query_scalar::<_, Vec<u8>>(SEALED.streams).fetch_all(conn).await?);
     let mut tops: HashMap<i64, u64> = HashMap::new();
     for bytes in found {
         let streams = parse_streams(&bytes).map_err(|error| Error::corrupt("event_segments streams", error))?;
@@ -305,8 +400,8 @@ pub(crate) struct Totals {
 }
 
 /// Sums over the segments of a scope.
-pub(crate) async fn totals(conn: &mut SqliteConnection) -> Result<Totals, Error> {
-    let found: (i64, i64, i64, Option<i64>, Option<i64>) = sqlx::query_as(TOTALS).fetch_one(conn).await?;
+pub(crate) async fn totals(conn: &mut SqliteConnection, lane: Lane) -> Result<Totals, Error> {
+    let found: (i64, i64, i64, Option<i64>, Option<i64>) = sqlx::query_as(lane.sql().totals).fetch_one(conn).await?;
     Ok(Totals {
         segments: found.0.cast_unsigned(),
         events: found.1.cast_unsigned(),

@@ -21,7 +21,7 @@ use crate::store::{LeaseStore, Queue, Queued, Request, Table};
 use crate::token::FencingToken;
 
 /// How often other processes are looked at while somebody wants to know. A lost lease is told within 50 ms.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(5);
 
 /// The store of one process beside others of the same machine.
 #[derive(Debug)]
@@ -52,6 +52,10 @@ impl Embedded {
 impl LeaseStore for Embedded {
     fn session(&self) -> Ulid {
         self.leases.own
+    }
+
+    fn fleet(&self) -> Option<Ulid> {
+        Some(self.db.fleet_id())
     }
 
     fn now(&self) -> Now {
@@ -150,9 +154,9 @@ impl LeaseStore for Embedded {
         token: FencingToken,
         broken: Broken,
     ) -> Result<Result<Lease, StaleView>, Error> {
-        if let Err(why) = self.leases.standing(id, token, self.db.now()).await? {
-            tracing::debug!(lease = %id, %token, %why, "a break came too late");
-            return Ok(Err(self.leases.stale_view(id, token).await?));
+        if let Some(stale) = self.leases.stale_view(id, token, self.db.now()).await? {
+            tracing::debug!(lease = %id, %token, "a break came too late");
+            return Ok(Err(stale));
         }
         let entry = AuditEntry::new("locking", "lock.break")
             .actor(&broken.by)

@@ -24,8 +24,9 @@ use crate::key::KeySet;
 use crate::lease::{Broken, Deadline, Lease, Obstacle, Verdict};
 use crate::store::postgres::clock::{ServerClock, at};
 use crate::store::postgres::line::Line;
-use crate::store::postgres::rows::{Found, SessionId, bytes, change, tell_freed, to_i64};
+use crate::store::postgres::rows::{Found, SessionId, bytes, change, tell_freed};
 use crate::store::postgres::session::Sessions;
+use crate::store::row::to_i64;
 use crate::store::{LeaseStore, Queue, Queued, Request, Table};
 use crate::token::FencingToken;
 
@@ -127,6 +128,10 @@ impl PostgresStore {
 impl LeaseStore for PostgresStore {
     fn session(&self) -> Ulid {
         self.sessions.id().0
+    }
+
+    fn fleet(&self) -> Option<Ulid> {
+        None
     }
 
     fn now(&self) -> Now {

@@ -9,10 +9,11 @@ use ulid::Ulid;
 
 use crate::error::Error;
 use crate::key::{KeySet, LockKey};
-use crate::lease::{self, Broken, Deadline, Lease, LockInfo, Mode, Ticket, Verdict, Want, millis};
+use crate::lease::{self, Deadline, Lease, LockInfo, Ticket, Verdict, Want, millis};
 use crate::store::Request;
 use crate::store::postgres::clock::at;
 use crate::store::postgres::failed;
+use crate::store::row::{Common, LeaseRow, TicketRow, to_i64, to_u64};
 use crate::token::FencingToken;
 
 macro_rules! lease_columns {
@@ -158,8 +159,8 @@ pub(super) async fn grant(
     now_ms: u64,
 ) -> Result<Option<Lease>, Error> {
     let now = at(now_ms);
-    let hold_until_ms = request.max_hold.map(|hold| now_ms.saturating_add(millis(hold)));
-    let deadline = Deadline { boot: now.boot, boottime_ms: lease::reach_ms(&now, request.ttl, hold_until_ms) };
+    // Every number a sequence gives is a token; the one of this lease is not known yet.
+    let lease = request.granted(FencingToken::MIN, session.0, &now);
     let token: Option<i64> = sqlx::query_scalar(GRANT)
         .bind(bytes(request.id))
         .bind(bytes(session.0))
@@ -169,27 +170,14 @@ pub(super) async fn grant(
         .bind(&request.info.actor)
         .bind(&request.info.purpose)
         .bind(&request.info.origin)
-        .bind(now.wall_ms)
-        .bind(to_i64(millis(request.ttl)))
-        .bind(to_i64(deadline.boottime_ms))
-        .bind(hold_until_ms.map(to_i64))
+        .bind(lease.since_ms)
+        .bind(to_i64(millis(lease.ttl)))
+        .bind(to_i64(lease.deadline.boottime_ms))
+        .bind(lease.hold_until_ms.map(to_i64))
         .fetch_optional(conn)
         .await
         .map_err(failed("store a lease"))?;
-    let Some(token) = token else { return Ok(None) };
-    Ok(Some(Lease {
-        id: request.id,
-        token: FencingToken::from_sql(token)?,
-        session: session.0,
-        keys: request.keys.clone(),
-        mode: request.mode,
-        info: request.info.clone(),
-        since_ms: now.wall_ms,
-        ttl: request.ttl,
-        deadline,
-        hold_until_ms,
-        broken: None,
-    }))
+    token.map(|token| Ok(Lease { token: FencingToken::from_sql(token)?, ..lease })).transpose()
 }
 
 /// Puts a request at the end of the queue; `None` when the session has ended.
@@ -258,72 +246,40 @@ pub(super) async fn tell_freed(conn: &mut PgConnection) -> Result<(), Error> {
 
 fn lease_of(row: &PgRow) -> Result<Found<Lease>, Error> {
     let read = || failed("read a lease");
-    let broken_by: Option<String> = row.try_get("broken_by").map_err(read())?;
-    let broken_reason: Option<String> = row.try_get("broken_reason").map_err(read())?;
-    let hold_until_ms: Option<i64> = row.try_get("hold_until_ms").map_err(read())?;
-    let value = Lease {
-        id: ulid_of(row, "id")?,
-        token: FencingToken::from_sql(row.try_get("token").map_err(read())?)?,
-        session: ulid_of(row, "session")?,
-        keys: keys_of(row)?,
-        mode: mode_of(row)?,
-        info: info_of(row)?,
-        since_ms: row.try_get("since_ms").map_err(read())?,
-        ttl: Duration::from_millis(to_u64(row.try_get("ttl_ms").map_err(read())?, "time to live")?),
-        deadline: deadline_of(row)?,
-        hold_until_ms: hold_until_ms.map(|ms| to_u64(ms, "longest hold")).transpose()?,
-        broken: broken_by.zip(broken_reason).map(|(by, reason)| Broken { by, reason }),
+    let value = LeaseRow {
+        common: common_of(row)?,
+        token: row.try_get("token").map_err(read())?,
+        ttl_ms: row.try_get("ttl_ms").map_err(read())?,
+        hold_until_ms: row.try_get("hold_until_ms").map_err(read())?,
+        broken_by: row.try_get("broken_by").map_err(read())?,
+        broken_reason: row.try_get("broken_reason").map_err(read())?,
     };
-    Ok(Found { value, dead: row.try_get("dead").map_err(read())? })
+    Ok(Found { value: value.check()?, dead: row.try_get("dead").map_err(read())? })
 }
 
 fn ticket_of(row: &PgRow) -> Result<Found<Ticket>, Error> {
     let read = || failed("read a ticket");
-    let value = Ticket {
-        number: to_u64(row.try_get("number").map_err(read())?, "ticket number")?,
-        id: ulid_of(row, "id")?,
-        session: ulid_of(row, "session")?,
-        keys: keys_of(row)?,
-        mode: mode_of(row)?,
-        info: info_of(row)?,
+    let value = TicketRow { common: common_of(row)?, number: row.try_get("number").map_err(read())? };
+    Ok(Found { value: value.check()?, dead: row.try_get("dead").map_err(read())? })
+}
+
+fn common_of(row: &PgRow) -> Result<Common<'_>, Error> {
+    let read = || failed("read a lease or a ticket");
+    let keys: Vec<String> = row.try_get("keys").map_err(read())?;
+    Ok(Common {
+        id: row.try_get("id").map_err(read())?,
+        session: row.try_get("session").map_err(read())?,
+        keys: KeySet::new(keys.into_iter().map(LockKey::parse).collect::<Result<Vec<_>, _>>()?)?,
+        mode: row.try_get("mode").map_err(read())?,
+        info: LockInfo {
+            actor: row.try_get("actor").map_err(read())?,
+            purpose: row.try_get("purpose").map_err(read())?,
+            origin: row.try_get("origin").map_err(read())?,
+        },
         since_ms: row.try_get("since_ms").map_err(read())?,
-        deadline: deadline_of(row)?,
-    };
-    Ok(Found { value, dead: row.try_get("dead").map_err(read())? })
-}
-
-fn keys_of(row: &PgRow) -> Result<KeySet, Error> {
-    let keys: Vec<String> = row.try_get("keys").map_err(failed("read keys"))?;
-    KeySet::new(keys.into_iter().map(LockKey::parse).collect::<Result<Vec<_>, _>>()?)
-}
-
-fn mode_of(row: &PgRow) -> Result<Mode, Error> {
-    match row.try_get::<&str, _>("mode").map_err(failed("read a mode"))? {
-        "exclusive" => Ok(Mode::Exclusive),
-        "shared" => Ok(Mode::Shared),
-        other => Err(Error::Corrupt { what: "lease mode", detail: other.to_owned() }),
-    }
-}
-
-fn info_of(row: &PgRow) -> Result<LockInfo, Error> {
-    let read = || failed("read a holder");
-    Ok(LockInfo {
-        actor: row.try_get("actor").map_err(read())?,
-        purpose: row.try_get("purpose").map_err(read())?,
-        origin: row.try_get("origin").map_err(read())?,
+        boot: at(0).boot,
+        deadline_ms: row.try_get("deadline_ms").map_err(read())?,
     })
-}
-
-fn deadline_of(row: &PgRow) -> Result<Deadline, Error> {
-    let ms = to_u64(row.try_get("deadline_ms").map_err(failed("read a deadline"))?, "deadline")?;
-    Ok(Deadline { boot: at(ms).boot, boottime_ms: ms })
-}
-
-fn ulid_of(row: &PgRow, column: &str) -> Result<Ulid, Error> {
-    let bytes: &[u8] = row.try_get(column).map_err(failed("read an id"))?;
-    let bytes =
-        bytes.try_into().map_err(|_| Error::Corrupt { what: "id", detail: format!("{} bytes", bytes.len()) })?;
-    Ok(Ulid::from_bytes(bytes))
 }
 
 pub(super) fn bytes(id: Ulid) -> Vec<u8> {
@@ -338,13 +294,4 @@ pub(crate) fn paths(keys: &KeySet) -> Vec<String> {
 /// Returns the keys and everything above them as a text array.
 pub(crate) fn paths_with_ancestors(keys: &KeySet) -> Vec<String> {
     keys.with_ancestors().into_iter().map(std::borrow::Cow::into_owned).collect()
-}
-
-/// Times and numbers beyond what PostgreSQL stores are as good as "never".
-pub(super) fn to_i64(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn to_u64(number: i64, what: &'static str) -> Result<u64, Error> {
-    u64::try_from(number).map_err(|_| Error::Corrupt { what, detail: number.to_string() })
 }

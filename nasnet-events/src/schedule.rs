@@ -1,0 +1,100 @@
+//! When something that is done once a day or a week is due. Pure.
+
+use std::time::Duration;
+
+use nasnet_dbmanager::{ClockQuality, Now};
+
+const DAY_MS: i64 = 86_400_000;
+/// A clock that jumps to and fro makes nothing happen more often than this.
+const GAP_MIN: Duration = Duration::from_secs(3_600);
+
+/// A rhythm by the wall clock, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rhythm {
+    period_ms: i64,
+    /// From the first instant of 1970 to one of the instants it is due.
+    offset_ms: i64,
+}
+
+impl Rhythm {
+    /// Every day at a minute.
+    pub(crate) fn daily(minute: u16) -> Self {
+        Self { period_ms: DAY_MS, offset_ms: i64::from(minute) * 60_000 }
+    }
+
+    /// Every Sunday at a minute. The first day of 1970 was a Thursday.
+    pub(crate) fn weekly(minute: u16) -> Self {
+        Self { period_ms: 7 * DAY_MS, offset_ms: 3 * DAY_MS + i64::from(minute) * 60_000 }
+    }
+
+    /// True when it is due: never done by this process, so that what was missed while it was down is caught up with; an
+    /// instant of the rhythm has passed on a trusted clock; or a whole period has passed, whatever the clock says.
+    pub(crate) fn is_due(self, last: Option<&Now>, now: &Now) -> bool {
+        let Some(last) = last else { return true };
+        let Some(age) = now.age_of(last.boot, last.boottime_ms) else { return true };
+        let period = Duration::from_millis(self.period_ms.unsigned_abs());
+        let trusted = last.quality == ClockQuality::Synced && now.quality == ClockQuality::Synced;
+        let turn = |at: &Now| at.wall_ms.saturating_sub(self.offset_ms).div_euclid(self.period_ms);
+        age >= period || (age >= GAP_MIN && trusted && turn(now) > turn(last))
+    }
+}
+
+/// How long Normal events may wait when more routers than databases stay open have to be flushed: a flush of all of them
+/// opens and closes databases in turn, so it comes less often, up to once an hour.
+pub(crate) fn stretched(interval: Duration, routers: usize, open_max: usize) -> Duration {
+    let rounds = u32::try_from(routers.div_ceil(open_max.max(1)).max(1)).unwrap_or(u32::MAX);
+    interval.saturating_mul(rounds).min(Duration::from_secs(3_600).max(interval))
+}
+
+#[cfg(test)]
+mod tests {
+    use nasnet_dbmanager::BootId;
+
+    use super::*;
+
+    /// A Monday, 00:00.
+    const MONDAY_MS: i64 = 1_795_392_000_000;
+    const HOUR: u64 = 3_600_000;
+
+    fn at(hours: u64, wall_ms: i64) -> Now {
+        let quality = ClockQuality::of_wall_ms(wall_ms);
+        Now { wall_ms, quality, boot: BootId::from_bytes([1; 16]), boottime_ms: hours * HOUR }
+    }
+
+    fn later(hours: u64) -> Now {
+        at(hours, MONDAY_MS + (hours * HOUR).cast_signed())
+    }
+
+    #[test]
+    fn a_day_and_a_week_end_at_their_minute_and_what_was_missed_is_caught_up_with() {
+        let (daily, weekly) = (Rhythm::daily(120), Rhythm::weekly(120));
+        assert!(daily.is_due(None, &later(0)) && weekly.is_due(None, &later(0)));
+        let due = |rhythm: Rhythm, last: u64, now: u64| rhythm.is_due(Some(&later(last)), &later(now));
+        assert!(!due(daily, 0, 1) && due(daily, 0, 2) && !due(daily, 2, 25) && due(daily, 3, 26));
+        assert!(due(daily, 0, 72), "three missed days are one run");
+        let sunday = 6 * 24;
+        assert!(!due(weekly, 0, sunday + 1) && due(weekly, 0, sunday + 2));
+    }
+
+    #[test]
+    fn a_jumping_clock_neither_stops_nor_speeds_it_up() {
+        let daily = Rhythm::daily(120);
+        let years = 56 * 365 * 86_400_000;
+        let last = later(3);
+        assert!(!daily.is_due(Some(&last), &at(3, MONDAY_MS + years)), "not again within the hour");
+        assert!(!daily.is_due(Some(&last), &at(26, MONDAY_MS - years)), "back in 1970 only age counts");
+        assert!(daily.is_due(Some(&last), &at(27, MONDAY_MS - years)));
+        let rebooted = Now { boot: BootId::from_bytes([2; 16]), ..later(4) };
+        assert!(daily.is_due(Some(&last), &rebooted));
+    }
+
+    #[test]
+    fn more_routers_than_stay_open_stretch_the_interval_to_an_hour_at_most() {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        assert_eq!(stretched(minutes(5), 0, 8), minutes(5));
+        assert_eq!(stretched(minutes(5), 8, 8), minutes(5));
+        assert_eq!(stretched(minutes(5), 20, 8), minutes(15));
+        assert_eq!(stretched(minutes(5), 1_000, 8), minutes(60));
+        assert_eq!(stretched(minutes(90), 1_000, 8), minutes(90));
+    }
+}
