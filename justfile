@@ -29,6 +29,7 @@ features:
     cargo check --locked -p nasnet-dbmanager --no-default-features --features fault-injection
     cargo check --locked -p nasnet-state --no-default-features
     cargo check --locked -p nasnet-events --no-default-features
+    cargo check --locked -p nasnet-events --no-default-features --features fuzzing
     cargo check --locked -p nasnet-locking --no-default-features
     cargo check --locked -p nasnet-dbmanager --no-default-features --features fault-injection
     cargo check --locked -p nasnet-locking --no-default-features --features postgres
@@ -54,6 +55,10 @@ ratios *ARGS: peers
 peers:
     CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/peers" \
         cargo build --release --locked --manifest-path benches/peers/Cargo.toml
+
+# One fuzz target of the event store (row, segment, frame), as long as one likes; needs nightly and cargo-fuzz.
+fuzz TARGET *ARGS:
+    cargo +nightly fuzz run --fuzz-dir nasnet-events/fuzz {{TARGET}} -- {{ARGS}}
 
 # What a lease costs beside other locks; with NASNET_TEST_POSTGRES set, beside an advisory lock of PostgreSQL too.
 lock-latency *ARGS:

@@ -4,3 +4,4 @@ DROP TABLE audit_log;
 DROP TABLE global_settings;
 DROP TABLE router_secrets;
 DROP TABLE routers;
+DROP TABLE data_keys;

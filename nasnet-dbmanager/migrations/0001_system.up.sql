@@ -40,6 +40,20 @@ CREATE TABLE router_secrets (
     CHECK ((sealed IS NULL) = (fingerprint IS NULL))
 ) STRICT, WITHOUT ROWID;
 
+-- Keys of sealed values, wrapped by the master key: that of the fleet ('system'), and that of each router with secrets.
+CREATE TABLE data_keys (
+    scope      TEXT NOT NULL PRIMARY KEY,
+    wrapped    BLOB NOT NULL,
+    -- Tells which master key wrapped it, and nothing of it.
+    master_id  BLOB NOT NULL CHECK (length(master_id) = 16),
+    created_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER data_keys_go_with_their_router AFTER DELETE ON routers
+BEGIN
+    DELETE FROM data_keys WHERE scope = OLD.id;
+END;
+
 CREATE TABLE global_settings (
     category       TEXT NOT NULL,
     key            TEXT NOT NULL,

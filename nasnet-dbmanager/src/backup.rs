@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use ulid::Ulid;
 
 use self::copy::{Inspection, Scratch, blocking};
+use crate::budget::BACKUP_FILES;
 use crate::custody::{self, KnownBackup};
 use crate::dir_lock::DirLock;
 use crate::durable::{self, Access};
@@ -63,6 +64,8 @@ impl DbManager {
                 return Err(error);
             }
         };
+        let manifest_bytes = layout::size_of(&manifest.dir.join(manifest::FILE))?;
+        self.inner.files.charge_file(BACKUP_FILES, &manifest.dir, manifest.bytes() + manifest_bytes);
         self.note_backup(&manifest).await?;
         self.prune_backups(&which, &dir).await?;
         Ok(manifest)

@@ -5,11 +5,13 @@
 //! counted to a table in `runtime.db` every second, so the budget is one for all of them.
 //!
 //! The meter sees what SQLite writes to databases, logs and journals: not the WAL index, not what the file system adds,
-//! and not files outside of SQLite.
+//! but the files of this crate outside of SQLite are charged as they are written: backups, markers, the reserve.
 
 mod ledger;
 
-pub(crate) use ledger::{Ledger, schema_set};
+#[cfg(test)]
+pub(crate) use ledger::STATEMENTS;
+pub(crate) use ledger::{Ledger, ULID_HIGH_WATER, schema_set};
 
 use crate::id::Class;
 use crate::options::Preset;
@@ -21,6 +23,16 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 pub(crate) const OPENING: &str = "open";
 /// What checkpoints wrote: pages that go from the log into the database.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
+/// Files outside of SQLite, by what they are.
+pub(crate) const BACKUP_FILES: &str = "backup-files";
+/// The compressed databases of purged routers.
+pub(crate) const RETIRED_FILES: &str = "retired-files";
+/// The ballast for a full medium.
+pub(crate) const RESERVE_FILE: &str = "reserve-file";
+/// The markers of the data directory and of restores.
+pub(crate) const MARKER_FILES: &str = "marker-files";
+/// Databases that are put into place as files: new ones from their template, restored ones from a backup.
+pub(crate) const PUT_IN_PLACE: &str = "put-in-place";
 /// What was written today before the last boot.
 pub(crate) const EARLIER: &str = "earlier-today";
 

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::id::Class;
 use crate::options::Tuning;
 use crate::probe::{ProbedRow, first_rows};
+use crate::room::Room;
 use crate::schema::Profile;
 use crate::space::Space;
 use crate::vfs;
@@ -39,14 +40,27 @@ pub(crate) enum Role {
     Reader,
 }
 
+/// How many bytes a file may have.
+#[derive(Debug, Clone)]
+pub(crate) enum Bound {
+    /// Always as many.
+    Fixed(u64),
+    /// Its share of what there is for all; it changes with their number.
+    Share {
+        room: Arc<Room>,
+        /// Whether it is the system database.
+        system: bool,
+    },
+}
+
 /// Everything needed to connect to a file again.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) path: PathBuf,
     pub(crate) profile: Profile,
     pub(crate) tuning: Tuning,
-    /// Bytes the file may have, critical operations included.
-    pub(crate) bytes_max: u64,
+    /// What bounds its bytes, critical operations included.
+    pub(crate) bound: Bound,
     /// Where its writes are charged; none for files in memory.
     pub(crate) ledger: Option<Arc<Ledger>>,
     /// The room it shares with others; none for files in memory.
@@ -98,9 +112,17 @@ impl Target {
         Guarded::new(options.connect().await.map_err(during("open the database"))?).await
     }
 
+    /// Returns the bytes the file may have now.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        match &self.bound {
+            Bound::Fixed(bytes) => *bytes,
+            Bound::Share { room, system } => room.bytes_max(*system),
+        }
+    }
+
     /// Returns the pages the file may have.
     fn pages_max(&self) -> u64 {
-        (self.bytes_max / u64::from(PAGE_BYTES)).clamp(1, u64::from(u32::MAX - 1))
+        (self.bytes_max() / u64::from(PAGE_BYTES)).clamp(1, u64::from(u32::MAX - 1))
     }
 
     /// Returns the pages it may have before only critical operations get more.

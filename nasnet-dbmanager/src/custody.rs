@@ -42,6 +42,27 @@ const BACKED_UP: &str = "UPDATE routers SET last_backup_ms = ?2 WHERE id = ?1";
 const LIST_BACKUPS: &str = "SELECT id, path, which, created_ms, bytes FROM backups ORDER BY created_ms DESC, id DESC";
 const DROP_BACKUP: &str = "DELETE FROM backups WHERE path = ?1";
 
+/// For the test of the query plans.
+#[cfg(test)]
+pub(crate) const STATEMENTS: &[(&str, &str)] = &[
+    ("custody::BEGIN", BEGIN),
+    ("custody::END", END),
+    ("custody::INTENTS", INTENTS),
+    ("custody::SETTLE", SETTLE),
+    ("custody::RETIRED", RETIRED),
+    ("custody::NOT_RETIRED", NOT_RETIRED),
+    ("custody::LIST_RETIRED", LIST_RETIRED),
+    ("custody::FORGET", FORGET),
+    ("custody::SET_ASIDE", SET_ASIDE),
+    ("custody::REPLACED", REPLACED),
+    ("custody::LIST_ASIDE", LIST_ASIDE),
+    ("custody::DROP_ASIDE", DROP_ASIDE),
+    ("custody::NOTE_BACKUP", NOTE_BACKUP),
+    ("custody::BACKED_UP", BACKED_UP),
+    ("custody::LIST_BACKUPS", LIST_BACKUPS),
+    ("custody::DROP_BACKUP", DROP_BACKUP),
+];
+
 /// Returns the tables of this module, a set of its own.
 pub(crate) fn schema_set() -> SchemaSet {
     let first = Migration {

@@ -6,7 +6,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -20,6 +20,10 @@ mod watch {
     use std::path::Path;
 
     pub(super) fn write(_: &Path, _: &[u8], done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        done()
+    }
+
+    pub(super) fn append(_: &Path, _: u64, _: &[u8], done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         done()
     }
 
@@ -62,6 +66,56 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], access: Access) -> io::Resul
         file.write_all(bytes)
     })?;
     sync_file(path)
+}
+
+/// A file that is written piece by piece under a name of its own, and gets its name once all of it is on the medium.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    file: File,
+    part: PathBuf,
+    to: PathBuf,
+    written: u64,
+    finished: bool,
+}
+
+impl NewFile {
+    /// Begins a file that only its owner may read; nothing may have its name.
+    pub(crate) fn create(to: &Path) -> io::Result<Self> {
+        let mut part = to.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        Ok(Self { file, part, to: to.to_owned(), written: 0, finished: false })
+    }
+
+    /// Brings what was written to the medium and gives it its name.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        sync_file(&self.part)?;
+        rename_new(&self.part, &self.to)?;
+        self.finished = true;
+        sync_dir(self.to.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        watch::append(&self.part, self.written, bytes, || self.file.write_all(bytes))?;
+        self.written += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Best effort: it has the name of nothing.
+            remove_file(&self.part).ok();
+        }
+    }
 }
 
 /// Brings the content and length of a file to the medium.

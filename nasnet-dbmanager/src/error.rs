@@ -477,6 +477,9 @@ pub enum KeyFault {
         /// The permission bits found.
         mode: u32,
     },
+    /// It is another one than the one that protects the keys of this fleet.
+    #[error("it is not the key of this fleet")]
+    Wrong,
     /// The text is neither hexadecimal nor base64 of 32 bytes.
     #[error("it is neither 64 hexadecimal digits nor base64 of 32 bytes")]
     Encoding,

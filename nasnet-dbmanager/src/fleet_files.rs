@@ -1,25 +1,27 @@
 //! What each file of a fleet must be: its place, its identity, its schemas and its settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ulid::Ulid;
 
 use crate::budget::Ledger;
 use crate::clock::Now;
-use crate::connection::Target;
+use crate::connection::{Bound, Target};
 use crate::database::Limits;
 use crate::db_lock::{DbLock, LockFile};
 use crate::health::Migrating;
 use crate::id::RouterId;
-use crate::layout::Layout;
+use crate::layout::{self, Layout};
 use crate::meta::Identity;
 use crate::migrate::Sets;
 use crate::open::{Policy, Spec};
 use crate::options::{OnOpen, Options};
+use crate::room::Room;
 use crate::schema::{FileKind, Profile, SchemaSet};
 use crate::space::Space;
 use crate::template::Templates;
+use crate::ulid_gen::UlidGen;
 use crate::vitals::{Suspects, Vitals};
 
 /// Describes the files of one fleet.
@@ -34,6 +36,8 @@ pub(crate) struct FleetFiles {
     space: Arc<Space>,
     ledger: Arc<Ledger>,
     locks: Arc<LockFile>,
+    room: Arc<Room>,
+    ulids: Arc<UlidGen>,
     suspects: Arc<Suspects>,
     migrating: Arc<Migrating>,
 }
@@ -47,7 +51,9 @@ impl FleetFiles {
         let of = |kind| Sets::new(sets.iter().filter(|set| set.file == kind).cloned().collect());
         let sets_of = FileKind::ALL.into_iter().map(|kind| (kind, Arc::new(of(kind)))).collect();
         let (suspects, migrating) = (Arc::default(), Arc::default());
-        Self { layout, fleet_id, sets, sets_of, options, space, ledger, locks, suspects, migrating }
+        let room = Arc::new(Room::new(options.flash_bytes_max, options.database_bytes_max));
+        let ulids = Arc::new(UlidGen::new(None));
+        Self { layout, fleet_id, sets, sets_of, options, space, ledger, room, ulids, locks, suspects, migrating }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -60,6 +66,24 @@ impl FleetFiles {
 
     pub(crate) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
+    }
+
+    /// Returns what bounds the databases on flash.
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.room
+    }
+
+    /// Returns what makes the ids of the fleet.
+    pub(crate) fn ulids(&self) -> &Arc<UlidGen> {
+        &self.ulids
+    }
+
+    /// Charges a file that is no database to the flash budget, if it is on the medium of the data directory.
+    pub(crate) fn charge_file(&self, cause: &'static str, path: &Path, bytes: u64) {
+        let device = |path: &Path| layout::place_of(path).map(|(device, _)| device);
+        if device(path.parent().unwrap_or(path)) == device(&self.layout.data_dir) {
+            self.ledger.charge_file(cause, bytes);
+        }
     }
 
     /// Returns the databases whose schema is being changed.
@@ -106,7 +130,12 @@ impl FleetFiles {
                 path,
                 profile: kind.profile(),
                 tuning: self.options.preset.tuning(),
-                bytes_max: self.options.database_bytes_max,
+                bound: match kind {
+                    FileKind::System | FileKind::Router => {
+                        Bound::Share { room: Arc::clone(&self.room), system: kind == FileKind::System }
+                    }
+                    _ => Bound::Fixed(self.options.database_bytes_max),
+                },
                 ledger: (kind.profile() == Profile::Flash).then(|| Arc::clone(&self.ledger)),
                 space: (kind.profile() == Profile::Flash).then(|| Arc::clone(&self.space)),
             },

@@ -48,6 +48,8 @@ pub(crate) struct Home {
     pub(crate) layout: Layout,
     pub(crate) marker: Marker,
     pub(crate) run_dir_is_tmpfs: bool,
+    /// The bytes of the marker if entering wrote it.
+    pub(crate) marker_written: Option<u64>,
     /// Shared by all that use the data directory; alone while the marker changes.
     lock: DirLock,
     alone: bool,
@@ -121,7 +123,8 @@ impl Home {
         if !run_dir_is_tmpfs {
             tracing::warn!(run_dir = %run_dir.display(), "run directory is not in memory: its databases will wear the medium");
         }
-        Ok(Self { layout: Layout { data_dir, run_dir }, marker, run_dir_is_tmpfs, lock, alone })
+        let marker_written = None;
+        Ok(Self { layout: Layout { data_dir, run_dir }, marker, run_dir_is_tmpfs, marker_written, lock, alone })
     }
 
     /// Tells whether `system.db` may have to be created.
@@ -133,7 +136,9 @@ impl Home {
     pub(crate) fn finish(&mut self) -> Result<(), Error> {
         let ready = Marker { ready: true, ..self.marker.clone() };
         write_marker(&self.layout.data_dir, &ready)?;
-        self.marker = ready;
+        // Founding writes it twice.
+        let size = layout::size_of(&self.layout.data_dir.join(MARKER))?;
+        (self.marker, self.marker_written) = (ready, Some(2 * size));
         Ok(())
     }
 
@@ -142,13 +147,13 @@ impl Home {
         if !self.alone {
             return Ok(self);
         }
-        let Self { layout, marker, run_dir_is_tmpfs, lock, .. } = self;
+        let Self { layout, marker, run_dir_is_tmpfs, marker_written, lock, .. } = self;
         drop(lock);
         let lock = DirLock::shared(&layout.data_dir, options.lock_timeout).await?;
         if read_marker(&layout.data_dir)?.as_ref() != Some(&marker) {
             return Err(Error::InUse { path: layout.data_dir });
         }
-        Ok(Self { layout, marker, run_dir_is_tmpfs, lock, alone: false })
+        Ok(Self { layout, marker, run_dir_is_tmpfs, marker_written, lock, alone: false })
     }
 }
 

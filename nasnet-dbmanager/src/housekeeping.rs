@@ -13,6 +13,7 @@ use ulid::Ulid;
 
 use crate::backup::names_in;
 use crate::clock::{ClockQuality, Now};
+use crate::collect::Collector;
 use crate::custody::{self, AsideReason, RetiredRouter, SetAside};
 use crate::database::Database;
 use crate::error::Error;
@@ -49,6 +50,11 @@ pub struct HousekeepingOptions {
     pub interval: Duration,
     /// How long the directory of a retired router is kept before it is purged.
     pub retired_kept: Duration,
+    /// Where the database of a purged router goes as a compressed file; `None` deletes it. While that place is away the
+    /// router is kept.
+    pub retired_archive: Option<PathBuf>,
+    /// The time between two collections of the metrics of the fleet.
+    pub metrics_every: Duration,
     /// How long what was set aside is kept.
     pub aside_kept: Duration,
     /// The bytes of what was set aside; beyond them the oldest goes first.
@@ -69,6 +75,8 @@ impl Default for HousekeepingOptions {
         Self {
             interval: Duration::from_secs(60),
             retired_kept: month,
+            retired_archive: None,
+            metrics_every: Duration::from_secs(60),
             aside_kept: month,
             aside_bytes_max: 16 << 20,
             audit: AuditLimits::default(),
@@ -94,6 +102,10 @@ pub struct HousekeepingReport {
     pub pages_freed: u64,
     /// The retired routers that were purged.
     pub purged: Vec<RouterId>,
+    /// The files that hold the databases of routers among them.
+    pub archived: Vec<PathBuf>,
+    /// The open databases whose metrics were looked up, because they had changed.
+    pub collected: usize,
     /// The directories set aside that were removed.
     pub expired: Vec<String>,
     /// The entries removed from the audit log.
@@ -114,6 +126,7 @@ pub struct Housekeeper {
     /// What each database had written to its log when it was last looked at, and whether that is in the file.
     seen: HashMap<PathBuf, (u64, bool)>,
     first: bool,
+    collector: Collector,
     /// When the audit log was last looked at, by the clock of this boot.
     audited_ms: Option<u64>,
 }
@@ -139,7 +152,8 @@ impl Housekeeping {
 impl Housekeeper {
     /// Prepares housekeeping for a fleet.
     pub fn new(manager: &DbManager, options: HousekeepingOptions) -> Self {
-        Self { manager: manager.clone(), options, seen: HashMap::new(), first: true, audited_ms: None }
+        let (manager, collector) = (manager.clone(), Collector::default());
+        Self { manager, options, seen: HashMap::new(), first: true, collector, audited_ms: None }
     }
 
     /// Starts the rounds in a task of their own. It also ends with the manager.
@@ -182,7 +196,16 @@ impl Housekeeper {
                 report.failed.push(("tidying a database", error));
             }
         }
+        let every_ms = u64::try_from(self.options.metrics_every.as_millis()).unwrap_or(u64::MAX);
+        match self.collector.collect(&self.manager, every_ms, now).await {
+            Ok(collected) => report.collected = collected,
+            Err(error) => report.failed.push(("collecting metrics", error)),
+        }
         if !self.manager.system().is_read_only() {
+            // Other processes create and purge routers too.
+            if let Err(error) = self.manager.count_routers().await {
+                report.failed.push(("counting routers", error));
+            }
             if std::mem::take(&mut self.first) {
                 match self.orphans().await {
                     Ok(orphans) => report.orphans = orphans,
@@ -284,7 +307,10 @@ impl Housekeeper {
     async fn expire(&self, now: Now, report: &mut HousekeepingReport) -> Result<(), Error> {
         for retired in self.manager.retired_routers().await? {
             if is_over(&retired, self.options.retired_kept, now) {
-                self.manager.purge(&retired.id).await?;
+                match &self.options.retired_archive {
+                    Some(dir) => report.archived.push(self.manager.purge_to(&retired.id, dir).await?),
+                    None => self.manager.purge(&retired.id).await?,
+                }
                 report.purged.push(retired.id);
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ulid::Ulid;
 
-use crate::budget::{BudgetLevel, FlashReport};
+use crate::budget::{BudgetLevel, FlashReport, MARKER_FILES, ULID_HIGH_WATER};
 use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
 use crate::database::Database;
@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::external::ExternalRestores;
 use crate::fleet_files::FleetFiles;
 use crate::health::Failures;
+use crate::high_water;
 use crate::home::Home;
 use crate::hot::HotDb;
 use crate::id::{RouterId, Scope};
@@ -26,6 +27,7 @@ use crate::open::{self, Spec};
 use crate::options::{OnDamage, OnOpen, Options};
 use crate::quarantine::{Recoveries, alarm, is_recoverable};
 use crate::registry::{self, Known};
+use crate::rotation;
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
@@ -33,9 +35,6 @@ use crate::sweep;
 use crate::system::routers::{NewRouter, RouterRecord};
 use crate::system::{SystemDb, schema_sets};
 use crate::ulid_gen::UlidGen;
-
-/// The counter that keeps ids growing when the clock went back while the program was down.
-const ULID_HIGH_WATER: &str = "ulid_high_water_ms";
 
 /// How far the newest id may be ahead of that counter when a fleet is opened, before the counter is moved: a write to
 /// flash for each short run of a command would be too much.
@@ -88,7 +87,7 @@ impl DbManager {
         let fleet_id = home.marker.fleet_id;
         let files = FleetFiles::new(home.layout.clone(), fleet_id, sets, options);
         let (home, key, system) = open_system(home, &files, now).await?;
-        let opened = Self::open_rest(home, files, &key, system.clone(), now).await;
+        let opened = Self::open_rest(home, files, key, system.clone(), now).await;
         if opened.is_err() {
             system.close().await.ok();
         }
@@ -98,12 +97,13 @@ impl DbManager {
     async fn open_rest(
         home: Home,
         files: FleetFiles,
-        key: &MasterKey,
+        key: Arc<MasterKey>,
         system: Database,
         now: Now,
     ) -> Result<Self, Error> {
         let options = files.options().clone();
-        let sealer = Sealer::new(key, &home.marker.fleet_id.to_string());
+        let fleet = home.marker.fleet_id.to_string();
+        let (wrapper, sealer) = rotation::unlock(&options, key, &fleet, &system).await?;
         layout::create_dir(&files.layout().routers())?;
         let hot = open_single(&files, FileKind::Hot, now).await?;
         let runtime = open_single(&files, FileKind::Runtime, now).await?;
@@ -111,10 +111,17 @@ impl DbManager {
         sweep::sweep(&system, &files, now).await?;
         registry::sweep(&system, &files, now).await?;
         let high_water_ms = registry::counter(&system, ULID_HIGH_WATER).await?;
-        let ulids = Arc::new(UlidGen::new((high_water_ms > 0).then(|| Ulid::from_parts(high_water_ms, u128::MAX))));
+        let ulids = Arc::clone(files.ulids());
+        if high_water_ms > 0 {
+            ulids.observe(Ulid::from_parts(high_water_ms, u128::MAX));
+        }
+        files.room().set_routers(registry::list(&system).await?.len());
+        if let Some(bytes) = home.marker_written {
+            files.ledger().charge_file(MARKER_FILES, bytes);
+        }
         let look_ups = files.single(FileKind::System, None).target;
         let clock = Arc::clone(&options.clock);
-        let system = SystemDb::new(system, runtime.clone(), look_ups, clock, sealer.clone(), Arc::clone(&ulids));
+        let system = SystemDb::new(system, runtime.clone(), look_ups, clock, wrapper, Arc::clone(&ulids));
         let wall_ms = u64::try_from(now.wall_ms).unwrap_or(0);
         if wall_ms > high_water_ms + ULID_LAG_MS && now.quality == ClockQuality::Synced && !system.is_read_only() {
             registry::raise_counter(&system, ULID_HIGH_WATER, wall_ms).await?;
@@ -137,7 +144,7 @@ impl DbManager {
         };
         let inner = Arc::new(inner);
         inner.files.ledger().resume(&inner.system, &inner.runtime, &now).await?;
-        tokio::spawn(keep_ledger(Arc::downgrade(&inner)));
+        tokio::spawn(keep_ledger(Arc::downgrade(&inner), now.boottime_ms));
         tokio::spawn(alarm::watch(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
@@ -240,7 +247,15 @@ impl DbManager {
     /// # Cancel safety
     /// Dropping the future, or a crash, leaves an intent that the next open of the fleet carries out.
     pub async fn create_router(&self, new: NewRouter) -> Result<RouterRecord, Error> {
-        registry::create(&self.inner.system, &self.inner.files, new, self.now()).await
+        let created = registry::create(&self.inner.system, &self.inner.files, new, self.now()).await?;
+        self.count_routers().await?;
+        Ok(created)
+    }
+
+    /// Divides the room of the flash anew, after the number of routers changed.
+    pub(crate) async fn count_routers(&self) -> Result<(), Error> {
+        self.inner.files.room().set_routers(registry::list(self.system()).await?.len());
+        Ok(())
     }
 
     /// Returns the active routers, by id.
@@ -269,9 +284,21 @@ impl DbManager {
         self.inner.ulids.next(&self.now())
     }
 
-    /// Returns what seals the secrets of this fleet.
+    /// Returns what seals the values of the whole fleet, under its own data key.
     pub fn sealer(&self) -> &Sealer {
         &self.inner.sealer
+    }
+
+    /// Returns what seals the values of one router, under a data key of its own that goes with the router when it is
+    /// purged. The first call gives it one.
+    ///
+    /// # Errors
+    /// [`Error::RouterNotFound`], [`Error::Sealed`], and those of reading or writing the system database.
+    ///
+    /// # Cancel safety
+    /// Safe: a key that was made stays for whoever asks next.
+    pub async fn router_sealer(&self, id: &RouterId) -> Result<Sealer, Error> {
+        self.system().router_sealer(id).await
     }
 
     /// Returns the id of the fleet.
@@ -302,12 +329,20 @@ impl DbManager {
             (Profile::Tmpfs, self.inner.runtime.clone()),
             (Profile::Tmpfs, self.inner.locks.clone()),
         ];
-        let singles = singles.iter().map(|(profile, db)| database_stats(None, *profile, 0, db));
+        let room = self.inner.files.room();
+        let singles = singles.iter().map(|(profile, db)| DatabaseStats {
+            bytes_max: (*profile == Profile::Flash).then(|| room.bytes_max(true)),
+            ..database_stats(None, *profile, 0, db)
+        });
         let mut open: Vec<_> = singles.collect();
         let mut routers = self.inner.routers.open_databases();
         routers.sort_by(|a, b| a.0.cmp(&b.0));
-        open.extend(routers.iter().map(|(id, leases, db)| database_stats(Some(id), Profile::Flash, *leases, db)));
-        Stats { max_open: self.inner.files.options().max_open, open }
+        open.extend(routers.iter().map(|(id, leases, db)| DatabaseStats {
+            bytes_max: Some(room.bytes_max(false)),
+            ..database_stats(Some(id), Profile::Flash, *leases, db)
+        }));
+        let (max_open, room) = (self.inner.files.options().max_open, self.inner.files.room());
+        Stats { max_open, open, flash_bytes_max: room.total, fits: room.shares().fits }
     }
 
     /// Closes every database, after what was queued is done. Handles that still live get [`Error::Closed`].
@@ -383,7 +418,8 @@ impl Inner {
 
     async fn start_router(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<Database, Error> {
         let spec = self.files.router(id, file_uid);
-        let opened = open::open(&spec, &self.files.policy(self.files.options().clock.now())).await?;
+        let mut opened = open::open(&spec, &self.files.policy(self.files.options().clock.now())).await?;
+        observe_newest(&self.files, &spec, &mut opened).await?;
         let is_replaced = opened.is_replaced;
         let vitals = self.files.vitals(&spec, opened.file_uid);
         let database = Database::start(opened, self.files.limits(), vitals);
@@ -403,7 +439,7 @@ impl Inner {
             settled => settled,
         };
         if save && !self.system.is_read_only() {
-            ledger.save(&self.system, &now).await?;
+            ledger.save(&self.system, &now, self.ulids.high_water().timestamp_ms()).await?;
         }
         settled
     }
@@ -411,17 +447,20 @@ impl Inner {
 
 /// How often each process adds what it wrote to the ledger.
 const LEDGER_EVERY: Duration = Duration::from_secs(1);
-/// After how many of these the sum is saved on flash.
-const LEDGER_SAVED_EVERY: u32 = 3600;
+/// After how much time of the injected clock the sum is saved on flash.
+const LEDGER_SAVED_EVERY_MS: u64 = 3_600_000;
 
 /// Keeps the ledger of a fleet as long as it is open.
-async fn keep_ledger(inner: Weak<Inner>) {
-    let mut rounds = 0_u32;
+async fn keep_ledger(inner: Weak<Inner>, mut saved_ms: u64) {
     loop {
         tokio::time::sleep(LEDGER_EVERY).await;
         let Some(inner) = inner.upgrade() else { return };
-        rounds = rounds.wrapping_add(1);
-        match inner.settle_ledger(rounds.is_multiple_of(LEDGER_SAVED_EVERY)).await {
+        let now_ms = inner.files.options().clock.now().boottime_ms;
+        let save = now_ms.saturating_sub(saved_ms) >= LEDGER_SAVED_EVERY_MS;
+        if save {
+            saved_ms = now_ms;
+        }
+        match inner.settle_ledger(save).await {
             Ok(()) => {}
             Err(error) => tracing::warn!(%error, "adding to the flash ledger failed"),
         }
@@ -459,9 +498,21 @@ pub(crate) async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) ->
 }
 
 async fn start(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Database, Error> {
-    let opened = open::open(spec, &files.policy(now)).await?;
+    let mut opened = open::open(spec, &files.policy(now)).await?;
+    observe_newest(files, spec, &mut opened).await?;
     let vitals = files.vitals(spec, opened.file_uid);
     Ok(Database::start(opened, files.limits(), vitals))
+}
+
+/// Keeps new ids greater than those found in a file.
+async fn observe_newest(files: &FleetFiles, spec: &Spec, opened: &mut open::Opened) -> Result<(), Error> {
+    let ids = &files.options().largest_ids;
+    if let Some(writer) = &mut opened.writer
+        && let Some(id) = high_water::largest_id(ids, &mut writer.conn, spec.identity.kind).await?
+    {
+        files.ulids().observe(id);
+    }
+    Ok(())
 }
 
 fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, database: &Database) -> DatabaseStats {
@@ -471,6 +522,8 @@ fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, da
         on_flash: profile == Profile::Flash,
         leases,
         queue_depth: database.queue_depth(),
+        bytes: layout::size_of(database.path()).unwrap_or(0),
+        bytes_max: None,
         written: database.written(),
     }
 }

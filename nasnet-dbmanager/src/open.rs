@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backup::copy;
+use crate::budget::PUT_IN_PLACE;
 use crate::connection::{Guarded, Role, Target, quick_check};
 use crate::db_lock::{DbLock, FileLock};
 use crate::durable::{self, Access};
@@ -367,8 +368,13 @@ async fn build(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
 /// Writes the bytes of the template; one that cannot be used is no reason to have no database.
 async fn copy_template(target: &Target, spec: &Spec, policy: &Policy, file_uid: [u8; 16]) -> Result<(), Error> {
     match template::stamp(spec, policy, file_uid).await {
-        Ok(bytes) => durable::write_file(&target.path, &bytes, Access::Umask)
-            .map_err(|error| Error::io("write", &target.path, error)),
+        Ok(bytes) => {
+            let written = durable::write_file(&target.path, &bytes, Access::Umask);
+            if let Some(ledger) = &target.ledger {
+                ledger.charge_file(PUT_IN_PLACE, bytes.len() as u64);
+            }
+            written.map_err(|error| Error::io("write", &target.path, error))
+        }
         Err(error) => {
             tracing::debug!(path = %spec.path().display(), %error, "no template; building the database itself");
             fill_synced(target, spec, policy, file_uid).await

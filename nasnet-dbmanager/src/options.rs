@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use crate::budget::FlashBudget;
 use crate::clock::{Clock, SystemClock};
+use crate::collect::FleetMetric;
 use crate::error::{Error, KeyFault};
-use crate::high_water::HighWater;
+use crate::high_water::{HighWater, LargestId};
+use crate::replay::Replay;
 use crate::schema::SchemaSet;
 use crate::seal::MasterKey;
 
@@ -61,6 +63,13 @@ impl Preset {
         match self {
             Self::RouterFlash => 64 * 1024 * 1024,
             Self::Server => 8 * 1024 * 1024 * 1024,
+        }
+    }
+
+    const fn flash_bytes_max(self) -> u64 {
+        match self {
+            Self::RouterFlash => 72 * 1024 * 1024,
+            Self::Server => u64::MAX,
         }
     }
 
@@ -161,10 +170,19 @@ pub struct Options {
     pub backups_kept: usize,
     /// How to find numbers in use that a restore must not give out again.
     pub high_waters: Vec<HighWater>,
+    /// How to find the newest id in use in a file, for ids that never go back.
+    pub largest_ids: Vec<LargestId>,
+    /// What [`Housekeeper`](crate::Housekeeper) collects of each open router database.
+    pub fleet_metrics: Vec<FleetMetric>,
+    /// Who brings back what happened after the backup that takes a router's place.
+    pub replays: Vec<Arc<dyn Replay>>,
     /// How many bytes a day may reach flash.
     pub budget: FlashBudget,
     /// Bytes one database file may have. Operations that are not [critical](crate::Cause::critical) get 85 % of it.
     pub database_bytes_max: u64,
+    /// Bytes that all databases on flash may have together: each router gets an equal share of them, at most
+    /// `database_bytes_max` and at least 2 MiB. [`Stats::fits`](crate::Stats::fits) tells whether they do fit.
+    pub flash_bytes_max: u64,
     /// Bytes of the file `.reserve` in the data directory, which is removed when the medium is full and written again
     /// afterwards; it exists only where space is scarce. 0 keeps none.
     pub reserve_bytes: u64,
@@ -192,8 +210,12 @@ impl Options {
             on_damage: OnDamage::default(),
             backups_kept: 2,
             high_waters: Vec::new(),
+            largest_ids: Vec::new(),
+            fleet_metrics: Vec::new(),
+            replays: Vec::new(),
             budget: FlashBudget::of(preset),
             database_bytes_max: preset.database_bytes_max(),
+            flash_bytes_max: preset.flash_bytes_max(),
             reserve_bytes: preset.reserve_bytes(),
             write_queue: 512,
         }
@@ -206,6 +228,7 @@ impl Options {
         self.max_open = preset.open_max();
         self.budget = FlashBudget::of(preset);
         self.database_bytes_max = preset.database_bytes_max();
+        self.flash_bytes_max = preset.flash_bytes_max();
         self.reserve_bytes = preset.reserve_bytes();
         self
     }
@@ -224,14 +247,32 @@ impl Options {
         self
     }
 
+    /// Returns the file of the master key, if it is in one.
+    pub(crate) fn master_key_file(&self) -> Option<PathBuf> {
+        match &self.master_key {
+            MasterKeySource::DataDir => Some(self.data_dir.join("master.key")),
+            MasterKeySource::File(path) => Some(path.clone()),
+            MasterKeySource::Env(_) | MasterKeySource::Key(_) => None,
+        }
+    }
+
+    /// Says where the master key comes from.
+    pub(crate) fn master_key_origin(&self) -> String {
+        match (&self.master_key, self.master_key_file()) {
+            (_, Some(path)) => path.display().to_string(),
+            (MasterKeySource::Env(variable), None) => format!("environment variable {variable}"),
+            _ => "the caller".to_owned(),
+        }
+    }
+
     /// Gets the master key. A key file is created only with a new fleet: a fresh key in the place of a lost one would
     /// make every stored secret unreadable without a word.
     pub(crate) fn load_master_key(&self, founding: bool) -> Result<Arc<MasterKey>, Error> {
-        let path = match &self.master_key {
-            MasterKeySource::DataDir => self.data_dir.join("master.key"),
-            MasterKeySource::File(path) => path.clone(),
-            MasterKeySource::Env(variable) => return MasterKey::from_env(variable).map(Arc::new),
-            MasterKeySource::Key(key) => return Ok(Arc::clone(key)),
+        let path = match (&self.master_key, self.master_key_file()) {
+            (_, Some(path)) => path,
+            (MasterKeySource::Env(variable), None) => return MasterKey::from_env(variable).map(Arc::new),
+            (MasterKeySource::Key(key), None) => return Ok(Arc::clone(key)),
+            (MasterKeySource::DataDir | MasterKeySource::File(_), None) => self.data_dir.join("master.key"),
         };
         let key = if founding { MasterKey::load_or_create(&path) } else { MasterKey::load(&path) };
         key.map(Arc::new).map_err(|error| match error {

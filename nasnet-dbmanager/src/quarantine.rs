@@ -29,6 +29,7 @@ use crate::lease::HoldWhen;
 use crate::manager::DbManager;
 use crate::manifest::Manifest;
 use crate::open;
+use crate::replay::Replayed;
 use crate::schema::FileKind;
 use crate::system::audit::{self, AuditEntry};
 use crate::system::routers::Lifecycle;
@@ -66,6 +67,9 @@ pub struct LostRange {
     pub until_ms: i64,
     /// The tables, as far as they were looked at.
     pub tables: Vec<TableLoss>,
+    /// What was brought back of what came after `from_ms`.
+    #[serde(default)]
+    pub replayed: Vec<Replayed>,
 }
 
 /// What is there of one table.
@@ -278,7 +282,10 @@ impl DbManager {
         let aside = aside.into_iter().find(|aside| aside.router == *id && aside.reason == AsideReason::Damaged);
         let aside = aside.ok_or_else(|| Error::MissingDatabase { path: layout.router(id) })?;
         let place = layout.quarantine(&aside.directory).join(REBUILT);
-        let (uid, restored_from, lost) = self.build_replacement(id, &aside, &place).await?;
+        let (uid, restored_from, mut lost) = self.build_replacement(id, &aside, &place).await?;
+        let name = Layout::router_file_name(id);
+        let damaged = layout.quarantine(&aside.directory).join(&name);
+        lost.replayed = self.replay_onto(id, &place.join(&name), &restored_from, &damaged).await?;
         let live = layout.router_dir(id);
         // A replacement whose owner ended before it was noted; what it was built from is still there.
         layout::remove_tree(&live)?;
@@ -319,7 +326,7 @@ impl DbManager {
         aside: &SetAside,
         place: &std::path::Path,
     ) -> Result<([u8; 16], RestoredFrom, LostRange), Error> {
-        let lost = |from_ms, tables| LostRange { from_ms, until_ms: aside.at_ms, tables };
+        let lost = |from_ms, tables| LostRange { from_ms, until_ms: aside.at_ms, tables, replayed: Vec::new() };
         let scope = Scope::Router(id.clone());
         for known in self.backups().await? {
             // A medium that is away, or a backup that no longer verifies, is the next one's chance.

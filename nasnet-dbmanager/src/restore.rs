@@ -14,6 +14,7 @@ use ulid::Ulid;
 
 use crate::backup;
 use crate::backup::copy::{self, Scratch};
+use crate::budget::{MARKER_FILES, PUT_IN_PLACE};
 use crate::clock::Now;
 use crate::connection::{Role, Target};
 use crate::custody::{self, Action, AsideReason, Intent};
@@ -28,6 +29,8 @@ use crate::lease::HoldWhen;
 use crate::manager::DbManager;
 use crate::manifest::Manifest;
 use crate::meta;
+use crate::quarantine::RestoredFrom;
+use crate::replay::Replayed;
 use crate::schema::FileKind;
 use crate::system::audit::{self, AuditEntry};
 use crate::system::routers::Lifecycle;
@@ -74,6 +77,8 @@ pub struct RestoredRouter {
     pub safety: Option<String>,
     /// The rows of each restored table.
     pub rows: BTreeMap<String, u64>,
+    /// What was brought back of what came after the backup.
+    pub replayed: Vec<Replayed>,
 }
 
 /// What the marker says: which intent it belongs to, and the uid of the database beside it.
@@ -161,15 +166,21 @@ impl DbManager {
         let files = &self.inner.files;
         let intent = self.swap_intent(id, &self.aside_name(id), format!("backup {}", manifest.id));
         self.begin(&intent).await?;
-        let swapped = match self.build(manifest, id, &files.layout().safety(&intent.directory)).await {
-            Ok(uid) => swap(files, &intent, uid),
-            Err(error) => Err(error),
-        };
+        let place = files.layout().safety(&intent.directory);
+        let built = async {
+            let uid = self.build(manifest, id, &place).await?;
+            let from = RestoredFrom::Backup { id: manifest.id, created_ms: manifest.created_ms };
+            let path = place.join(Layout::router_file_name(id));
+            Ok((uid, self.replay_onto(id, &path, &from, &files.layout().router(id)).await?))
+        }
+        .await;
+        let swapped = built.and_then(|(uid, replayed)| swap(files, &intent, uid).map(|()| replayed));
         // Whether it is swapped or not, this leaves one of the two whole and no intent.
         let finished = finish(self.system(), files, &intent, self.now()).await;
-        swapped?;
+        let replayed = swapped?;
         let safety = finished?.then(|| intent.directory.clone());
-        Ok(RestoredRouter { id: id.clone(), backup_ms: manifest.created_ms, safety, rows: file.rows.clone() })
+        let (id, rows) = (id.clone(), file.rows.clone());
+        Ok(RestoredRouter { id, backup_ms: manifest.created_ms, safety, rows, replayed })
     }
 
     /// Builds the directory of a router from a backup, raises the counters past what is in it, and returns the uid of
@@ -189,6 +200,7 @@ impl DbManager {
         copy::put(scratch.path(), &path).await?;
         let uid = meta::new_file_uid()?;
         copy::make_usable(&path, uid).await?;
+        self.inner.files.charge_file(PUT_IN_PLACE, &path, layout::size_of(&path)?);
         self.raise_past(&path, FileKind::Router).await?;
         layout::sync(place)?;
         Ok(uid)
@@ -218,7 +230,7 @@ fn swap(files: &FleetFiles, intent: &Intent, file_uid: [u8; 16]) -> Result<(), E
     let (live, place) = (layout.router_dir(&intent.id), layout.safety(&intent.directory));
     let marker =
         Marker { directory: intent.directory.clone(), file_uid: format!("{:032x}", u128::from_be_bytes(file_uid)) };
-    write_marker(&place, &marker)?;
+    files.charge_file(MARKER_FILES, &place, write_marker(&place, &marker)?);
     if live.is_dir() {
         layout::exchange(&place, &live)?;
     } else if !layout::rename_new(&place, &live)? {
@@ -228,12 +240,13 @@ fn swap(files: &FleetFiles, intent: &Intent, file_uid: [u8; 16]) -> Result<(), E
     place.parent().map_or(Ok(()), layout::sync)
 }
 
-fn write_marker(place: &Path, marker: &Marker) -> Result<(), Error> {
+fn write_marker(place: &Path, marker: &Marker) -> Result<u64, Error> {
     let path = place.join(MARKER);
     let text =
         serde_json::to_vec(marker).map_err(|error| Error::Encode { what: "swap marker", detail: error.to_string() })?;
     durable::write_file(&path, &text, Access::Owner).map_err(|error| Error::io("write", &path, error))?;
-    layout::sync(place)
+    layout::sync(place)?;
+    Ok(text.len() as u64)
 }
 
 /// Notes a swap that happened, or clears up one that did not; tells whether something was replaced. The caller has the

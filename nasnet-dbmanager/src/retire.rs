@@ -3,14 +3,19 @@
 //! Each step writes its intent to `system.db`, moves the directory with one rename, and notes the new state together
 //! with the end of the intent. After a crash in between, opening the fleet carries the intent out.
 
+use std::path::{Path, PathBuf};
+
+use crate::backup::copy::{self, Scratch};
+use crate::budget::RETIRED_FILES;
 use crate::clock::Now;
+use crate::connection::Target;
 use crate::custody::{self, Action, Intent, RetiredRouter};
 use crate::database::Database;
 use crate::db_lock::{DbLock, FileLock};
 use crate::error::Error;
 use crate::fleet_files::FleetFiles;
 use crate::id::{Cause, RouterId};
-use crate::layout;
+use crate::layout::{self, Layout, UNFINISHED};
 use crate::lease::{Held, HoldWhen};
 use crate::manager::DbManager;
 use crate::system::audit::{self, AuditEntry};
@@ -46,7 +51,7 @@ impl DbManager {
         if layout::size_of(&path)? == 0 {
             return Err(Error::MissingDatabase { path });
         }
-        self.carry_out(id, Action::Retire).await
+        self.carry_out(id, Action::Retire, String::new()).await
     }
 
     /// Takes a retired router back into the fleet.
@@ -68,7 +73,7 @@ impl DbManager {
         if !path.is_dir() {
             return Err(Error::MissingDatabase { path });
         }
-        self.carry_out(id, Action::Reinstate).await
+        self.carry_out(id, Action::Reinstate, String::new()).await
     }
 
     /// Removes a retired or quarantined router for good: its directory, its record and its secrets. Its backups and
@@ -84,7 +89,64 @@ impl DbManager {
         self.record_in(id, &removable).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
         self.record_in(id, &removable).await?;
-        self.carry_out(id, Action::Purge).await
+        self.carry_out(id, Action::Purge, String::new()).await?;
+        self.forget_purged(id).await
+    }
+
+    /// Purges a retired router as [`DbManager::purge`] does, after its database was compressed into a file of `dir` that
+    /// was read back; returns the file. `zstd -d` gives the database back.
+    ///
+    /// Its secrets cannot be opened any more: they are purged, and so is the key of what its database holds sealed.
+    ///
+    /// # Errors
+    /// With nothing removed: [`Error::MissingDatabase`], [`Error::Corrupt`], [`Error::NoSpace`], [`Error::NotWritable`],
+    /// [`Error::BadBackup`] when what was written does not read back, and those of [`DbManager::purge`].
+    ///
+    /// # Cancel safety
+    /// As [`DbManager::retire`]; a file that is being written has another name.
+    pub async fn purge_to(&self, id: &RouterId, dir: &Path) -> Result<PathBuf, Error> {
+        self.record_in(id, &[Lifecycle::Retired]).await?;
+        let _alone = self.alone(id, HoldWhen::Returned).await?;
+        self.record_in(id, &[Lifecycle::Retired]).await?;
+        let archived = self.archive_retired(id, dir).await?;
+        self.carry_out(id, Action::Purge, archived.display().to_string()).await?;
+        self.forget_purged(id).await?;
+        Ok(archived)
+    }
+
+    /// What is kept of a purged router outside of its record.
+    async fn forget_purged(&self, id: &RouterId) -> Result<(), Error> {
+        self.system().fleet_metrics().forget(id).await?;
+        self.count_routers().await
+    }
+
+    /// Writes the database of a retired router as a compressed file, and reads it back. The caller has it alone.
+    async fn archive_retired(&self, id: &RouterId, dir: &Path) -> Result<PathBuf, Error> {
+        layout::create_dir(dir)?;
+        let spec = self.inner.files.router(id, None);
+        let path = self.inner.files.layout().retired(id).join(Layout::router_file_name(id));
+        if layout::size_of(&path)? == 0 {
+            return Err(Error::MissingDatabase { path });
+        }
+        let (copied, read_back) = (Scratch::new(self.run_dir()), Scratch::new(self.run_dir()));
+        copy::vacuum_into(&Target { path, ..spec.target.clone() }, copied.path()).await?;
+        copy::inspect(copied.path(), &spec.identity).await?;
+        let name = format!("router-{}.db.zst", self.aside_name(id));
+        let (to, unfinished) = (dir.join(&name), dir.join(format!("{UNFINISHED}{name}")));
+        let (from, out) = (copied.path().to_owned(), unfinished.clone());
+        let packed = copy::blocking(move || copy::pack(&from, &out)).await?;
+        let (from, out, bytes) = (unfinished.clone(), read_back.path().to_owned(), packed.database_bytes);
+        let found = copy::blocking(move || copy::unpack(&from, &out, bytes)).await?;
+        if found != packed {
+            layout::remove_tree(&unfinished).ok();
+            return Err(Error::BadBackup { path: unfinished, detail: "it does not read back as written".to_owned() });
+        }
+        if !layout::rename_new(&unfinished, &to)? {
+            return Err(Error::BadBackup { path: to, detail: "something else has its name".to_owned() });
+        }
+        layout::sync(dir)?;
+        self.inner.files.charge_file(RETIRED_FILES, &to, packed.bytes);
+        Ok(to)
     }
 
     /// Returns the retired routers, the longest retired first.
@@ -98,8 +160,8 @@ impl DbManager {
         self.system().read(RETIRE, |conn| Box::pin(custody::retired(conn))).await
     }
 
-    async fn carry_out(&self, id: &RouterId, action: Action) -> Result<(), Error> {
-        let intent = Intent { id: id.clone(), action, directory: String::new(), cause: String::new() };
+    async fn carry_out(&self, id: &RouterId, action: Action, cause: String) -> Result<(), Error> {
+        let intent = Intent { id: id.clone(), action, directory: String::new(), cause };
         self.begin(&intent).await?;
         finish(self.system(), &self.inner.files, &intent, self.now()).await
     }
@@ -177,7 +239,10 @@ pub(crate) async fn finish(system: &Database, files: &FleetFiles, intent: &Inten
         }
     };
     let id = intent.id.clone();
-    let entry = AuditEntry::new("storage", action).target(id.as_str());
+    let mut entry = AuditEntry::new("storage", action).target(id.as_str());
+    if !intent.cause.is_empty() {
+        entry = entry.details(serde_json::json!({ "archived": intent.cause }));
+    }
     system
         .write(RETIRE, move |conn| {
             Box::pin(async move {

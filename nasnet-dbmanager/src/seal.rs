@@ -106,6 +106,17 @@ impl MasterKey {
         Ok(Self(key))
     }
 
+    /// Writes the key to a file, replacing what is there.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), Error> {
+        let io = |source| Error::io("write master key", path, source);
+        match durable::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        durable::write_file(path, &*self.0, Access::Owner).map_err(io)?;
+        durable::sync_dir(parent_of(path)).map_err(io)
+    }
+
     /// Writes the key file unless there is one; returns whether it did.
     fn store(&self, path: &Path) -> Result<bool, Error> {
         let io = |source| Error::io("create master key", path, source);

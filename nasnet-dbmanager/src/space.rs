@@ -71,26 +71,26 @@ impl Space {
         removed
     }
 
-    /// Writes the ballast when it is missing, room is scarce and there is enough of it.
-    pub(crate) fn restock(&self) {
+    /// Writes the ballast when it is missing, room is scarce and there is enough of it; returns the bytes written.
+    pub(crate) fn restock(&self) -> u64 {
         if self.ballast_bytes == 0 {
-            return;
+            return 0;
         }
         let mut state = self.state();
         if state.has_ballast == Some(true) || state.not_before.is_some_and(|at| Instant::now() < at) {
-            return;
+            return 0;
         }
         let path = self.dir.join(BALLAST);
         if state.has_ballast.is_none() && std::fs::metadata(&path).is_ok_and(|found| found.len() == self.ballast_bytes)
         {
             state.has_ballast = Some(true);
-            return;
+            return 0;
         }
         let free = self.free();
         let enough = self.ballast_bytes + 2 * self.low_water;
         if free < enough || free > self.ballast_bytes.saturating_mul(SCARCE) {
             state.not_before = Some(Instant::now() + PAUSE);
-            return;
+            return 0;
         }
         let written = durable::write_file(&path, &incompressible(self.ballast_bytes), Access::Owner);
         state.has_ballast = Some(written.is_ok());
@@ -98,7 +98,9 @@ impl Space {
             tracing::warn!(path = %path.display(), %error, "the reserve could not be written");
             durable::remove_file(&path).ok();
             state.not_before = Some(Instant::now() + PAUSE);
+            return 0;
         }
+        self.ballast_bytes
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

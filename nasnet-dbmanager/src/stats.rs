@@ -13,6 +13,11 @@ pub struct Stats {
     pub max_open: usize,
     /// The databases open now, those that exist once first.
     pub open: Vec<DatabaseStats>,
+    /// Bytes that all databases on flash may have together.
+    pub flash_bytes_max: u64,
+    /// Whether they would fit if each had the bytes it may have. With too many routers the least that each gets is more
+    /// than there is.
+    pub fits: bool,
 }
 
 impl Stats {
@@ -41,6 +46,10 @@ pub struct DatabaseStats {
     pub leases: usize,
     /// Operations waiting for its writer.
     pub queue_depth: usize,
+    /// The bytes of the file, without its log.
+    pub bytes: u64,
+    /// The bytes it may have now; none for files in memory. One that was larger already does not grow.
+    pub bytes_max: Option<u64>,
     /// What this process wrote to it, its log included.
     pub written: Written,
 }

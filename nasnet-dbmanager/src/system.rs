@@ -8,6 +8,7 @@ pub mod api_keys;
 pub mod audit;
 mod column;
 pub mod counters;
+pub(crate) mod data_keys;
 mod db;
 mod expiry;
 pub mod fleet_metrics;

@@ -53,6 +53,14 @@ impl UlidGen {
         state.last
     }
 
+    /// Makes every later id greater than one that was found in use.
+    pub fn observe(&self, found: Ulid) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if found > state.last {
+            *state = State { last: found, own: false };
+        }
+    }
+
     /// Returns the last id given out, or the high-water the generator started with.
     pub fn high_water(&self) -> Ulid {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).last

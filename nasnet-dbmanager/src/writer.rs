@@ -19,6 +19,7 @@ use sqlx::{Row, SqliteConnection};
 use tokio::sync::oneshot;
 use ulid::Ulid;
 
+use crate::budget::RESERVE_FILE;
 use crate::connection::{BUSY_TIMEOUT, Guarded, Role, Target, quick_check, run};
 use crate::db_lock::FileLock;
 use crate::driver::{code, during};
@@ -325,7 +326,12 @@ impl Writer {
                 self.condemn(Link::Damaged(error));
                 self.bury().await;
             }
-            (After::Keep, space) => space.iter().for_each(|space| space.restock()),
+            (After::Keep, space) => {
+                let bytes = space.map_or(0, |space| space.restock());
+                if let Some(ledger) = self.target.ledger.as_ref().filter(|_| bytes > 0) {
+                    ledger.charge_file(RESERVE_FILE, bytes);
+                }
+            }
             (After::Replace { check }, space) => {
                 self.disconnect(check).await;
                 if let Some(space) = space {

@@ -142,6 +142,17 @@ fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..2]), &bytes[HEADER_BYTES..])
 }
 
+/// The same bytes with the checksum they ought to have, so that damage gets past it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn with_right_checksum(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() >= HEADER_BYTES {
+        let crc = checksum(&bytes);
+        bytes[2..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    }
+    bytes
+}
+
 fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
     let mut texts = Interner::new();
     let mut ids = Interner::new();

@@ -19,6 +19,8 @@ const FLUSH: Cause = Cause::new("event-flush");
 const ROWS: u32 = 32;
 /// Events gathered before they are written, so that a long backlog is flushed in steps.
 const STEP_EVENTS: usize = 4_096;
+/// Bytes of bodies after which a step ends early, so that a segment is never too long to be written.
+const STEP_BYTES: usize = 8 << 20;
 
 /// Why events are flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,8 +140,8 @@ impl EventStore {
         to: u64,
         report: &mut FlushReport,
     ) -> Result<Step, Error> {
-        let mut step = Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0 };
-        while step.through < to && step.events < STEP_EVENTS {
+        let mut step = Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0, bytes: 0 };
+        while step.through < to && step.is_open() {
             let next = step.through + 1;
             let rows: Vec<Row> = hot
                 .read(FLUSH, move |conn| {
@@ -150,6 +152,9 @@ impl EventStore {
                 step.through = to;
             }
             for row in rows {
+                if !step.is_open() {
+                    break;
+                }
                 let last = row.last_seq().min(to);
                 step.through = last;
                 match (row.state, row.events) {
@@ -239,15 +244,21 @@ struct Step {
     /// Every hot event up to here has been looked at.
     through: u64,
     events: usize,
+    bytes: usize,
 }
 
 impl Step {
+    const fn is_open(&self) -> bool {
+        self.events < STEP_EVENTS && self.bytes < STEP_BYTES
+    }
+
     fn add(&mut self, events: Vec<Recorded>, from: u64, to: u64) {
         let wanted = events
             .into_iter()
             .filter(|event| event.class == Class::Normal && (from..=to).contains(&event.position.seq));
         for event in wanted {
             self.events += 1;
+            self.bytes += event.body.get().len();
             self.by_scope.entry(event.scope.clone()).or_default().push(event);
         }
     }

@@ -3,6 +3,9 @@
 
 #[cfg(test)]
 mod arbitrary;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 // What an event is.
 mod body;
@@ -48,9 +51,11 @@ pub mod evidence;
 mod flush;
 mod head;
 pub mod history;
+mod largest_id;
 mod maintain;
 mod options;
 mod read;
+mod replay;
 mod resolve;
 mod seal;
 mod sealing;
@@ -79,11 +84,13 @@ pub use event::{Head, Level, NewEvent, Recorded, StreamAppend};
 pub use expected::Expected;
 pub use flush::{FlushReason, FlushReport};
 pub use head::{ChainHead, Lane, LaneHead};
+pub use largest_id::largest_ids;
 pub use name::{EventType, StreamName, Subject};
 pub use options::{ArchivePolicy, ColdOptions, ColdPolicy, EventOptions, FlushPolicy};
 pub use position::Position;
 pub use query::Query;
 pub use receipt::{Achieved, Receipt};
+pub use replay::EventReplay;
 pub use schema::{high_waters, schema_sets};
 pub use seal::SealReport;
 pub use shred::Shredded;

@@ -14,7 +14,7 @@ pub struct EventOptions {
     pub classes: ClassRules,
     /// Events that may wait to be appended before callers get `Overloaded`. Default 16,384.
     pub queue_events_max: usize,
-    /// Largest body of one event in bytes. Default 256 KiB.
+    /// Largest body of one event in bytes, at most [`EventOptions::BODY_BYTES_LIMIT`]. Default 256 KiB.
     pub body_bytes_max: usize,
     /// Unflushed Normal events of one scope, in estimated compressed bytes, that make `maintain` flush: one page of
     /// flash. Default 4 KiB.
@@ -39,6 +39,8 @@ pub struct EventOptions {
 impl EventOptions {
     /// The largest number of events in one append.
     pub const BATCH_EVENTS_MAX: usize = 16_384;
+    /// No setting allows a larger body than this: 32 MiB.
+    pub const BODY_BYTES_LIMIT: usize = 32 << 20;
 }
 
 impl Default for EventOptions {

@@ -198,7 +198,8 @@ impl EventStore {
         let now = shared.manager.now();
         let rules = &shared.options.classes;
         let record = |mut event: NewEvent| {
-            let (size, max) = (event.body.get().len(), shared.options.body_bytes_max);
+            let max = shared.options.body_bytes_max.min(EventOptions::BODY_BYTES_LIMIT);
+            let size = event.body.get().len();
             if size > max {
                 return Err(Error::TooLarge { what: "event body", size, max });
             }

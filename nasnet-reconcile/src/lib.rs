@@ -30,5 +30,5 @@ pub use change::{Change, ChangeSet};
 pub use engine::{ImportReport, Reconciler, When};
 pub use error::Error;
 pub use kinds::Kinds;
-pub use schema::{high_waters, schema_sets};
+pub use schema::{high_waters, largest_ids, schema_sets};
 pub use seal::StateSeal;

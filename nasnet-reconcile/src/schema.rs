@@ -1,6 +1,6 @@
 //! The tables of this crate and of those below, put together for the database manager.
 
-use nasnet_dbmanager::{FileKind, HighWater, Migration, SchemaSet};
+use nasnet_dbmanager::{FileKind, HighWater, LargestId, Migration, SchemaSet};
 use nasnet_state::MigrationText;
 
 /// Returns the schema sets of the whole engine: resources, events, locks and the journal.
@@ -27,6 +27,15 @@ pub fn schema_sets() -> Vec<SchemaSet> {
 /// [`Options::high_waters`](nasnet_dbmanager::Options::high_waters): restoring raises the counters past them.
 pub fn high_waters() -> Vec<HighWater> {
     [nasnet_events::high_waters(), nasnet_locking::high_waters()].concat()
+}
+
+/// Returns where the newest ids are found, for
+/// [`Options::largest_ids`](nasnet_dbmanager::Options::largest_ids): ids given out after an unclean stop are greater.
+pub fn largest_ids() -> Vec<LargestId> {
+    let of = |table, sql| LargestId { file: FileKind::Router, table, sql };
+    let mut all = vec![of("resource", "SELECT MAX(uid) FROM resource")];
+    all.extend(nasnet_events::largest_ids());
+    all
 }
 
 fn adapted(migrations: &[MigrationText]) -> Vec<Migration> {

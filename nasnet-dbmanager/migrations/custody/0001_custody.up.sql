@@ -38,3 +38,5 @@ CREATE TABLE backups (
     created_ms INTEGER NOT NULL,
     bytes      INTEGER NOT NULL CHECK (bytes >= 0)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX backups_by_path ON backups (path);

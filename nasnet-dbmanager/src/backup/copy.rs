@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 
 use crate::connection::{Role, Target, run};
 use crate::driver::during;
-use crate::durable::{self, Access};
+use crate::durable::{self, Access, NewFile};
 use crate::error::Error;
 use crate::layout;
 use crate::meta::{self, Identity};
@@ -186,8 +186,9 @@ pub(crate) fn unpack(from: &Path, to: &Path, bytes_max: u64) -> Result<Packed, E
     let source = File::open(from).map_err(|error| Error::io("read", from, error))?;
     let bad = |detail: String| Error::BadBackup { path: from.to_owned(), detail };
     let mut decoder = zstd::Decoder::new(Hashing::new(source)).map_err(|error| bad(error.to_string()))?;
-    let mut out = File::create_new(to).map_err(|error| of_write(to, error))?;
+    let mut out = NewFile::create(to).map_err(|error| of_write(to, error))?;
     let (database_sha256, database_bytes) = pump(&mut decoder, &mut out, bytes_max, from, to)?;
+    out.finish().map_err(|error| of_write(to, error))?;
     let mut rest = decoder.finish();
     // What follows the compressed data belongs to the digest of the file too.
     io::copy(&mut rest, &mut io::sink()).map_err(|error| Error::io("read", from, error))?;

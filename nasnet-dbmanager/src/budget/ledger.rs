@@ -14,10 +14,15 @@ use crate::driver::during;
 use crate::error::Error;
 use crate::id::Cause;
 use crate::schema::{FileKind, Migration, SchemaSet};
-use crate::system::SystemDb;
+use crate::system::{SystemDb, counters, settings};
 use crate::vfs::Written;
 
 const SETTLE: Cause = Cause::new("flash-ledger").critical();
+const SAVE: Cause = Cause::new("flash-ledger-save");
+
+/// The counter that keeps ids growing when the clock went back while the program was down.
+pub(crate) const ULID_HIGH_WATER: &str = "ulid_high_water_ms";
+
 /// Where the day's sum is saved in `system.db`.
 const SAVED: (&str, &str) = ("flash", "ledger");
 /// A sum that grew by less is not worth a write to flash.
@@ -35,6 +40,16 @@ const FORGET: &str = "DELETE FROM flash_ledger WHERE day < ?1 - 7";
 const SUM: &str = "SELECT COALESCE(SUM(bytes), 0) FROM flash_ledger WHERE day = ?1";
 const LIST: &str = "
     SELECT cause, bytes, dirty_4k_bytes, syncs FROM flash_ledger WHERE day = ?1 ORDER BY bytes DESC, cause";
+
+/// For the test of the query plans.
+#[cfg(test)]
+pub(crate) const STATEMENTS: &[(&str, &str)] = &[
+    ("ledger::ADD", ADD),
+    ("ledger::CONTINUE", CONTINUE),
+    ("ledger::FORGET", FORGET),
+    ("ledger::SUM", SUM),
+    ("ledger::LIST", LIST),
+];
 
 /// Returns the tables of the ledger.
 pub(crate) fn schema_set() -> SchemaSet {
@@ -89,6 +104,8 @@ struct State {
     /// What each file had written when it was last charged.
     charged: HashMap<PathBuf, Written>,
     saved: Option<Saved>,
+    /// The newest id that is saved.
+    saved_id_ms: u64,
 }
 
 impl Ledger {
@@ -132,6 +149,13 @@ impl Ledger {
         self.charge(path, written, &[Cause::new(CHECKPOINT)]);
     }
 
+    /// Charges a file that was written as a whole, past SQLite.
+    pub(crate) fn charge_file(&self, cause: &'static str, bytes: u64) {
+        const PAGE: u64 = 4096;
+        let sum = Sum { bytes, dirty_4k_bytes: bytes.div_ceil(PAGE) * PAGE, syncs: 1 };
+        self.state().charges.entry(cause).or_default().add(sum);
+    }
+
     /// Tells how far the budget is used up, as of the last second.
     pub(crate) fn level(&self) -> BudgetLevel {
         let spent = {
@@ -145,7 +169,11 @@ impl Ledger {
     pub(crate) async fn resume(&self, system: &SystemDb, runtime: &Database, now: &Now) -> Result<(), Error> {
         let saved = system.settings().get(SAVED.0, SAVED.1).await?;
         let saved = saved.and_then(|setting| serde_json::from_value::<Saved>(setting.value).ok());
-        self.state().saved = saved;
+        let saved_id_ms = system.counters().get(ULID_HIGH_WATER).await?;
+        {
+            let mut state = self.state();
+            (state.saved, state.saved_id_ms) = (saved, saved_id_ms);
+        }
         let (day, _) = day_of(now);
         if let Some(saved) = saved.filter(|saved| saved.day == day && saved.bytes > 0 && !runtime.is_read_only()) {
             let bytes = stored(saved.bytes);
@@ -197,19 +225,36 @@ impl Ledger {
         }
     }
 
-    /// Saves the day's sum where it outlives the boot, when it is worth a write.
-    pub(crate) async fn save(&self, system: &SystemDb, now: &Now) -> Result<(), Error> {
+    /// Saves the day's sum where it outlives the boot, when it is worth a write, and the newest id with it; an id that
+    /// is a day ahead of the saved one is worth a write of its own.
+    pub(crate) async fn save(&self, system: &SystemDb, now: &Now, newest_id_ms: u64) -> Result<(), Error> {
         let (day, _) = day_of(now);
         let new = Saved { day, bytes: self.state().spent };
         let worth_it = match self.state().saved {
             Some(saved) if saved.day == day => new.bytes >= saved.bytes.saturating_add(WORTH_SAVING),
             _ => new.bytes >= WORTH_SAVING,
         };
-        if !worth_it {
+        let saved_id_ms = self.state().saved_id_ms;
+        if !worth_it && newest_id_ms < saved_id_ms.saturating_add(DAY_MS.unsigned_abs()) {
             return Ok(());
         }
-        system.settings().put(SAVED.0, SAVED.1, &new, 1).await?;
-        self.state().saved = Some(new);
+        let (value, at) = (settings::encode(&new)?, *now);
+        let written: Result<(), Error> = system
+            .write(SAVE, move |conn| {
+                Box::pin(async move {
+                    if worth_it {
+                        settings::put(conn, SAVED.0, SAVED.1, &value, 1, &at).await?;
+                    }
+                    counters::raise(conn, ULID_HIGH_WATER, newest_id_ms).await
+                })
+            })
+            .await;
+        written?;
+        let mut state = self.state();
+        state.saved_id_ms = newest_id_ms;
+        if worth_it {
+            state.saved = Some(new);
+        }
         Ok(())
     }
 

@@ -25,6 +25,7 @@ use crate::meta;
 use crate::options::Options;
 use crate::schema::FileKind;
 use crate::system::audit::{self, AuditEntry};
+use crate::system::data_keys::{self, Wrapped};
 use crate::system::routers::{self, Lifecycle, NewRouter};
 use crate::system::{counters, schema_sets};
 use crate::ulid_gen::UlidGen;
@@ -92,9 +93,9 @@ impl DbManager {
             copy::put(scratch.path(), &built).await?;
             // The uid in the marker of the data directory stays the one of its system database.
             copy::make_usable(&built, home.marker.system_uid().unwrap_or_default()).await?;
-            let present = present_counters(&spec.target).await?;
+            let (present, keys) = present_of(&spec.target).await?;
             let target = Target { path: built.clone(), ..spec.target.clone() };
-            catch_up(&files, &target, present, manifest, now).await
+            catch_up(&files, &target, (present, keys), manifest, now).await
         }
         .await;
         let restored = match made {
@@ -113,29 +114,36 @@ impl DbManager {
     }
 }
 
-const HAS_COUNTERS: &str = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'counters'";
+const HAS_TABLE: &str = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
 
-/// Reads the counters of the present file, and moves its log into it if it can be: a log must not stay beside another
-/// file. A damaged file has none, but one that cannot be read for another reason stops the restore: numbers given out
-/// would be given out again.
-async fn present_counters(target: &Target) -> Result<BTreeMap<String, u64>, Error> {
+/// Reads the counters and the wrapped keys of the present file, and moves its log into it if it can be: a log must not
+/// stay beside another file. A damaged file has none, but one that cannot be read for another reason stops the restore:
+/// numbers given out would be given out again.
+async fn present_of(target: &Target) -> Result<(BTreeMap<String, u64>, Vec<Wrapped>), Error> {
     if layout::size_of(&target.path)? == 0 {
-        return Ok(BTreeMap::new());
+        return Ok(Default::default());
     }
     let read = async {
         let mut guarded = target.connect(Role::Writer).await?;
-        let counters = async {
-            let there: Option<i64> = sqlx::query_scalar(HAS_COUNTERS).fetch_optional(&mut guarded.conn).await?;
-            if there.is_some() { all_counters(&mut guarded.conn).await } else { Ok(BTreeMap::new()) }
-        };
-        let counters = counters.await;
+        let found = read_present(&mut guarded.conn).await;
         guarded.close().await.ok();
-        counters
+        found
     };
     match read.await {
-        Err(error) if error.is_damage() => Ok(BTreeMap::new()),
+        Err(error) if error.is_damage() => Ok(Default::default()),
         read => read,
     }
+}
+
+async fn read_present(conn: &mut SqliteConnection) -> Result<(BTreeMap<String, u64>, Vec<Wrapped>), Error> {
+    let mut present = [false; 2];
+    for (present, table) in present.iter_mut().zip(["counters", "data_keys"]) {
+        let found: Option<i64> = sqlx::query_scalar(HAS_TABLE).bind(table).fetch_optional(&mut *conn).await?;
+        *present = found.is_some();
+    }
+    let counters = if present[0] { all_counters(conn).await? } else { BTreeMap::new() };
+    let keys = if present[1] { data_keys::list(conn).await? } else { Vec::new() };
+    Ok((counters, keys))
 }
 
 async fn all_counters(conn: &mut SqliteConnection) -> Result<BTreeMap<String, u64>, Error> {
@@ -147,7 +155,7 @@ async fn all_counters(conn: &mut SqliteConnection) -> Result<BTreeMap<String, u6
 async fn catch_up(
     files: &FleetFiles,
     target: &Target,
-    mut found: BTreeMap<String, u64>,
+    (mut found, keys): (BTreeMap<String, u64>, Vec<Wrapped>),
     manifest: &Manifest,
     now: Now,
 ) -> Result<SystemRestored, Error> {
@@ -177,7 +185,12 @@ async fn catch_up(
         }
     }
     let mut guarded = target.connect(Role::Writer).await?;
-    let caught_up = note_all(&mut guarded, files, &found, &on_disk, manifest, now).await;
+    let caught_up = async {
+        // Those of routers that came later, and all as the present master key wrapped them.
+        data_keys::adopt(&mut guarded.conn, &keys).await?;
+        note_all(&mut guarded, files, &found, &on_disk, manifest, now).await
+    }
+    .await;
     let closed = guarded.close().await;
     let restored = caught_up?;
     closed?;

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use sqlx::SqliteConnection;
 use ulid::Ulid;
 use zeroize::Zeroizing;
 
 use super::access::{ApiKeys, Sessions, Users};
 use super::audit::{self, AuditEntry, AuditLimits, AuditRecord};
 use super::counters;
+use super::data_keys::{self, Wrapper};
 use super::fleet_metrics::{self, DayMetrics, LiveMetric};
 use super::last_use::{self, Used};
 use super::look_up::{Answer, LookUps, Question, Recall};
@@ -24,7 +26,7 @@ use crate::clock::{Clock, Now};
 use crate::connection::Target;
 use crate::database::Database;
 use crate::error::Error;
-use crate::id::{Cause, RouterId};
+use crate::id::{Cause, RouterId, Scope};
 use crate::seal::Sealer;
 use crate::ulid_gen::UlidGen;
 
@@ -49,7 +51,8 @@ pub struct SystemDb {
     runtime: Database,
     look_ups: Arc<LookUps>,
     clock: Arc<dyn Clock>,
-    sealer: Sealer,
+    /// Unwraps the keys of what is sealed.
+    keys: Wrapper,
     ulids: Arc<UlidGen>,
 }
 
@@ -60,10 +63,10 @@ impl SystemDb {
         runtime: Database,
         target: Target,
         clock: Arc<dyn Clock>,
-        sealer: Sealer,
+        keys: Wrapper,
         ulids: Arc<UlidGen>,
     ) -> Self {
-        Self { database, runtime, look_ups: Arc::new(LookUps::new(target)), clock, sealer, ulids }
+        Self { database, runtime, look_ups: Arc::new(LookUps::new(target)), clock, keys, ulids }
     }
 
     /// Brings what is kept in memory to flash, as far as its meaning changed since it was last.
@@ -142,6 +145,30 @@ impl SystemDb {
     /// Returns the settings of the fleet.
     pub fn settings(&self) -> Settings<'_> {
         Settings(self)
+    }
+
+    /// Returns what seals the values of a router, giving it a key when it has none.
+    pub(crate) async fn router_sealer(&self, id: &RouterId) -> Result<Sealer, Error> {
+        let (scope, keys, now) = (Scope::Router(id.clone()), self.keys.clone(), self.now());
+        let found: Option<Sealer> = self
+            .read(SECRET, {
+                let (scope, keys) = (scope.clone(), keys.clone());
+                move |conn| Box::pin(async move { data_keys::get(conn, &keys, &scope).await })
+            })
+            .await?;
+        if let Some(sealer) = found {
+            return Ok(sealer);
+        }
+        let id = id.clone();
+        self.write(SECRET, move |conn| {
+            Box::pin(async move {
+                if routers::get(conn, &id).await?.is_none() {
+                    return Err(Error::RouterNotFound { id });
+                }
+                data_keys::ensure(conn, &keys, &scope, &now).await
+            })
+        })
+        .await
     }
 
     pub(super) fn now(&self) -> Now {
@@ -325,11 +352,15 @@ impl Secrets<'_> {
     /// # Errors
     /// As [`secrets::put`].
     pub async fn put(&self, router: &RouterId, name: &str, value: &[u8]) -> Result<u64, Error> {
-        let (router, name, now, sealer) = (router.clone(), name.to_owned(), self.0.now(), self.0.sealer.clone());
+        let (router, name, now, keys) = (router.clone(), name.to_owned(), self.0.now(), self.0.keys.clone());
         let value = Zeroizing::new(value.to_vec());
         self.0
             .write(SECRET, move |conn| {
-                Box::pin(async move { secrets::put(conn, &sealer, &router, &name, &value, &now).await })
+                Box::pin(async move {
+                    // Without the router, both are rolled back.
+                    let sealer = data_keys::ensure(conn, &keys, &Scope::Router(router.clone()), &now).await?;
+                    secrets::put(conn, &sealer, &router, &name, &value, &now).await
+                })
             })
             .await
     }
@@ -339,10 +370,8 @@ impl Secrets<'_> {
     /// # Errors
     /// As [`secrets::reveal`].
     pub async fn reveal(&self, router: &RouterId, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-        let (router, name, sealer) = (router.clone(), name.to_owned(), self.0.sealer.clone());
-        self.0
-            .read(SECRET, move |conn| Box::pin(async move { secrets::reveal(conn, &sealer, &router, &name).await }))
-            .await
+        let (router, name, keys) = (router.clone(), name.to_owned(), self.0.keys.clone());
+        self.0.read(SECRET, move |conn| Box::pin(async move { reveal(conn, &keys, &router, &name).await })).await
     }
 
     /// Opens a secret to be shown to a person, and audits that in the same transaction; `None` when there is none.
@@ -356,7 +385,7 @@ impl Secrets<'_> {
         actor: &str,
         ip_address: Option<IpAddr>,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-        let (router, name, sealer, now) = (router.clone(), name.to_owned(), self.0.sealer.clone(), self.0.now());
+        let (router, name, keys, now) = (router.clone(), name.to_owned(), self.0.keys.clone(), self.0.now());
         let mut entry = AuditEntry::new("secrets", "secret.revealed")
             .actor(actor)
             .target(router.as_str())
@@ -367,7 +396,7 @@ impl Secrets<'_> {
         self.0
             .write(SECRET, move |conn| {
                 Box::pin(async move {
-                    let value = secrets::reveal(conn, &sealer, &router, &name).await?;
+                    let value = reveal(conn, &keys, &router, &name).await?;
                     if value.is_some() {
                         audit::append_in(conn, &entry, &now).await?;
                     }
@@ -395,6 +424,19 @@ impl Secrets<'_> {
         self.0
             .write(SECRET, move |conn| Box::pin(async move { secrets::remove(conn, &router, &name, &now).await }))
             .await
+    }
+}
+
+/// Opens a secret; a router without a key has none.
+async fn reveal(
+    conn: &mut SqliteConnection,
+    keys: &Wrapper,
+    router: &RouterId,
+    name: &str,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    match data_keys::get(conn, keys, &Scope::Router(router.clone())).await? {
+        Some(sealer) => secrets::reveal(conn, &sealer, router, name).await,
+        None => Ok(None),
     }
 }
 
@@ -564,11 +606,17 @@ impl FleetMetrics<'_> {
     /// # Errors
     /// As [`fleet_metrics::save_day`].
     pub async fn save_day(&self) -> Result<bool, Error> {
+        let today = self.0.now().wall_ms.div_euclid(fleet_metrics::DAY_MS);
+        self.save(today).await
+    }
+
+    /// As [`FleetMetrics::save_day`], for a given day.
+    pub(crate) async fn save(&self, day: i64) -> Result<bool, Error> {
         let live = self.live().await?;
         if live.is_empty() {
             return Ok(false);
         }
-        let day = fleet_metrics::sum_up(&live, &self.0.now());
+        let day = DayMetrics { day, ..fleet_metrics::sum_up(&live, &self.0.now()) };
         self.0.write(METRICS, move |conn| Box::pin(async move { fleet_metrics::save_day(conn, &day).await })).await
     }
 

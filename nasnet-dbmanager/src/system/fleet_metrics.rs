@@ -10,7 +10,7 @@ use crate::clock::Now;
 use crate::error::Error;
 use crate::id::RouterId;
 
-const DAY_MS: i64 = 86_400_000;
+pub(super) const DAY_MS: i64 = 86_400_000;
 
 /// How many days are kept.
 const DAYS_MAX: i64 = 400;

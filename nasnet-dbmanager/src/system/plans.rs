@@ -4,24 +4,32 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::scratch::Scratch;
 use super::{
-    api_keys, audit, counters, fleet_metrics, last_use, marketplace, migration_log, routers, secrets, sessions,
-    settings, users,
+    api_keys, audit, counters, data_keys, fleet_metrics, last_use, marketplace, migration_log, routers, secrets,
+    sessions, settings, users,
 };
 
 /// Whole tables are read by design: the fleet is what is listed, or retention compares every row with its limits.
-const SCANS: [&str; 6] = [
+const SCANS: [&str; 11] = [
     "routers::LIST",
     "migration_log::LIST",
     "sessions::PRUNE",
     "last_use::DUE",
     "fleet_metrics::LIVE",
     "audit::EXCESS",
+    "data_keys::LIST",
+    "custody::INTENTS",
+    "custody::LIST_RETIRED",
+    "custody::LIST_ASIDE",
+    "custody::LIST_BACKUPS",
 ];
 
 const STATEMENTS: &[&[(&str, &str)]] = &[
     api_keys::STATEMENTS,
     audit::STATEMENTS,
     counters::STATEMENTS,
+    crate::budget::STATEMENTS,
+    crate::custody::STATEMENTS,
+    data_keys::STATEMENTS,
     fleet_metrics::STATEMENTS,
     last_use::STATEMENTS,
     marketplace::STATEMENTS,

@@ -91,7 +91,7 @@ pub async fn remove(conn: &mut SqliteConnection, category: &str, key: &str) -> R
 }
 
 /// Turns a value into JSON.
-pub(super) fn encode(value: &impl Serialize) -> Result<Value, Error> {
+pub(crate) fn encode(value: &impl Serialize) -> Result<Value, Error> {
     serde_json::to_value(value).map_err(|error| Error::Encode { what: "setting", detail: error.to_string() })
 }
 

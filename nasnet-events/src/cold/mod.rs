@@ -4,6 +4,8 @@ mod dir;
 mod fence;
 mod frame;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod index;
 mod month;
 

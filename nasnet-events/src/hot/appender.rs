@@ -27,6 +27,8 @@ const RELOAD: Cause = Cause::new("event-reload");
 const DRAIN_MAX: usize = 1_024;
 /// Events from which zstd pays in tmpfs.
 const COMPRESS_EVENTS_MIN: usize = 32;
+/// Bytes of bodies at which a row ends early.
+const ROW_BYTES_MAX: usize = 1 << 20;
 /// Times a batch is planned anew because other processes wrote; each time at least one of them made progress.
 const COLLISIONS_MAX: u32 = 1_000;
 /// Rows read at once while catching up with the log.
@@ -268,9 +270,21 @@ fn rows_of(commands: &[Command], outcomes: &[Outcome]) -> Result<Vec<NewRow>, Er
     Ok(rows)
 }
 
+/// Events of the next row: as many as may share one, and fewer when they are long.
+fn row_length(events: &[&Recorded]) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |event: &&&Recorded| {
+        bytes = bytes.saturating_add(event.body.get().len());
+        bytes <= ROW_BYTES_MAX
+    };
+    events.iter().take(ROW_EVENTS_MAX).take_while(fits).count().max(1)
+}
+
 fn add_rows(rows: &mut Vec<NewRow>, events: &[&Recorded], reserved: Option<&ReservedBy>) -> Result<(), Error> {
-    for chunk in events.chunks(ROW_EVENTS_MAX) {
-        let Some(first) = chunk.first() else { continue };
+    let mut rest = events;
+    while let Some(first) = rest.first() {
+        let (chunk, later) = rest.split_at(row_length(rest));
+        rest = later;
         let packing = if chunk.len() < COMPRESS_EVENTS_MIN { Packing::Plain } else { Packing::Zstd(1) };
         let (body, _) = block::encode(chunk, packing).map_err(|error| Error::corrupt("batch of events", error))?;
         let (first_seq, count) = (first.position.seq, chunk.len() as u64);

@@ -77,7 +77,7 @@ pub(super) const PAGES: [&str; 5] = [FORWARDS, BACKWARDS, STREAM_FORWARDS, STREA
 
 /// CRC32C over an event with its names spelled out, so that a damaged name is noticed too, and over its place in the
 /// chain.
-fn checksum(event: &Recorded, chain: Digest) -> u32 {
+pub(crate) fn checksum(event: &Recorded, chain: Digest) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&chain::canonical(event)), &chain.0)
 }
 

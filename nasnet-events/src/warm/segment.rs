@@ -187,6 +187,13 @@ impl Meta {
     }
 }
 
+/// Reads the lists of types and streams of a segment from any bytes.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn parse_lists(bytes: &[u8]) -> Result<(), Malformed> {
+    parse_ids(bytes)?;
+    parse_streams(bytes).map(drop)
+}
+
 fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
     let mut reader = Reader::new(bytes);
     let mut ids = Vec::new();

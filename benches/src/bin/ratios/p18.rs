@@ -9,8 +9,9 @@ use nasnet_benches::naive::{Floor, NaiveLock};
 use nasnet_benches::place::Place;
 use nasnet_locking::{LockManager, LockOptions, TOKEN_COUNTER};
 
-const LEASES: u32 = 400;
-const PEERS: u32 = 100;
+/// Pairs of each in one round: short enough to fit between two other programs, long enough to hold its checkpoints.
+const PAIRS: u32 = 20;
+const SHORT_ROUNDS: usize = ROUNDS * 10;
 
 /// What each took in the rounds of one state of the second core, for one pair.
 #[derive(Default)]
@@ -50,23 +51,24 @@ pub(crate) async fn rows(disk: Option<&Path>) -> Result<Vec<Ratio>, Failure> {
     let mut advisory = Advisory::connect().await?;
 
     let (mut warm, mut samples) = (Pairs::default(), Pairs::default());
-    lease(&locks, LEASES, &mut warm).await?;
-    upsert(&mut on_disk, PEERS, &mut warm.pairs).await?;
+    lease(&locks, 10 * PAIRS, &mut warm).await?;
+    upsert(&mut on_disk, PAIRS, &mut warm.pairs).await?;
+    upsert(&mut on_tmpfs, PAIRS, &mut warm.pairs).await?;
     let (mut disk_speed, mut tmpfs_speed, mut advisory_speed, mut above_floor) =
         (Worst(f64::INFINITY), Worst(f64::INFINITY), Worst(f64::INFINITY), Worst(0.0));
     for busy in [false, true] {
         let _core = busy.then(BusyCore::start);
         let mut rounds = Rounds::default();
-        for _ in 0..ROUNDS {
-            rounds.ours.push(lease(&locks, LEASES, &mut samples).await? / LEASES);
-            rounds.on_disk.push(upsert(&mut on_disk, PEERS, &mut warm.pairs).await? / PEERS);
-            rounds.on_tmpfs.push(upsert(&mut on_tmpfs, PEERS, &mut warm.pairs).await? / PEERS);
+        for _ in 0..SHORT_ROUNDS {
+            rounds.ours.push(lease(&locks, PAIRS, &mut samples).await? / PAIRS);
+            rounds.on_disk.push(upsert(&mut on_disk, PAIRS, &mut warm.pairs).await? / PAIRS);
+            rounds.on_tmpfs.push(upsert(&mut on_tmpfs, PAIRS, &mut warm.pairs).await? / PAIRS);
             if let Some(advisory) = &mut advisory {
-                rounds.advisory.push(advisory.pairs(PEERS, &mut warm.pairs).await? / PEERS);
+                rounds.advisory.push(advisory.pairs(PAIRS, &mut warm.pairs).await? / PAIRS);
             }
             let began = Instant::now();
-            (0..LEASES).try_for_each(|_| floor.pair())?;
-            rounds.floor.push(began.elapsed() / LEASES);
+            (0..PAIRS).try_for_each(|_| floor.pair())?;
+            rounds.floor.push(began.elapsed() / PAIRS);
         }
         disk_speed.faster(&rounds.on_disk, &rounds.ours);
         tmpfs_speed.faster(&rounds.on_tmpfs, &rounds.ours);

@@ -18,10 +18,11 @@ mod tiers;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use nasnet_dbmanager::{ClockQuality, DbManager, Now, Options, RouterId, SchemaSet};
-use nasnet_events::{ColdOptions, EventOptions, EventStore, prepare_cold_dir};
+use nasnet_events::{ColdOptions, EventOptions, EventReplay, EventStore, prepare_cold_dir};
 use nasnet_locking::{LockManager, LockOptions};
 use nasnet_reconcile::Reconciler;
 use nasnet_reconcile::op::OpReport;
@@ -115,8 +116,14 @@ impl Demo {
         let mut options = Options::new(&args.data).schemas(schema_sets());
         options.run_dir.clone_from(&args.run);
         options.high_waters = nasnet_reconcile::high_waters();
+        options.largest_ids = nasnet_reconcile::largest_ids();
         // The bound of a router's flash is not that of the machine the demo is tried on, with exports of any length.
         options.database_bytes_max = DATABASE_BYTES_MAX;
+        options.flash_bytes_max = u64::MAX;
+        // The demo's archive lies beside the data unless --cold names a stick.
+        let cold = args.cold.clone().unwrap_or_else(|| args.data.join("cold"));
+        let cold_options = ColdOptions::new(&cold).allow_same_device();
+        options.replays = vec![Arc::new(EventReplay::new().cold(cold_options.clone()))];
         let manager = DbManager::open(options).await.map_err(|error| bad(&error))?;
         let router_id: RouterId = ROUTER.parse().map_err(|error| bad(&error))?;
         // A database that cannot be used is found before anything is written to the others.
@@ -124,10 +131,7 @@ impl Demo {
             manager.shutdown().await.map_err(|error| bad(&error))?;
             return Err(bad(&error));
         }
-        let cold = args.cold.clone().unwrap_or_else(|| args.data.join("cold"));
         prepare_cold_dir(&manager, &cold).map_err(|error| bad(&error))?;
-        // The demo's archive lies beside the data unless --cold names a stick.
-        let cold_options = ColdOptions::new(&cold).allow_same_device();
         let events = EventStore::open(&manager, EventOptions::default().cold(cold_options))
             .await
             .map_err(|error| bad(&error))?;

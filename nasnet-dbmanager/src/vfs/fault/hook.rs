@@ -220,6 +220,23 @@ pub(crate) mod plain {
         Ok(())
     }
 
+    /// One piece of a file that is written from its start to its end.
+    pub(crate) fn append(
+        path: &Path,
+        offset: u64,
+        bytes: &[u8],
+        done: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let path = full(path);
+        checked(Operation::Write, &path)?;
+        done()?;
+        let handle = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed);
+        let file = || FileRef { handle, path: path.clone() };
+        note(&path, || Entry::Open { handle, path: path.clone(), created: offset == 0 });
+        note(&path, || Entry::Write { file: file(), offset, bytes: bytes.to_vec() });
+        Ok(())
+    }
+
     pub(crate) fn sync_file(path: &Path, done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let path = full(path);
         checked(Operation::Sync, &path)?;

@@ -1,0 +1,248 @@
+//! After a router database was restored: brings back the durable events that came later and survive elsewhere.
+//!
+//! They are looked for in the file that was replaced, in the hot tier, where each durable event is mirrored, and in the
+//! cold tier. Each keeps its position, its version and its id, so readers and consumers meet it as before; the state
+//! that was committed with it stays as old as the backup, which the difference between both tells.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use nasnet_dbmanager::{BoxFuture, Cause, Replay, ReplayError, Replayed, Restored, Scope};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+
+use crate::class::Class;
+use crate::cold::ColdDir;
+use crate::error::Error;
+use crate::event::Recorded;
+use crate::hot::log::{self, Order, RowState};
+use crate::merge::Range;
+use crate::options::ColdOptions;
+use crate::position::Position;
+use crate::query::Query;
+use crate::store::blocking;
+use crate::warm::rows;
+
+const REPLAY: Cause = Cause::new("event-replay");
+/// Rows read at a time.
+const PAGE: u32 = 128;
+
+const HAS_TABLE: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'event_rows')";
+const NEWEST: &str = "SELECT MAX(pos) FROM (SELECT MAX(pos) AS pos FROM event_rows \
+     UNION ALL SELECT MAX(pos) FROM event_chain WHERE lane = 'rows')";
+const HAS_POSITION: &str = "SELECT EXISTS (SELECT 1 FROM event_rows WHERE pos = ?1)";
+const HAS_VERSION: &str = "SELECT EXISTS (SELECT 1 FROM event_rows WHERE version = ?2 AND stream = \
+     (SELECT id FROM event_names WHERE text = ?1))";
+
+/// Brings durable events back into restored router databases; for `Options::replays`.
+#[derive(Debug, Clone, Default)]
+pub struct EventReplay {
+    cold: Option<ColdOptions>,
+}
+
+impl EventReplay {
+    /// Looks in the replaced database and in the hot tier.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Looks in a cold tier as well.
+    #[must_use]
+    pub fn cold(mut self, cold: ColdOptions) -> Self {
+        self.cold = Some(cold);
+        self
+    }
+}
+
+impl Replay for EventReplay {
+    fn replay<'a>(&'a self, restored: Restored<'a>) -> BoxFuture<'a, Result<Replayed, ReplayError>> {
+        Box::pin(async move { Ok(self.run(restored).await?) })
+    }
+}
+
+/// Where events were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Replaced,
+    Hot,
+    Cold,
+}
+
+/// The events of a scope that were found. All of them are gathered before the first is added: the rows of a scope are a
+/// chain in the order of their positions, and no source has all.
+struct Found {
+    scope: Scope,
+    /// Everything up to here is in the restored database already, or is lost to the chain.
+    floor: Position,
+    events: BTreeMap<Position, (Recorded, Source)>,
+}
+
+impl Found {
+    fn note(&mut self, events: impl IntoIterator<Item = Recorded>, source: Source) {
+        for event in events {
+            if event.scope == self.scope && event.position > self.floor {
+                self.events.entry(event.position).or_insert((event, source));
+            }
+        }
+    }
+}
+
+/// What was added.
+#[derive(Default)]
+struct Added {
+    events: u64,
+    refused: u64,
+    from: [u64; 3],
+    span: Option<(Position, Position)>,
+}
+
+impl EventReplay {
+    async fn run(&self, restored: Restored<'_>) -> Result<Replayed, Error> {
+        let Restored { manager, router, conn, replaced, .. } = restored;
+        let has_table: bool = sqlx::query_scalar(HAS_TABLE).fetch_one(&mut *conn).await?;
+        if !has_table {
+            return Ok(Replayed { what: "events".to_owned(), complete: true, ..Replayed::default() });
+        }
+        let newest: Option<i64> = sqlx::query_scalar(NEWEST).fetch_one(&mut *conn).await?;
+        let floor = newest.and_then(Position::from_key).unwrap_or(Position::START);
+        let mut found = Found { scope: Scope::Router(router.clone()), floor, events: BTreeMap::new() };
+        let whole_file = match replaced {
+            Some(path) => from_replaced(path, &mut found).await?,
+            None => false,
+        };
+        let whole_hot = from_hot(&manager.hot(), &mut found).await?;
+        if let Some(options) = &self.cold
+            && let Err(error) = from_cold(ColdDir::new(options, manager), &mut found).await
+        {
+            tracing::warn!(%error, "the cold tier brings no events back");
+        }
+        let added = add(conn, &found).await?;
+        let complete = whole_file || whole_hot;
+        let mut detail = match added.span {
+            Some((first, last)) => {
+                let names = ["the replaced database", "the hot tier", "the cold tier"];
+                let parts = names.iter().zip(added.from).filter(|(_, count)| *count > 0);
+                let parts: Vec<String> = parts.map(|(name, count)| format!("{count} from {name}")).collect();
+                format!("{first} to {last}: {}", parts.join(", "))
+            }
+            None => "none".to_owned(),
+        };
+        if !complete {
+            detail.push_str(&format!("; others after {floor} may be missing"));
+        }
+        let (replayed, refused) = (added.events, added.refused);
+        Ok(Replayed { what: "events".to_owned(), replayed, refused, complete, detail, failed: None })
+    }
+}
+
+/// Adds the events that are not there. One whose version another has is left out: after an earlier restore the stream
+/// went on without it.
+async fn add(conn: &mut SqliteConnection, found: &Found) -> Result<Added, Error> {
+    let mut added = Added::default();
+    for (position, (event, source)) in &found.events {
+        if sqlx::query_scalar(HAS_POSITION).bind(position.to_key()?).fetch_one(&mut *conn).await? {
+            continue;
+        }
+        let query = sqlx::query_scalar(HAS_VERSION).bind(event.stream.as_str());
+        if query.bind(event.version.cast_signed()).fetch_one(&mut *conn).await? {
+            added.refused += 1;
+            continue;
+        }
+        rows::insert(conn, &[event]).await?;
+        added.events += 1;
+        match source {
+            Source::Replaced => added.from[0] += 1,
+            Source::Hot => added.from[1] += 1,
+            Source::Cold => added.from[2] += 1,
+        }
+        added.span = Some((added.span.map_or(*position, |(first, _)| first), *position));
+    }
+    Ok(added)
+}
+
+/// Reads the rows of a file that may be damaged, from its start and where that ends early from its end; tells whether
+/// all of them could be read.
+async fn from_replaced(path: &Path, found: &mut Found) -> Result<bool, Error> {
+    let options = SqliteConnectOptions::new().filename(path).disable_statement_logging();
+    let Ok(mut replaced) = options.connect().await else { return Ok(false) };
+    let mut whole = true;
+    for order in [Order::Forwards, Order::Backwards] {
+        let (mut low, mut high) = (found.floor, Position::END);
+        let ended = loop {
+            let Ok(page) = rows::page(&mut replaced, &found.scope, (low, high), None, order, PAGE).await else {
+                break false;
+            };
+            let Some(reached) = page.last().map(|row| row.position) else { break true };
+            match order {
+                Order::Forwards => low = reached,
+                Order::Backwards => high = reached.before(),
+            }
+            whole &= page.iter().all(|row| row.event.is_ok());
+            found.note(page.into_iter().filter_map(|row| row.event.ok()), Source::Replaced);
+        };
+        if ended {
+            break;
+        }
+        whole = false;
+    }
+    // It is a copy.
+    drop(replaced.close().await);
+    Ok(whole)
+}
+
+/// Finds the durable events that the hot tier mirrors; tells whether it reaches back far enough to have them all.
+async fn from_hot(hot: &nasnet_dbmanager::Database, found: &mut Found) -> Result<bool, Error> {
+    let view = hot.read(REPLAY, |conn| Box::pin(log::view(conn))).await?;
+    let oldest = Position::new(view.epoch, view.floor.unwrap_or(view.end + 1));
+    let mut whole = found.floor >= oldest.before() && found.floor.epoch == view.epoch;
+    let mut next = view.floor.unwrap_or(1);
+    if found.floor.epoch == view.epoch {
+        next = next.max(found.floor.seq);
+    }
+    while next <= view.end {
+        let range = (next, view.end);
+        let page: Vec<log::Row> = hot
+            .read(REPLAY, move |conn| {
+                Box::pin(async move { log::page(conn, view.epoch, range, Order::Forwards, PAGE).await })
+            })
+            .await?;
+        let Some(last) = page.last() else { break };
+        next = last.last_seq() + 1;
+        for row in page {
+            if !matches!(row.state, RowState::Mirrored) {
+                continue;
+            }
+            match row.events {
+                Ok(events) => found.note(events, Source::Hot),
+                Err(error) => {
+                    whole = false;
+                    tracing::warn!(%error, "mirrored events cannot be read");
+                }
+            }
+        }
+    }
+    Ok(whole)
+}
+
+/// Finds the critical events of the cold tier: the others lived in segments, and are read from where they are.
+async fn from_cold(mut cold: ColdDir, found: &mut Found) -> Result<(), Error> {
+    let mut low = found.floor;
+    loop {
+        let query = Query::scope(found.scope.clone()).class(Class::Critical).after(low);
+        let (back, slice) = blocking(move || {
+            let slice = cold.read(&query, Range { low, high: Position::END })?;
+            Ok::<_, Error>((cold, slice))
+        })
+        .await?;
+        cold = back;
+        for error in slice.errors {
+            tracing::warn!(%error, "events of the cold tier cannot be read");
+        }
+        found.note(slice.events, Source::Cold);
+        if slice.covered >= Position::END || slice.covered <= low {
+            return Ok(());
+        }
+        low = slice.covered;
+    }
+}

@@ -1,0 +1,210 @@
+//! What is wrong from the start, and what has been damaged: typed errors, and nothing hidden behind them.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod support;
+
+use futures_util::StreamExt;
+use nasnet_dbmanager::{ClockQuality, Scope};
+use nasnet_events::{
+    Achieved, Class, ColdOptions, Error, EventOptions, Expected, FlushReason, NewEvent, Query, Recorded,
+    prepare_cold_dir, types,
+};
+use support::{NOW_MS, Site, empty_hot, event, normal, on_scope, read, router, stream};
+
+fn with_cold(site: &Site) -> EventOptions {
+    EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device())
+}
+
+async fn items(store: &nasnet_events::EventStore, query: Query) -> (Vec<Recorded>, Vec<Error>) {
+    let (mut events, mut errors) = (Vec::new(), Vec::new());
+    let mut items = store.read(query);
+    while let Some(item) = items.next().await {
+        match item {
+            Ok(event) => events.push(event),
+            Err(error) => errors.push(error),
+        }
+    }
+    (events, errors)
+}
+
+#[tokio::test]
+async fn unknown_types_are_normal_and_counted_one_by_one() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let batch = vec![event(&manager, "zebra.seen"), event(&manager, "resource.updated"), event(&manager, "x")];
+    store.append(&router("r1"), &stream("s"), Expected::Any, batch).await.unwrap();
+    assert!(read(&store, Query::all()).await.iter().all(|event| event.class == Class::Normal));
+    assert_eq!(store.status().await.unwrap().unclassified, 2);
+}
+
+#[tokio::test]
+async fn a_body_of_ten_megabytes_is_refused_and_stored_whole_where_that_is_wanted() {
+    let body = "x".repeat(10 << 20);
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let huge = |manager: &nasnet_dbmanager::DbManager, kind| NewEvent::new(manager.next_ulid(), kind, &body).unwrap();
+    for kind in [types::RESOURCE_UPDATED, types::CONFIG_APPLIED] {
+        let refused = store.append(&router("r1"), &stream("s"), Expected::Any, vec![huge(&manager, kind)]).await;
+        let Err(Error::TooLarge { what: "event body", size, max }) = refused else { panic!("{refused:?}") };
+        assert_eq!((size, max), ((10 << 20) + 2, 256 << 10));
+    }
+    assert!(read(&store, Query::all()).await.is_empty());
+
+    let site = Site::new();
+    let mut options = with_cold(&site);
+    options.body_bytes_max = 16 << 20;
+    let (manager, store) = site.open_with(options).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    let (scope, name) = (router("r1"), stream("s"));
+    // Each of them fills a block of its own.
+    let batch: Vec<_> = (0..2).map(|_| huge(&manager, types::RESOURCE_UPDATED)).collect();
+    store.append(&scope, &name, Expected::Any, batch).await.unwrap();
+    let durable =
+        store.append(&scope, &name, Expected::Any, vec![huge(&manager, types::CONFIG_APPLIED)]).await.unwrap();
+    assert_eq!(durable.achieved, Achieved::Synced);
+    let flushed = store.flush(FlushReason::Requested).await.unwrap();
+    assert_eq!((flushed.events, flushed.failed.len()), (2, 0));
+    store.archive().await.unwrap();
+    for tier in ["hot", "below"] {
+        let events = read(&store, Query::all().stream(name.clone())).await;
+        assert_eq!(events.len(), 3, "{tier}");
+        assert!(events.iter().all(|event| event.body.get().len() == (10 << 20) + 2));
+        empty_hot(&manager).await;
+    }
+}
+
+#[tokio::test]
+async fn text_that_is_not_utf8_damages_its_own_row_only() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    for _ in 0..5 {
+        store.append(&scope, &name, Expected::Any, vec![event(&manager, "config.applied")]).await.unwrap();
+    }
+    empty_hot(&manager).await;
+    on_scope(
+        &manager,
+        &scope,
+        "DROP TRIGGER event_rows_are_immutable;
+         UPDATE event_rows SET body = CAST(x'22ff22' AS TEXT) WHERE version = 2;
+         INSERT INTO event_names (text) VALUES (CAST(x'ffff' AS TEXT));
+         UPDATE event_rows SET actor = (SELECT MAX(id) FROM event_names) WHERE version = 4",
+    )
+    .await;
+    for query in [Query::all(), Query::all().backwards(), Query::scope(scope.clone()).stream(name)] {
+        let (events, errors) = items(&store, query).await;
+        assert_eq!(events.len(), 3);
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        for error in errors {
+            let Error::Corrupt { what, .. } = &error else { panic!("{error:?}") };
+            assert!(what.starts_with("r1 event_rows row "), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gap_in_the_versions_is_read_over_and_never_filled() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    for _ in 0..4 {
+        store.append(&scope, &name, Expected::Any, vec![event(&manager, "config.applied")]).await.unwrap();
+    }
+    store.shutdown().await.unwrap();
+    on_scope(&manager, &scope, "DROP TRIGGER event_rows_are_retained; DELETE FROM event_rows WHERE version IN (2, 3)")
+        .await;
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+    site.wipe_hot();
+    let (manager, store) = site.open().await;
+    let versions: Vec<u64> = read(&store, Query::all()).await.iter().map(|event| event.version).collect();
+    assert_eq!(versions, [1, 4]);
+    let decided = store.decide(&scope, &name, |history| {
+        assert_eq!(history.len(), 2);
+        Ok::<_, Error>(vec![normal(&manager)])
+    });
+    assert_eq!(decided.await.unwrap().unwrap().version, 5);
+}
+
+#[tokio::test]
+async fn a_clock_in_1970_changes_no_order_and_loses_nothing() {
+    let site = Site::new();
+    site.clock.set_wall_ms(0);
+    site.clock.set_quality(ClockQuality::Unsynced);
+    let (manager, store) = site.open_with(with_cold(&site)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    let (scope, name) = (router("r1"), stream("s"));
+    let mut ids = Vec::new();
+    for round in 0..3 {
+        for kind in ["config.applied", "resource.updated"] {
+            let event = event(&manager, kind);
+            ids.push(event.id);
+            store.append(&scope, &name, Expected::Any, vec![event]).await.unwrap();
+        }
+        match round {
+            0 => site.clock.set_wall_ms(NOW_MS),
+            _ => site.clock.set_wall_ms(-NOW_MS),
+        }
+        store.archive().await.unwrap();
+    }
+    assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "ids never go back");
+    let found: Vec<_> = read(&store, Query::all()).await.iter().map(|event| event.id).collect();
+    assert_eq!(found, ids);
+    empty_hot(&manager).await;
+    let found: Vec<_> = read(&store, Query::all()).await.iter().map(|event| event.id).collect();
+    assert_eq!(found, ids);
+    assert!(store.verify(nasnet_events::Span::all()).await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn a_foreign_file_in_the_cold_directory_is_left_alone_and_hides_nothing() {
+    let site = Site::new();
+    let (manager, store) = site.open_with(with_cold(&site)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    let (scope, name) = (router("r1"), stream("s"));
+    store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
+    store.archive().await.unwrap();
+    let foreign = [("r1/notes.txt", "mine"), ("r1/events-2026-01.jsonl.zst", "no frame at all"), ("photo.jpg", "jpeg")];
+    for (path, text) in foreign {
+        std::fs::write(site.cold().join(path), text).unwrap();
+    }
+    std::fs::create_dir_all(site.cold().join("Holiday Pictures/2019")).unwrap();
+    store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (1, 0));
+    for (path, text) in foreign {
+        assert_eq!(std::fs::read_to_string(site.cold().join(path)).unwrap(), text);
+    }
+    empty_hot(&manager).await;
+    on_scope(&manager, &scope, "DROP TRIGGER event_segments_are_retained; DELETE FROM event_segments").await;
+    let (events, _) = items(&store, Query::all()).await;
+    assert_eq!(events.len(), 2, "the archive is read around it");
+    let verification = store.verify(nasnet_events::Span::all()).await.unwrap();
+    let frames = verification.lanes.iter().find(|lane| lane.scope == scope && lane.lane == nasnet_events::Lane::Frames);
+    assert_eq!(frames.unwrap().events, 2);
+}
+
+#[tokio::test]
+async fn one_flipped_bit_of_a_segment_is_one_error_and_the_segments_around_it_are_read() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (Scope::System, stream("s"));
+    for _ in 0..3 {
+        let batch = (0..4).map(|_| normal(&manager)).collect();
+        store.append(&scope, &name, Expected::Any, batch).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+    }
+    empty_hot(&manager).await;
+    on_scope(
+        &manager,
+        &scope,
+        "DROP TRIGGER event_segments_are_immutable;
+         UPDATE event_segments SET body = CAST(substr(body, 1, 30) || char((unicode(substr(body, 31, 1)) + 1) % 128)
+             || substr(body, 32) AS BLOB)
+         WHERE first_pos = (SELECT first_pos FROM event_segments ORDER BY first_pos LIMIT 1 OFFSET 1)",
+    )
+    .await;
+    let (events, errors) = items(&store, Query::all()).await;
+    assert_eq!((events.len(), errors.len()), (8, 1), "{errors:?}");
+    assert!(matches!(&errors[0], Error::Corrupt { what, .. } if what.contains("event_segments")), "{errors:?}");
+}

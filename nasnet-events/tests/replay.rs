@@ -1,0 +1,167 @@
+//! After a router came back from a backup, the durable events that survive elsewhere are rows of it again.
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::sync::Arc;
+
+use nasnet_dbmanager::{
+    DbManager, Manifest, NewRouter, OnDamage, Recovery, Replayed, RestoreMode, RouterId, Scope, Which,
+};
+use nasnet_events::{
+    ColdOptions, Error, EventOptions, EventReplay, EventStore, Expected, Query, StreamAppend, prepare_cold_dir,
+};
+use support::{Site, append_in, empty_hot, event, on_scope, options, read_ids, router, stream};
+use ulid::Ulid;
+
+fn home() -> RouterId {
+    RouterId::parse("r1").unwrap()
+}
+
+async fn open(site: &Site) -> (DbManager, EventStore) {
+    let mut options = options(site.dir.path());
+    options.clock = Arc::new(site.clock.clone());
+    options.on_damage = OnDamage::Recover;
+    let cold = ColdOptions::new(site.cold()).allow_same_device();
+    options.replays = vec![Arc::new(EventReplay::new().cold(cold.clone()))];
+    let manager = DbManager::open(options).await.unwrap();
+    for id in ["r1", "r2"] {
+        manager.create_router(NewRouter::new(RouterId::parse(id).unwrap())).await.ok();
+    }
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    let store = EventStore::open(&manager, EventOptions::default().cold(cold)).await.unwrap();
+    (manager, store)
+}
+
+/// Appends durable events to one stream of both routers; returns the ids of the first.
+async fn append(manager: &DbManager, store: &EventStore, count: usize) -> Vec<Ulid> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        for name in ["r1", "r2"] {
+            let events = vec![event(manager, "resource.deleted")];
+            if name == "r1" {
+                ids.push(events[0].id);
+            }
+            let append = StreamAppend::new(stream("resource/wg0"), Expected::Any, events);
+            append_in(manager, store, &router(name), vec![append]).await.unwrap();
+        }
+    }
+    ids
+}
+
+async fn rows(manager: &DbManager, name: &str) -> Vec<Ulid> {
+    let database = manager.scope(&router(name)).await.unwrap();
+    let ids: Result<Vec<Vec<u8>>, Error> = database
+        .read(support::TEST, |conn| {
+            Box::pin(async move {
+                Ok(sqlx::query_scalar("SELECT event_id FROM event_rows ORDER BY pos").fetch_all(conn).await?)
+            })
+        })
+        .await;
+    ids.unwrap().into_iter().map(|id| Ulid::from_bytes(id.try_into().unwrap())).collect()
+}
+
+async fn restore(manager: &DbManager, manifest: &Manifest) -> Replayed {
+    let report = manager.restore(manifest, RestoreMode::Router(home())).await.unwrap();
+    let [restored] = <[_; 1]>::try_from(report.restored).unwrap();
+    let [replayed] = <[_; 1]>::try_from(restored.replayed).unwrap();
+    assert_eq!((&*replayed.what, &replayed.failed), ("events", &None), "{replayed:?}");
+    replayed
+}
+
+async fn lose(manager: &DbManager, site: &Site) {
+    let dir = site.data().join("routers/r1");
+    fs::remove_dir_all(&dir).unwrap();
+    manager.quarantine(&home(), "told by a test").await.unwrap();
+}
+
+async fn recovered(manager: &DbManager) -> Replayed {
+    match manager.recover(&home()).await.unwrap() {
+        Recovery::Replaced { lost, .. } => <[_; 1]>::try_from(lost.replayed).unwrap()[0].clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_router_comes_back_from_its_backup_with_the_events_that_came_later() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut ids = append(&manager, &store, 3).await;
+    manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
+    ids.extend(append(&manager, &store, 4).await);
+    lose(&manager, &site).await;
+    let replayed = recovered(&manager).await;
+    assert_eq!((replayed.replayed, replayed.refused, replayed.complete), (4, 0, true), "{replayed:?}");
+    assert!(replayed.detail.contains("4 from the hot tier"), "{replayed:?}");
+    assert_eq!(rows(&manager, "r1").await, ids);
+    assert_eq!(read_ids(&store, Query::scope(router("r1"))).await, ids, "and each is read once");
+    // The streams go on where they were, not where the backup was.
+    ids.extend(append(&manager, &store, 2).await);
+    assert_eq!(read_ids(&store, Query::scope(router("r1"))).await, ids);
+    assert_eq!(rows(&manager, "r2").await.len(), 9);
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_hot_tier_they_come_from_the_file_that_is_replaced() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut ids = append(&manager, &store, 3).await;
+    let manifest = manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
+    ids.extend(append(&manager, &store, 300).await);
+    empty_hot(&manager).await;
+    let replayed = restore(&manager, &manifest).await;
+    assert_eq!((replayed.replayed, replayed.complete), (300, true), "{replayed:?}");
+    assert!(replayed.detail.contains("300 from the replaced database"), "{replayed:?}");
+    assert_eq!(rows(&manager, "r1").await, ids);
+    // Once more: what is there stays, and nothing is there twice.
+    let again = restore(&manager, &manifest).await;
+    assert_eq!((again.replayed, again.refused), (300, 0), "{again:?}");
+    assert_eq!(rows(&manager, "r1").await, ids);
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_neither_they_come_from_the_archive_and_what_may_be_missing_is_told() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut ids = append(&manager, &store, 2).await;
+    manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
+    ids.extend(append(&manager, &store, 3).await);
+    store.archive().await.unwrap();
+    let unarchived = append(&manager, &store, 1).await;
+    empty_hot(&manager).await;
+    lose(&manager, &site).await;
+    let replayed = recovered(&manager).await;
+    assert_eq!((replayed.replayed, replayed.complete), (3, false), "{replayed:?}");
+    assert!(replayed.detail.contains("may be missing"), "{replayed:?}");
+    assert_eq!(rows(&manager, "r1").await, ids);
+    assert!(!ids.contains(&unarchived[0]));
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_row_is_left_out_and_what_the_stream_has_since_is_kept() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let first = append(&manager, &store, 2).await;
+    let manifest = manager.backup(Which::Router(home()), site.dir.path().join("backup")).await.unwrap();
+    let later = append(&manager, &store, 3).await;
+    let scope: Scope = router("r1");
+    on_scope(
+        &manager,
+        &scope,
+        "DROP TRIGGER event_rows_are_immutable; UPDATE event_rows SET wall_ms = 1 WHERE version = 4",
+    )
+    .await;
+    empty_hot(&manager).await;
+    let replayed = restore(&manager, &manifest).await;
+    assert_eq!((replayed.replayed, replayed.complete), (2, false), "{replayed:?}");
+    assert_eq!(rows(&manager, "r1").await, [first[0], first[1], later[0], later[2]]);
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}
