@@ -78,9 +78,13 @@ soak-slice:
     bash .ci/soak power-loss 8 100
     bash .ci/soak io-faults 8 50
     bash .ci/soak cancel 8 100
-    bash .ci/soak enospc 8 1
+    bash .ci/soak enospc 8 5
     bash .ci/soak corruption 8 40
     bash .ci/soak subscribers 8 500
+    bash .ci/soak power-loss-events 8 100
+    bash .ci/soak tiers 8 2
+    bash .ci/soak clock 8 2
+    bash .ci/soak yanked-media 8 5
 
 # A campaign without a bound of its own: `just soak kill 1h 7`.
 soak CAMPAIGN BUDGET="1h" SEED="1":

@@ -212,7 +212,10 @@ impl DbManager {
             if !own {
                 continue;
             }
-            layout::remove_tree(&path)?;
+            // Under its own name it is a backup or is not there: half of one goes by another name, and with the next.
+            let going = dir.join(format!("{UNFINISHED}{name}"));
+            layout::rename_new(&path, &going)?;
+            layout::remove_tree(&going)?;
             if !self.system().is_read_only() {
                 self.system()
                     .write(BACKUP, move |conn| Box::pin(async move { custody::drop_backup(conn, &path).await }))

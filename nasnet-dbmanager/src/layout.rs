@@ -76,6 +76,15 @@ pub(crate) fn wal_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Refuses a database that is to be moved without its log: closing does not say that its checkpoint failed.
+pub(crate) fn without_log(path: &Path) -> Result<(), Error> {
+    if size_of(&wal_of(path))? == 0 {
+        return Ok(());
+    }
+    let detail = format!("a log is left beside the new {}", path.display());
+    Err(Error::Medium { code: crate::driver::code::IOERR, detail })
+}
+
 /// Returns the size of a file, 0 when it is missing.
 pub(crate) fn size_of(path: &Path) -> Result<u64, Error> {
     match fs::metadata(path) {

@@ -199,7 +199,10 @@ impl DbManager {
     /// # Cancel safety
     /// Safe: an opening that has begun goes on, for whoever asks next.
     pub async fn router(&self, id: &RouterId) -> Result<RouterDb, Error> {
-        let opened = self.lease(id).await;
+        let opened = match self.lease(id).await {
+            Err(error) if self.finish_move(id, &error).await => self.lease(id).await,
+            opened => opened,
+        };
         let recovers = self.inner.files.options().on_damage == OnDamage::Recover && !self.system().is_read_only();
         let database = match opened {
             Err(error) if recovers && is_recoverable(&error) => self.lease_recovered(id).await?,

@@ -405,11 +405,7 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
     let unit = spec.unit();
     let parent = unit.parent().unwrap_or(unit);
     let flash = spec.target.profile == Profile::Flash;
-    if layout::size_of(&layout::wal_of(built))? != 0 {
-        // Closing does not say that its checkpoint failed.
-        let detail = format!("a log is left beside the new {}", built.display());
-        return Err(Error::Medium { code: crate::driver::code::IOERR, detail });
-    }
+    layout::without_log(built)?;
     if flash {
         layout::sync(workshop)?;
     }

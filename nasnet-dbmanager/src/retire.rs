@@ -37,10 +37,15 @@ impl DbManager {
     /// process has it open, [`Error::MissingDatabase`].
     ///
     /// # Cancel safety
-    /// Dropping the future, or a crash, leaves an intent that the next open of the fleet carries out.
+    /// Dropping the future, a crash, or an error of the medium half-way leaves an intent; whoever asks for the router
+    /// next, or opens the fleet, carries it out.
     pub async fn retire(&self, id: &RouterId) -> Result<(), Error> {
         self.record_in(id, &[Lifecycle::Active]).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
+        // Somebody else has done it by now, or it was half done before and is finished.
+        if self.record_in(id, &[Lifecycle::Retired]).await.is_ok() {
+            return Ok(());
+        }
         self.record_in(id, &[Lifecycle::Active]).await?;
         let path = self.inner.files.layout().router(id);
         if layout::size_of(&path)? == 0 {
@@ -59,6 +64,10 @@ impl DbManager {
     pub async fn reinstate(&self, id: &RouterId) -> Result<(), Error> {
         self.record_in(id, &[Lifecycle::Retired]).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
+        // Somebody else has done it by now, or it was half done before and is finished.
+        if self.record_in(id, &[Lifecycle::Active]).await.is_ok() {
+            return Ok(());
+        }
         self.record_in(id, &[Lifecycle::Retired]).await?;
         let path = self.inner.files.layout().retired(id);
         if !path.is_dir() {
@@ -179,21 +188,24 @@ impl DbManager {
     pub(crate) async fn alone(&self, id: &RouterId, when: HoldWhen) -> Result<Alone, Error> {
         let lock = self.inner.files.router_lock(id);
         let held = self.inner.routers.hold(id, when, lock.database()).await?;
-        self.alone_holding(held, &lock).await
+        self.alone_holding(id, held, &lock).await
     }
 
     /// Closes a router whose file was found damaged; `None` when another file is open, which is left alone.
     pub(crate) async fn alone_with(&self, id: &RouterId, damaged: [u8; 16]) -> Result<Option<Alone>, Error> {
         let lock = self.inner.files.router_lock(id);
         match self.inner.routers.try_hold(id, HoldWhen::Damaged(damaged), lock.database()).await? {
-            Some(held) => self.alone_holding(held, &lock).await.map(Some),
+            Some(held) => self.alone_holding(id, held, &lock).await.map(Some),
             None => Ok(None),
         }
     }
 
-    async fn alone_holding(&self, held: Held, lock: &DbLock) -> Result<Alone, Error> {
+    async fn alone_holding(&self, id: &RouterId, held: Held, lock: &DbLock) -> Result<Alone, Error> {
         let lock = lock.exclusive(self.inner.files.options().lock_timeout).await?;
-        Ok(Alone { _lock: lock, _held: held })
+        let alone = Alone { _lock: lock, _held: held };
+        // What an earlier call left half-way comes first: the next begins where everything is in its place.
+        self.finish_begun(id).await?;
+        Ok(alone)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{CAUSE, Dirs, all, id, put, put_in, with_router};
 use nasnet_dbmanager::vfs::fault::{Fault, Operation};
-use nasnet_dbmanager::{DbManager, Error, KeyOutcome, NewRouter, RouterDb};
+use nasnet_dbmanager::{AsideReason, DbManager, Error, KeyOutcome, NewRouter, OnDamage, RestoreMode, RouterDb, Which};
 use ulid::Ulid;
 
 fn key(number: u128) -> Ulid {
@@ -219,4 +219,93 @@ async fn a_router_that_could_not_be_created_can_be_created_then() {
     }
     assert!(struck >= 3, "{struck}");
     manager.shutdown().await.unwrap();
+}
+
+/// Fails the Nth operation of a call, for every N, until the call has no more.
+const MOVES: [(Operation, i32); 5] = [
+    (Operation::Write, Fault::IOERR_WRITE),
+    (Operation::Sync, Fault::IOERR_FSYNC),
+    (Operation::SyncDirectory, Fault::IOERR_FSYNC),
+    (Operation::Rename, Fault::FULL),
+    (Operation::Read, Fault::INTERRUPT),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_failed_half_way_is_finished_for_whoever_asks_next() {
+    let dirs = Dirs::new();
+    let mut options = dirs.options();
+    // Taken for lost, a router that is only elsewhere would be replaced by an empty one.
+    options.on_damage = OnDamage::Recover;
+    let manager = DbManager::open(options).await.unwrap();
+    let home = id("home");
+    put(&*with_router(&manager, "home").await, 1, 1).await.unwrap();
+    let manifest = manager.backup(Which::Router(home.clone()), dirs.root().join("backup")).await.unwrap();
+    put(&manager.router(&home).await.unwrap(), 2, 2).await.unwrap();
+    let mut failed = 0;
+    for step in ["retire", "restore and undo"] {
+        for (operation, code) in MOVES {
+            for nth in 1..80 {
+                let armed = Fault::fail(operation, nth, code).arm(dirs.root()).unwrap();
+                let answer = match step {
+                    "retire" => manager.retire(&home).await,
+                    _ => match manager.restore(&manifest, RestoreMode::Router(home.clone())).await {
+                        Ok(report) => manager.undo_restore(&home, report.restored[0].safety.as_deref().unwrap()).await,
+                        Err(error) => Err(error),
+                    },
+                };
+                let fired = armed.fired();
+                drop(armed);
+                failed += u64::from(answer.is_err());
+                // Asking for it is all it takes, but for a router that is retired by now.
+                let router = match manager.router(&home).await {
+                    Err(Error::RouterNotFound { .. } | Error::WrongLifecycle { .. }) => {
+                        manager.reinstate(&home).await.unwrap();
+                        manager.router(&home).await
+                    }
+                    router => router,
+                };
+                let rows = all(&router.unwrap()).await;
+                let whole = rows == [(1, 1), (2, 2)] || (step == "restore and undo" && rows == [(1, 1)]);
+                assert!(whole, "{step}, {operation:?} {nth} fails with {code}, {answer:?}: {rows:?}");
+                if rows.len() == 1 {
+                    put(&manager.router(&home).await.unwrap(), 2, 2).await.unwrap();
+                }
+                if fired == 0 {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(failed > 30, "{failed}");
+    assert!(manager.set_aside().await.unwrap().iter().all(|aside| aside.reason == AsideReason::Replaced));
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_system_database_that_cannot_be_read_for_a_moment_is_not_replaced_with_older_counters() {
+    let dirs = Dirs::new();
+    let manager = dirs.open().await;
+    let manifest = manager.backup(Which::System, dirs.root().join("backup")).await.unwrap();
+    let mut given = manager.system().counters().reserve("later", 1).await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop(manager);
+    let mut failed = 0;
+    for (operation, code) in [(Operation::Open, Fault::NOMEM), (Operation::Read, Fault::NOMEM)] {
+        for nth in 1..200 {
+            let armed = Fault::fail(operation, nth, code).arm(dirs.root()).unwrap();
+            let answer = DbManager::restore_system(&dirs.options(), &manifest).await;
+            let fired = armed.fired();
+            drop(armed);
+            failed += u64::from(answer.is_err());
+            let manager = dirs.open().await;
+            let next = manager.system().counters().reserve("later", 1).await.unwrap();
+            assert!(next > given, "{operation:?} {nth}: {next} is given after {given}, {answer:?}");
+            given = next;
+            manager.shutdown().await.unwrap();
+            if fired == 0 {
+                break;
+            }
+        }
+    }
+    assert!(failed > 5, "{failed}");
 }

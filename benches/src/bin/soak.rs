@@ -11,6 +11,8 @@ mod cancel;
 mod corruption;
 #[path = "soak/enospc.rs"]
 mod enospc;
+#[path = "soak/events.rs"]
+mod events;
 #[path = "soak/fleet.rs"]
 mod fleet;
 #[path = "soak/io_faults.rs"]
@@ -21,10 +23,20 @@ mod kill;
 mod kill_events;
 #[path = "soak/locks.rs"]
 mod locks;
+#[path = "soak/mount.rs"]
+mod mount;
 #[path = "soak/power_loss.rs"]
 mod power_loss;
+#[path = "soak/power_loss_events.rs"]
+mod power_loss_events;
 #[path = "soak/subscribers.rs"]
 mod subscribers;
+#[path = "soak/tiers.rs"]
+mod tiers;
+#[path = "soak/workers.rs"]
+mod workers;
+#[path = "soak/yanked_media.rs"]
+mod yanked_media;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -58,6 +70,12 @@ struct Args {
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
+    /// Processes that share the cases of a campaign that can be shared; one for each core when not given.
+    #[arg(long)]
+    workers: Option<u64>,
+    /// Be one of them: `1/2` takes every second case, from the second on.
+    #[arg(long, hide = true, value_parser = workers::share)]
+    share: Option<workers::Share>,
     /// Be the program under test; started by the campaign itself.
     #[arg(long, hide = true, num_args = 2, value_names = ["DIR", "MODE"])]
     child: Option<Vec<String>>,
@@ -67,9 +85,11 @@ struct Args {
 enum Campaign {
     /// Futures are dropped at every step and after random times.
     Cancel,
+    /// An event store is walked through while its wall clock jumps by decades.
+    Clock,
     /// Closed databases and logs get flipped bits and lose their ends.
     Corruption,
-    /// Real file systems of 2 and 8 MB run full.
+    /// Small real file systems run full, out of inodes, read-only and give up.
     Enospc,
     /// Every operation on a file fails once, in every public call that writes.
     IoFaults,
@@ -79,10 +99,16 @@ enum Campaign {
     KillEvents,
     /// Processes that hold leases are stopped, killed, restarted and lied to by their clocks.
     Locks,
-    /// The power is cut at every point of founding, writing, migrating and recovering.
+    /// The power is cut at every point of founding, writing, migrating, moving and recovering.
     PowerLoss,
+    /// The power is cut at every point of appending, flushing and archiving events.
+    PowerLossEvents,
     /// Two processes append and read as consumers, are killed and lose their tmpfs.
     Subscribers,
+    /// An event store is walked through restarts, reboots, clock jumps and media without space.
+    Tiers,
+    /// The medium of the cold tier goes away while events are archived, and comes back.
+    YankedMedia,
 }
 
 /// What one case found.
@@ -103,38 +129,56 @@ impl Found {
     }
 }
 
-/// A campaign: its name, whether its control is caught, and one of its cases.
+/// One case that is to be tried.
+pub(crate) struct Turn {
+    /// Its number: what a campaign goes through in turn follows from it.
+    pub(crate) number: u64,
+    /// Its own, so that it can be replayed without those before it.
+    pub(crate) random: Random,
+    /// What is left of the budget.
+    pub(crate) left: Duration,
+}
+
+/// The liars a campaign must catch, and whether it does.
+pub(crate) type Controls = Vec<(&'static str, bool)>;
+
+/// A campaign: its name, its floor, its controls and one of its cases.
 struct Plan {
     name: &'static str,
-    control: fn(u64) -> Result<bool, Failure>,
-    case: fn(&mut Random, Duration) -> Result<Found, Failure>,
+    /// Cases that two free cores must reach in 120 s, built with optimisation.
+    floor_120s: u64,
+    /// Whether processes may share the cases.
+    shared: bool,
+    control: fn(u64) -> Result<Controls, Failure>,
+    case: fn(&mut Turn) -> Result<Found, Failure>,
 }
 
 impl Campaign {
-    const fn plan(self) -> Plan {
-        match self {
-            Self::Cancel => Plan { name: "cancel", control: cancel::control, case: |random, _| cancel::case(random) },
-            Self::Corruption => {
-                Plan { name: "corruption", control: corruption::control, case: |random, _| corruption::case(random) }
-            }
-            Self::Enospc => Plan { name: "enospc", control: enospc::control, case: |random, _| enospc::case(random) },
-            Self::IoFaults => {
-                Plan { name: "io-faults", control: io_faults::control, case: |random, _| io_faults::case(random) }
-            }
-            Self::Kill => Plan { name: "kill", control: kill::control, case: |random, _| kill::honest_case(random) },
-            Self::KillEvents => Plan {
-                name: "kill-events",
-                control: kill_events::control,
-                case: |random, _| kill_events::case(random, kill_events::Mode::Honest),
-            },
-            Self::Locks => Plan { name: "locks", control: locks::control, case: locks::case },
-            Self::PowerLoss => {
-                Plan { name: "power-loss", control: power_loss::control, case: |random, _| power_loss::case(random) }
-            }
-            Self::Subscribers => {
-                Plan { name: "subscribers", control: subscribers::control, case: |random, _| subscribers::case(random) }
-            }
-        }
+    fn plan(self) -> Plan {
+        type Control = fn(u64) -> Result<Controls, Failure>;
+        type Case = fn(&mut Turn) -> Result<Found, Failure>;
+        let (name, floor_120s, control, case): (_, _, Control, Case) = match self {
+            Self::Cancel => ("cancel", 2_000, cancel::control, cancel::case),
+            Self::Clock => ("clock", 500, tiers::clock_control, tiers::clock_case),
+            Self::Corruption => ("corruption", 2_000, corruption::control, corruption::case),
+            Self::Enospc => ("enospc", 5, enospc::control, enospc::case),
+            Self::IoFaults => ("io-faults", 3_000, io_faults::control, io_faults::case),
+            Self::Kill => ("kill", 300, kill::control, kill::case),
+            Self::KillEvents => ("kill-events", 300, kill_events::control, kill_events::case),
+            Self::Locks => ("locks", 10_000, locks::control, locks::case),
+            Self::PowerLoss => ("power-loss", 10_000, power_loss::control, power_loss::case),
+            Self::PowerLossEvents => ("power-loss-events", 20_000, power_loss_events::control, power_loss_events::case),
+            Self::Subscribers => ("subscribers", 5_000, subscribers::control, subscribers::case),
+            Self::Tiers => ("tiers", 500, tiers::control, tiers::case),
+            Self::YankedMedia => ("yanked-media", 200, yanked_media::control, yanked_media::case),
+        };
+        // The locks campaign is four processes by itself, and times how they wait for each other.
+        Plan { name, floor_120s, shared: !matches!(self, Self::Locks), control, case }
+    }
+
+    /// Whether it mounts file systems.
+    const fn mounts(self) -> bool {
+        matches!(self, Self::Enospc | Self::YankedMedia)
     }
 }
 
@@ -146,10 +190,18 @@ struct Report {
     cases: u64,
     violations: u64,
     controls_caught: bool,
+    controls: BTreeMap<&'static str, bool>,
     seconds: f64,
-    /// Damages that nothing answered to, because they changed nothing that is read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    undetectable: Option<u64>,
+    /// Fewer cases than this fail this run.
+    floor: u64,
+    /// Cases that 120 s on two free cores must reach, built with optimisation.
+    floor_120s: u64,
+    /// Cases that 120 s would reach at the pace of this run.
+    cases_120s: u64,
+    /// Whether this build is one whose pace says something.
+    optimised: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    replays: Vec<String>,
     #[serde(flatten)]
     counts: BTreeMap<String, u64>,
 }
@@ -169,7 +221,11 @@ fn main() -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let Some(campaign) = args.campaign else { return Ok(ExitCode::from(2)) };
-    if matches!(campaign, Campaign::Enospc) && !enospc::enter()? {
+    if campaign.mounts() && !mount::enter(campaign.plan().name)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(share) = args.share {
+        println!("{}", serde_json::to_string(&workers::work(&campaign.plan(), &args, share)?)?);
         return Ok(ExitCode::SUCCESS);
     }
     let report = run(&campaign.plan(), &args)?;
@@ -184,9 +240,6 @@ fn main() -> Result<ExitCode, Failure> {
             report.violations,
             if report.controls_caught { "caught" } else { "NOT CAUGHT" }
         );
-        if let Some(undetectable) = report.undetectable {
-            println!("undetectable: {undetectable}");
-        }
         for (what, count) in &report.counts {
             println!("  {what}: {count}");
         }
@@ -200,41 +253,23 @@ fn main() -> Result<ExitCode, Failure> {
 
 fn run(plan: &Plan, args: &Args) -> Result<Report, Failure> {
     let start = Instant::now();
-    let controls_caught = (plan.control)(args.seed)?;
-    let (mut cases, mut violations, mut counts) = (0, 0, BTreeMap::<String, u64>::new());
-    let first = args.case.unwrap_or(0);
-    for number in first.. {
-        if number > first && (args.case.is_some() || start.elapsed() >= args.budget) {
-            break;
-        }
-        // Each case has a seed of its own, so that it can be replayed without those before it.
-        let mut random = Random::new(args.seed.wrapping_mul(1_000_003).wrapping_add(number));
-        let found = (plan.case)(&mut random, args.budget.saturating_sub(start.elapsed()))?;
-        cases += found.cases;
-        for (what, times) in found.counts {
-            *counts.entry(what).or_default() += times;
-        }
-        for broken in found.broken {
-            violations += 1;
-            eprintln!("{}, case {number}: {broken}", plan.name);
-            eprintln!(
-                "replay: cargo run --release -p nasnet-benches --features soak --bin soak -- --campaign {} \
-                 --seed {} --case {number}",
-                plan.name, args.seed
-            );
-        }
-    }
+    let (tally, controls) = workers::run(plan, args)?;
     let seconds = start.elapsed().as_secs_f64();
-    let undetectable = matches!(args.campaign, Some(Campaign::Corruption)).then(corruption::undetectable);
+    let pace = u128::from(tally.cases) * 120_000 / start.elapsed().as_millis().max(1);
     Ok(Report {
         campaign: plan.name,
         seed: args.seed,
-        cases,
-        violations,
-        controls_caught,
+        cases: tally.cases,
+        violations: tally.violations,
+        controls_caught: !controls.is_empty() && controls.iter().all(|(_, caught)| *caught),
+        controls: controls.into_iter().collect(),
         seconds,
-        undetectable,
-        counts,
+        floor: args.floor,
+        floor_120s: plan.floor_120s,
+        cases_120s: u64::try_from(pace)?,
+        optimised: !cfg!(debug_assertions),
+        replays: tally.replays,
+        counts: tally.counts,
     })
 }
 

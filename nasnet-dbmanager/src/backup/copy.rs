@@ -306,8 +306,6 @@ pub(crate) async fn make_usable(path: &Path, file_uid: [u8; 16]) -> Result<(), E
     vfs::forget(path);
     made?;
     closed?;
-    if layout::size_of(&layout::wal_of(path))? != 0 {
-        return Err(Error::Corrupt { detail: format!("a log is left beside {}", path.display()) });
-    }
+    layout::without_log(path)?;
     layout::sync(path)
 }

@@ -62,7 +62,8 @@ impl DbManager {
     ///
     /// # Errors
     /// With nothing changed: [`Error::BackupOfAnotherFleet`], [`Error::BadBackup`], [`Error::SchemaTooNew`],
-    /// [`Error::InUse`], [`Error::NoSpace`], and those of entering the data directory.
+    /// [`Error::InUse`], [`Error::NoSpace`], those of entering the data directory, and those of the medium when the
+    /// counters of the present file cannot be read although it is not damaged.
     ///
     /// # Cancel safety
     /// Dropping the future, or a crash, leaves either the present or the restored database in place, whole.
@@ -92,7 +93,7 @@ impl DbManager {
             copy::put(scratch.path(), &built).await?;
             // The uid in the marker of the data directory stays the one of its system database.
             copy::make_usable(&built, home.marker.system_uid().unwrap_or_default()).await?;
-            let (present, keys) = present_of(&spec.target).await;
+            let (present, keys) = present_of(&spec.target).await?;
             let target = Target { path: built.clone(), ..spec.target.clone() };
             catch_up(&files, &target, (present, keys), manifest, now).await
         }
@@ -113,17 +114,36 @@ impl DbManager {
     }
 }
 
-/// Reads the counters and the wrapped keys of the present file, and moves its log into it if it can be: a log must not stay beside another
-/// file. A file that cannot be read has none.
-async fn present_of(target: &Target) -> (BTreeMap<String, u64>, Vec<Wrapped>) {
-    if layout::size_of(&target.path).unwrap_or(0) == 0 {
-        return Default::default();
+const HAS_TABLE: &str = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+
+/// Reads the counters and the wrapped keys of the present file, and moves its log into it if it can be: a log must not
+/// stay beside another file. A damaged file has none, but one that cannot be read for another reason stops the restore:
+/// numbers given out would be given out again.
+async fn present_of(target: &Target) -> Result<(BTreeMap<String, u64>, Vec<Wrapped>), Error> {
+    if layout::size_of(&target.path)? == 0 {
+        return Ok(Default::default());
     }
-    let Ok(mut guarded) = target.connect(Role::Writer).await else { return Default::default() };
-    let counters = all_counters(&mut guarded.conn).await.unwrap_or_default();
-    let keys = data_keys::list(&mut guarded.conn).await.unwrap_or_default();
-    guarded.close().await.ok();
-    (counters, keys)
+    let read = async {
+        let mut guarded = target.connect(Role::Writer).await?;
+        let found = read_present(&mut guarded.conn).await;
+        guarded.close().await.ok();
+        found
+    };
+    match read.await {
+        Err(error) if error.is_damage() => Ok(Default::default()),
+        read => read,
+    }
+}
+
+async fn read_present(conn: &mut SqliteConnection) -> Result<(BTreeMap<String, u64>, Vec<Wrapped>), Error> {
+    let mut present = [false; 2];
+    for (present, table) in present.iter_mut().zip(["counters", "data_keys"]) {
+        let found: Option<i64> = sqlx::query_scalar(HAS_TABLE).bind(table).fetch_optional(&mut *conn).await?;
+        *present = found.is_some();
+    }
+    let counters = if present[0] { all_counters(conn).await? } else { BTreeMap::new() };
+    let keys = if present[1] { data_keys::list(conn).await? } else { Vec::new() };
+    Ok((counters, keys))
 }
 
 async fn all_counters(conn: &mut SqliteConnection) -> Result<BTreeMap<String, u64>, Error> {
@@ -174,6 +194,8 @@ async fn catch_up(
     let closed = guarded.close().await;
     let restored = caught_up?;
     closed?;
+    // The file goes to its place alone: what was caught up must be in it.
+    layout::without_log(&target.path)?;
     layout::sync(&target.path)?;
     Ok(restored)
 }
@@ -235,20 +257,30 @@ async fn note_all(
 
 /// Makes the built and the present file change places; tells whether there was a present one.
 fn put_in_place(live: &Path, built: &Path, place: &Path) -> Result<bool, Error> {
-    // What is left of a log belongs to a file that could not be opened: it goes with it.
-    for suffix in ["-wal", "-shm"] {
-        let beside = |path: &Path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        if beside(live).exists() {
-            layout::rename_new(&beside(live), &beside(built))?;
-        }
-    }
+    // What is left of a log belongs to the file that is there: it goes with it, or stays with it.
     let replaced = live.exists();
+    let logs: Vec<_> = ["-wal", "-shm"]
+        .iter()
+        .map(|suffix| {
+            let beside = |path: &Path| {
+                let mut name = path.as_os_str().to_owned();
+                name.push(suffix);
+                PathBuf::from(name)
+            };
+            (beside(live), beside(built))
+        })
+        .filter(|(log, _)| log.exists())
+        .collect();
+    for (log, aside) in &logs {
+        layout::rename_new(log, aside)?;
+    }
     if replaced {
-        layout::exchange(built, live)?;
+        if let Err(error) = layout::exchange(built, live) {
+            for (log, aside) in &logs {
+                layout::rename_new(aside, log)?;
+            }
+            return Err(error);
+        }
     } else if !layout::rename_new(built, live)? {
         return Err(Error::WrongDatabase { path: live.to_owned(), detail: "something has its place".to_owned() });
     }

@@ -11,16 +11,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::{
-    Cause, DbManager, Error, FileKind, Migration, NewRouter, Options, Recovery, RouterId, SchemaSet, Scope, Which,
+    Cause, DbManager, Error, FileKind, Migration, NewRouter, Options, Recovery, RestoredFrom, RouterId, SchemaSet,
+    Scope, Which,
 };
 
-use crate::{Failure, Found};
+use crate::{Controls, Failure, Found, Turn};
 
 const CAUSE: Cause = Cause::new("soak");
 /// Rows of one database: enough for interior pages.
@@ -35,14 +35,6 @@ const HANG: Duration = Duration::from_secs(30);
 const RECOVER_EVERY: u64 = 8;
 /// Damages tried on one original.
 const DAMAGES: u64 = 40;
-
-/// Damages that nothing answered to, for the summary.
-static UNDETECTABLE: AtomicU64 = AtomicU64::new(0);
-
-/// Returns how many damages nothing answered to.
-pub(crate) fn undetectable() -> u64 {
-    UNDETECTABLE.load(Ordering::Relaxed)
-}
 
 fn schema() -> SchemaSet {
     let rows = Migration {
@@ -117,6 +109,10 @@ impl Original {
         self.place.disk.path().join("data")
     }
 
+    fn backup(&self) -> PathBuf {
+        self.place.disk.path().join("backup")
+    }
+
     fn run(&self) -> &Path {
         self.place.tmpfs.path()
     }
@@ -161,12 +157,23 @@ impl Original {
         }
         let mut original = Self { place, files: BTreeMap::new(), rows };
         original.files = read_tree(&original.data())?;
+        if backup {
+            original.files.extend(read_tree(&original.backup())?);
+        }
         Ok(original)
     }
 
+    /// Damages a backup, if there is one, so that the chain has to go on.
+    fn damage_backup(&self, random: &mut Random) -> Result<(), Failure> {
+        let backups: Vec<&PathBuf> = self.files.keys().filter(|path| path.starts_with(self.backup())).collect();
+        if let Some(path) = backups.get(usize::try_from(random.below(backups.len().max(1) as u64))?) {
+            damage(path, random)?;
+        }
+        Ok(())
+    }
+
     fn reset(&self) -> Result<(), Failure> {
-        for dir in ["data", "backup-of-case"] {
-            let dir = self.place.disk.path().join(dir);
+        for dir in [self.data(), self.backup()] {
             if dir.exists() {
                 fs::remove_dir_all(dir)?;
             }
@@ -302,21 +309,19 @@ async fn look(db: &DbManager, rows: i64, checking: bool) -> Result<Seen, Failure
 }
 
 /// Opens the damaged fleet, looks at both routers, and sometimes recovers.
-async fn try_damage(original: &Original, recover: bool, checking: bool) -> Result<Vec<String>, Failure> {
-    let mut broken = Vec::new();
+async fn try_damage(original: &Original, recover: bool, checking: bool, found: &mut Found) -> Result<(), Failure> {
     let db = DbManager::open(options(&original.data(), original.run())).await?;
     let start = Instant::now();
     let seen = look(&db, original.rows, checking).await?;
     let took = start.elapsed();
     if took > ANSWER {
-        broken.push(format!("the answer took {} ms: {seen:?}", took.as_millis()));
+        found.broken.push(format!("the answer took {} ms: {seen:?}", took.as_millis()));
     }
     match &seen {
-        Seen::Wrong(what) => broken.push(what.clone()),
-        Seen::Whole => {
-            UNDETECTABLE.fetch_add(1, Ordering::Relaxed);
-        }
-        Seen::Typed(_) | Seen::Checked => {}
+        Seen::Wrong(what) => found.broken.push(what.clone()),
+        Seen::Whole => found.count("undetectable", 1),
+        Seen::Typed(_) => found.count("detected_typed", 1),
+        Seen::Checked => found.count("detected_by_checksum", 1),
     }
     // The other router works, for writing too.
     let witness = db.router(&id("witness")?).await?;
@@ -329,35 +334,43 @@ async fn try_damage(original: &Original, recover: bool, checking: bool) -> Resul
         })
         .await?;
     if count != ROWS + 1 {
-        broken.push(format!("the other router has {count} rows"));
+        found.broken.push(format!("the other router has {count} rows"));
     }
     drop(witness);
     if recover && matches!(seen, Seen::Typed(_)) {
-        recover_and_check(&db, &seen, &mut broken).await?;
+        recover_and_check(&db, &seen, found).await?;
     }
-    db.shutdown().await?;
-    Ok(broken)
+    Ok(db.shutdown().await?)
 }
 
 /// Goes through the restore chain and uses what comes out.
-async fn recover_and_check(db: &DbManager, seen: &Seen, broken: &mut Vec<String>) -> Result<(), Failure> {
+async fn recover_and_check(db: &DbManager, seen: &Seen, found: &mut Found) -> Result<(), Failure> {
     let victim = id("victim")?;
-    let lost = match db.recover(&victim).await {
-        Ok(Recovery::Replaced { lost, .. }) => Some(lost),
+    let replaced = match db.recover(&victim).await {
+        Ok(Recovery::Replaced { lost, restored_from, .. }) => Some((lost, restored_from)),
         Ok(_) => None,
         // Marks that differ are not damage: whose file it is, only a person can say. Setting it aside is explicit.
         Err(error) => {
             db.quarantine(&victim, &error.to_string()).await?;
             match db.recover(&victim).await? {
-                Recovery::Replaced { lost, .. } => Some(lost),
+                Recovery::Replaced { lost, restored_from, .. } => Some((lost, restored_from)),
                 other => {
-                    broken.push(format!("after {seen:?} a quarantined router is {other:?}"));
+                    found.broken.push(format!("after {seen:?} a quarantined router is {other:?}"));
                     None
                 }
             }
         }
     };
-    let Some(lost) = lost else { return Ok(()) };
+    let Some((lost, restored_from)) = replaced else {
+        found.count("chain_found_it_sound", 1);
+        return Ok(());
+    };
+    let end = match restored_from {
+        RestoredFrom::Backup { .. } => "chain_ended_in_backup",
+        RestoredFrom::Salvage => "chain_ended_in_salvage",
+        _ => "chain_ended_in_empty_database",
+    };
+    found.count(end, 1);
     let router = db.router(&victim).await?;
     insert(&router, 1_000_000..1_000_001).await?;
     let rows: Vec<(i64, Vec<u8>, i64)> = router
@@ -369,12 +382,12 @@ async fn recover_and_check(db: &DbManager, seen: &Seen, broken: &mut Vec<String>
         .await?;
     for (number, bytes, crc) in &rows {
         if *bytes != body(*number) && checksum(*number, bytes) == *crc {
-            broken.push(format!("row {number} was invented by the recovery"));
+            found.broken.push(format!("row {number} was invented by the recovery"));
         }
     }
     let told = lost.tables.iter().find(|table| table.table == "checked").map_or(0, |table| table.kept);
     if told + 1 != u64::try_from(rows.len())? {
-        broken.push(format!("{} rows are there, the report says {told}", rows.len() - 1));
+        found.broken.push(format!("{} rows are there, the report says {told}", rows.len() - 1));
     }
     drop(router);
     db.check(&Scope::Router(victim)).await?;
@@ -393,35 +406,40 @@ fn run(random: &mut Random, damages: u64, checking: bool) -> Result<Found, Failu
         let file = if log && random.below(3) > 0 { wal } else { victim };
         let how = damage(&file, random)?;
         found.cases += 1;
+        let known = found.broken.len();
         let recover = number % RECOVER_EVERY == 0;
-        let case = async { tokio::time::timeout(HANG, try_damage(&original, recover, checking)).await };
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(case)));
+        if recover && random.below(3) == 0 {
+            original.damage_backup(random)?;
+        }
+        let found = &mut found;
+        let tried = async { tokio::time::timeout(HANG, try_damage(&original, recover, checking, found)).await };
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(tried)));
         match ended {
-            Ok(Ok(Ok(broken))) => found.broken.extend(broken.into_iter().map(|what| format!("{how}: {what}"))),
-            Ok(Ok(Err(error))) => found.broken.push(format!("{how}: {error}")),
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => found.broken.push(error.to_string()),
             Ok(Err(_)) => {
                 found.broken.push(format!("{how}: it hangs"));
                 break;
             }
-            Err(_) => found.broken.push(format!("{how}: it panics")),
+            Err(_) => found.broken.push("it panics".to_owned()),
         }
+        found.broken[known..].iter_mut().for_each(|what| *what = format!("{how}: {what}"));
     }
     Ok(found)
 }
 
 /// Tells whether the campaign notices a reader that believes everything.
-pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
+pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     for number in 0..8 {
         let found = run(&mut Random::new(seed.wrapping_add(number)), DAMAGES, false)?;
         if found.broken.iter().any(|what| what.contains("not what was written")) {
-            UNDETECTABLE.store(0, Ordering::Relaxed);
-            return Ok(true);
+            return Ok(vec![("reader that believes everything", true)]);
         }
     }
-    Ok(false)
+    Ok(vec![("reader that believes everything", false)])
 }
 
 /// Damages one fleet many times.
-pub(crate) fn case(random: &mut Random) -> Result<Found, Failure> {
-    run(random, DAMAGES, true)
+pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
+    run(&mut turn.random, DAMAGES, true)
 }

@@ -119,8 +119,8 @@ impl Seen {
     }
 }
 
-/// Reads everything and checks what can be checked without knowing what was acknowledged.
-pub(crate) async fn look(db: &Database) -> Result<Seen, Error> {
+/// Reads every row and checks what can be checked without knowing what was acknowledged; writes nothing.
+pub(crate) async fn rows(db: &Database) -> Result<Seen, Error> {
     type Row = (i64, i64, Vec<u8>);
     let (rows, sound): (Vec<Row>, String) = db
         .read(CAUSE, |conn| {
@@ -149,7 +149,13 @@ pub(crate) async fn look(db: &Database) -> Result<Seen, Error> {
             seen.faults.push(format!("group {number} is torn: {parts} of {GROUP} rows"));
         }
     }
-    // The keys of the last writes agree with the rows, for what was never acknowledged too.
+    Ok(seen)
+}
+
+/// Reads every row, and asks for the keys of the last writes: they agree with the rows, for what was never acknowledged
+/// too.
+pub(crate) async fn look(db: &Database) -> Result<Seen, Error> {
+    let mut seen = rows(db).await?;
     let last = seen.last();
     for number in last.saturating_sub(10).max(1)..=last + 1 {
         let (there, outcome) = (seen.has(number), db.outcome(key(number)).await?);

@@ -14,7 +14,7 @@ use nasnet_benches::place::Place;
 use nasnet_dbmanager::vfs::fault::{Fault, Operation};
 
 use crate::fleet::{self, Schema, Seen};
-use crate::{Failure, Found};
+use crate::{Controls, Failure, Found, Turn};
 
 /// Groups a child writes at most; it dies long before.
 const GROUPS_MAX: u64 = 100_000;
@@ -65,22 +65,22 @@ impl Mode {
 }
 
 /// Tells whether the check catches a program that acknowledges too early.
-pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
+pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     for number in 0..CONTROL_CASES {
         let mut random = Random::new(seed.wrapping_add(number));
-        if !case(&mut random, true)?.broken.is_empty() {
-            return Ok(true);
+        if !lives(&mut random, true)?.broken.is_empty() {
+            return Ok(vec![("acknowledged before the commit", true)]);
         }
     }
-    Ok(false)
+    Ok(vec![("acknowledged before the commit", false)])
 }
 
 /// Runs one directory through several lives of an honest child.
-pub(crate) fn honest_case(random: &mut Random) -> Result<Found, Failure> {
-    case(random, false)
+pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
+    lives(&mut turn.random, false)
 }
 
-fn case(random: &mut Random, control: bool) -> Result<Found, Failure> {
+fn lives(random: &mut Random, control: bool) -> Result<Found, Failure> {
     let place = Place::new(None)?;
     let runtime = fleet::runtime()?;
     let mut found = Found::default();

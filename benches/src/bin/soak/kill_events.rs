@@ -21,7 +21,7 @@ use sqlx::SqliteConnection;
 use tokio::runtime::Runtime;
 use ulid::Ulid;
 
-use crate::{Failure, Found};
+use crate::{Controls, Failure, Found, Turn};
 
 const STREAM: &str = "soak/kill";
 /// Critical and Normal: an acknowledged event of either survives the process.
@@ -36,7 +36,7 @@ const CONTROL_CASES: u64 = 30;
 
 /// Who is under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+enum Mode {
     /// Acknowledges what is committed.
     Honest,
     /// The control: acknowledges before it commits.
@@ -53,18 +53,23 @@ impl Mode {
 }
 
 /// Tells whether the check catches a program that acknowledges too early.
-pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
+pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     for number in 0..CONTROL_CASES {
         let mut random = Random::new(seed.wrapping_add(number));
-        if !case(&mut random, Mode::AckFirst)?.broken.is_empty() {
-            return Ok(true);
+        if !lives(&mut random, Mode::AckFirst)?.broken.is_empty() {
+            return Ok(vec![("acknowledged before the commit", true)]);
         }
     }
-    Ok(false)
+    Ok(vec![("acknowledged before the commit", false)])
+}
+
+/// Runs one directory through several lives of an honest child.
+pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
+    lives(&mut turn.random, Mode::Honest)
 }
 
 /// Runs one directory through several lives of the child and returns every broken promise.
-pub(crate) fn case(random: &mut Random, mode: Mode) -> Result<Found, Failure> {
+fn lives(random: &mut Random, mode: Mode) -> Result<Found, Failure> {
     let place = Place::new(None)?;
     let runtime = Runtime::new()?;
     let mut case = Found::default();

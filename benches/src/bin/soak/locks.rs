@@ -23,7 +23,7 @@ use nasnet_locking::{LockFilter, LockKey, LockManager, LockOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 
-use crate::{Failure, Found};
+use crate::{Controls, Failure, Found, Turn};
 use worker::{Line, Mode, Tally};
 
 const PROCESSES: usize = 4;
@@ -33,8 +33,9 @@ const CAUSE: Cause = Cause::new("soak-locks-check");
 const CONTROL_LIVES: u64 = 5;
 
 /// Tells whether the check catches programs that do not fence, or not where it counts.
-pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
-    for mode in [Mode::Unfenced, Mode::FencedBefore] {
+pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
+    let mut controls = Controls::new();
+    for (name, mode) in [("unfenced", Mode::Unfenced), ("fenced before the transaction", Mode::FencedBefore)] {
         let mut caught = false;
         for life in 0..CONTROL_LIVES {
             let place = Place::new(None)?;
@@ -47,19 +48,18 @@ pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
                 break;
             }
         }
-        if !caught {
-            return Ok(false);
-        }
+        controls.push((name, caught));
     }
-    Ok(true)
+    Ok(controls)
 }
 
 /// Runs one data directory through two lives, with an empty run directory in between.
-pub(crate) fn case(random: &mut Random, left: Duration) -> Result<Found, Failure> {
+pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
+    let Turn { random, left, .. } = turn;
     let place = Place::new(None)?;
     let mut case = Found::default();
     let mut highest = 0;
-    let length = LIFE.min(left / 2).max(Duration::from_secs(2));
+    let length = LIFE.min(*left / 2).max(Duration::from_secs(2));
     for life in 0..2 {
         let tokens = live(&place, random, Mode::Fenced, length, &mut case)?;
         if let Some(lowest) = tokens.first()

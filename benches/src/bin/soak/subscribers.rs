@@ -23,7 +23,7 @@ use nasnet_events::{
 };
 use tokio::runtime::Runtime;
 
-use crate::{Failure, Found};
+use crate::{Controls, Failure, Found, Turn};
 
 const CAUSE: Cause = Cause::new("soak-subscribers");
 const KINDS: [&str; 3] = ["resource.updated", "config.applied", "metric.sampled"];
@@ -52,19 +52,21 @@ impl Mode {
 }
 
 /// Tells whether the check catches consumers that begin with what comes next.
-pub(crate) fn control(seed: u64) -> Result<bool, Failure> {
+pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
+    let mut caught = false;
     for number in 0..CONTROL_CASES {
         let mut random = Random::new(seed.wrapping_add(number));
         if !run(&mut random, Mode::Forgetful)?.broken.is_empty() {
-            return Ok(true);
+            caught = true;
+            break;
         }
     }
-    Ok(false)
+    Ok(vec![("a consumer that forgets", caught)])
 }
 
-/// Runs one directory through several lives and returns every broken promise.
-pub(crate) fn case(random: &mut Random) -> Result<Found, Failure> {
-    run(random, Mode::Honest)
+/// Two processes append and read, are killed and lose their tmpfs.
+pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
+    run(&mut turn.random, Mode::Honest)
 }
 
 fn run(random: &mut Random, mode: Mode) -> Result<Found, Failure> {

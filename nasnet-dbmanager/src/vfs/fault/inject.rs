@@ -59,6 +59,8 @@ impl Fault {
     pub const IOERR_FSYNC: i32 = ffi::SQLITE_IOERR_FSYNC;
     /// No memory.
     pub const NOMEM: i32 = ffi::SQLITE_NOMEM;
+    /// The statement is interrupted.
+    pub const INTERRUPT: i32 = ffi::SQLITE_INTERRUPT;
 
     /// Fails the `nth` operation of a kind, counted from 1 and from the moment it is armed, with a result code of
     /// SQLite. Operations outside of SQLite fail with the matching error of the operating system.

@@ -1,0 +1,315 @@
+//! The event store under test: a fleet of two routers, and a list of everything a caller was told.
+//!
+//! Shared by the campaigns `tiers`, `clock`, `power-loss-events` and `yanked-media`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use nasnet_benches::events::Random;
+use nasnet_dbmanager::{Cause, DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
+use nasnet_events::{
+    Achieved, Class, ClassRules, ColdOptions, Error, EventOptions, EventStore, EventType, Expected, Level, NewEvent,
+    Position, Query, Receipt, StreamAppend, StreamName, TailLost, prepare_cold_dir,
+};
+use tokio::runtime::Runtime;
+use ulid::Ulid;
+
+use crate::Failure;
+
+const CAUSE: Cause = Cause::new("soak-events");
+/// A day in November 2026.
+pub(crate) const NOW_MS: i64 = 1_795_000_000_000;
+const KINDS: [&str; 3] = ["metric.updated", "resource.updated", "config.applied"];
+const SCOPES: u64 = 3;
+/// How often undecided transactions are looked up before reading.
+const RESOLVES_MAX: u64 = 100;
+/// The number of the event appended to what a power cut left.
+const LAST: u64 = 1 << 40;
+
+/// Where a store lives.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    pub(crate) data: PathBuf,
+    pub(crate) run: PathBuf,
+    pub(crate) cold: PathBuf,
+}
+
+impl Site {
+    /// A site whose directories are below two others.
+    pub(crate) fn new(base: &Path, cold: &Path) -> Self {
+        Self { data: base.join("data"), run: base.join("run"), cold: cold.to_owned() }
+    }
+}
+
+/// An open store.
+pub(crate) struct Open {
+    pub(crate) db: DbManager,
+    pub(crate) store: EventStore,
+}
+
+/// A current-thread runtime: an event store has no need of more, and cases run side by side.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
+}
+
+fn routers() -> [&'static str; 2] {
+    ["r1", "r2"]
+}
+
+/// Opens the store; the first time it makes the routers and marks the cold directory.
+pub(crate) async fn open(site: &Site, clock: &ManualClock, found: bool) -> Result<Open, Failure> {
+    let mut options = Options::new(&site.data).run_dir(&site.run).schemas(nasnet_events::schema_sets());
+    options.clock = Arc::new(clock.clone());
+    options.high_waters = nasnet_events::high_waters();
+    // How long a read takes on a busy machine is not what is asked here.
+    options.read_deadline = Duration::from_secs(30);
+    let db = DbManager::open(options).await?;
+    let opened = async {
+        if found {
+            for id in routers() {
+                db.create_router(NewRouter::new(RouterId::parse(id)?)).await?;
+            }
+            prepare_cold_dir(&db, &site.cold)?;
+        }
+        let cold = ColdOptions::new(&site.cold).allow_same_device();
+        Ok::<_, Failure>(EventStore::open(&db, EventOptions::default().cold(cold)).await?)
+    };
+    match opened.await {
+        Ok(store) => Ok(Open { db, store }),
+        Err(error) => {
+            db.shutdown().await.ok();
+            Err(error)
+        }
+    }
+}
+
+impl Open {
+    /// Closes it; a clean end flushes.
+    pub(crate) async fn close(self, clean: bool) -> Result<(), Failure> {
+        let ended = if clean { self.store.shutdown().await } else { Ok(()) };
+        drop(self.store);
+        self.db.shutdown().await?;
+        Ok(ended?)
+    }
+}
+
+/// An event whose receipt was given.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(crate) number: u64,
+    pub(crate) position: Position,
+    pub(crate) class: Class,
+    pub(crate) synced: bool,
+}
+
+/// Everything the callers of a store were told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Promises {
+    pub(crate) told: Vec<Told>,
+    /// Events whose transaction was rolled back.
+    pub(crate) never: Vec<u64>,
+    /// Hot tiers up to this epoch are gone.
+    pub(crate) gone: u32,
+}
+
+impl Promises {
+    /// Every event told of that `which` names is on a medium that lasts.
+    pub(crate) fn lasting(&mut self, which: impl Fn(&Told) -> bool) {
+        self.told.iter_mut().filter(|told| which(told)).for_each(|told| told.synced = true);
+    }
+
+    /// The hot tier is wiped.
+    pub(crate) fn wiped(&mut self) {
+        self.gone = self.told.iter().map(|told| told.position.epoch).max().unwrap_or(0).max(self.gone);
+    }
+}
+
+/// How an event is appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Alone.
+    Append,
+    /// In a transaction that commits.
+    Commit,
+    /// In a transaction that is rolled back.
+    RollBack,
+}
+
+/// Numbers events, so that each says in its body which one it is.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers(u64);
+
+impl Numbers {
+    /// An event of a random kind.
+    pub(crate) fn make(&mut self, random: &mut Random) -> Result<(u64, NewEvent, Class), Failure> {
+        self.0 += 1;
+        let kind = EventType::parse(KINDS[usize::try_from(random.below(3))?])?;
+        let class = ClassRules::default().classify(&kind, Level::Info);
+        // As long as events of routers are, and hard to compress.
+        let filler: Vec<u64> = (0..random.below(20)).map(|_| random.number()).collect();
+        let event = NewEvent::new(key(self.0), kind, &(self.0, filler))?;
+        Ok((self.0, event, class))
+    }
+}
+
+fn key(number: u64) -> Ulid {
+    Ulid(u128::from(number) << 64 | u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+}
+
+fn scope(number: u64) -> Result<Scope, Failure> {
+    Ok(match number.checked_sub(1) {
+        None => Scope::System,
+        Some(router) => Scope::Router(RouterId::parse(routers()[usize::try_from(router)?])?),
+    })
+}
+
+/// Appends a few events to one stream of one scope; what the caller was told, or which were tried and the error.
+pub(crate) async fn append(
+    open: &Open,
+    numbers: &mut Numbers,
+    way: Way,
+    only: Option<u64>,
+    random: &mut Random,
+) -> Result<Result<Vec<Told>, (Vec<u64>, Error)>, Failure> {
+    let place = scope(only.unwrap_or_else(|| random.below(SCOPES)))?;
+    let stream = StreamName::parse(&format!("resource/{}", random.below(3)))?;
+    let made = (0..1 + random.below(3)).map(|_| numbers.make(random)).collect::<Result<Vec<_>, _>>()?;
+    let events: Vec<NewEvent> = made.iter().map(|(_, event, _)| event.clone()).collect();
+    let answer = match way {
+        Way::Append => open.store.append(&place, &stream, Expected::Any, events).await,
+        Way::Commit | Way::RollBack => {
+            let appends = vec![StreamAppend::new(stream, Expected::Any, events)];
+            transaction(open, place, appends, way == Way::Commit).await
+        }
+    };
+    let receipt = match answer {
+        Ok(receipt) => receipt,
+        Err(error) => return Ok(Err((made.into_iter().map(|(number, ..)| number).collect(), error))),
+    };
+    let synced = receipt.achieved == Achieved::Synced;
+    let told = made.into_iter().zip(receipt.first.seq..).map(|((number, _, class), seq)| {
+        let position = Position::new(receipt.first.epoch, seq);
+        Told { number, position, class, synced }
+    });
+    Ok(Ok(told.collect()))
+}
+
+/// Appends one critical event with a number above all others.
+pub(crate) async fn append_last(open: &Open) -> Result<Receipt, Failure> {
+    let event = NewEvent::new(key(LAST), EventType::parse(KINDS[2])?, &(LAST, [0_u64; 0]))?;
+    let stream = StreamName::parse("resource/last")?;
+    Ok(open.store.append(&scope(1)?, &stream, Expected::Any, vec![event]).await?)
+}
+
+async fn transaction(open: &Open, place: Scope, appends: Vec<StreamAppend>, commit: bool) -> Result<Receipt, Error> {
+    let (store, own) = (open.store.clone(), place.clone());
+    let database = open.db.scope(&place).await?;
+    let pending = database
+        .write(CAUSE, move |conn| {
+            Box::pin(async move {
+                let pending = store.append_in(conn, &own, appends).await?;
+                if commit { Ok(pending) } else { Err(Error::Closed) }
+            })
+        })
+        .await?;
+    let mut receipts = open.store.published(pending).await;
+    receipts.pop().ok_or(Error::Closed)
+}
+
+/// What reading everything saw.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// The events in the order they were read in.
+    pub(crate) events: Vec<(u64, Position)>,
+    /// What the wall clock said at each.
+    pub(crate) wall_ms: Vec<i64>,
+    pub(crate) losses: Vec<TailLost>,
+    /// What could not be read, and what cannot be.
+    pub(crate) faults: Vec<String>,
+}
+
+/// Reads everything, forwards, once no transaction is undecided: readers stop at those.
+pub(crate) async fn look(open: &Open) -> Seen {
+    let mut seen = Seen { losses: open.store.losses().to_vec(), ..Seen::default() };
+    for _ in 0..RESOLVES_MAX {
+        let settled = async {
+            open.store.resolve().await?;
+            Ok::<_, Error>(open.store.status().await?.unresolved == 0)
+        };
+        match settled.await {
+            Ok(true) => break,
+            Ok(false) => tokio::task::yield_now().await,
+            Err(error) => seen.faults.push(format!("resolving says {error}")),
+        }
+    }
+    let mut events = std::pin::pin!(open.store.read(Query::all()));
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                seen.faults.push(format!("a read says {error}"));
+                continue;
+            }
+        };
+        match event.body_as::<(u64, Vec<u64>)>() {
+            Ok((number, _)) if event.id != key(number) => {
+                seen.faults.push(format!("event {number} has the id of another"));
+            }
+            Ok((number, _)) => {
+                seen.events.push((number, event.position));
+                seen.wall_ms.push(event.wall_ms);
+            }
+            Err(error) => seen.faults.push(format!("the body of {} is not what was written: {error}", event.id)),
+        }
+    }
+    if let Some(pair) = seen.events.windows(2).find(|pair| pair[0].1 >= pair[1].1) {
+        seen.faults.push(format!("read out of order: {pair:?}"));
+    }
+    seen
+}
+
+impl Seen {
+    /// Compares with what the callers were told. Events whose hot tier is gone may be missing where a loss is told of,
+    /// those of class Low without a word.
+    pub(crate) fn judge(&self, promises: &Promises) -> Option<String> {
+        let told = &promises.told;
+        if let Some(fault) = self.faults.first() {
+            return Some(fault.clone());
+        }
+        let mut last = None;
+        for (number, position) in &self.events {
+            if let Some(known) = told.iter().find(|told| told.number == *number)
+                && known.position != *position
+            {
+                return Some(format!("event {number} was promised {} and is at {position}", known.position));
+            }
+            if Some(*number) <= last {
+                return Some(format!("event {number} comes after event {last:?}"));
+            }
+            if promises.never.contains(number) {
+                return Some(format!("event {number} was rolled back and is there"));
+            }
+            last = Some(*number);
+        }
+        let epochs: Vec<u32> = self.losses.iter().map(|loss| loss.epoch).collect();
+        if epochs.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Some(format!("a loss is told twice: {:?}", self.losses));
+        }
+        let missing = told.iter().filter(|told| !self.events.iter().any(|(number, _)| *number == told.number));
+        for missing in missing {
+            let loss = self.losses.iter().find(|loss| loss.epoch == missing.position.epoch);
+            let excused = match missing {
+                Told { synced: true, .. } => false,
+                Told { position, .. } if position.epoch > promises.gone => false,
+                Told { class: Class::Low, .. } => true,
+                _ => loss.is_some_and(|loss| missing.position.seq > loss.after_seq),
+            };
+            if !excused {
+                return Some(format!("{missing:?} is gone, told of was {:?}", self.losses));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,369 @@
+//! Campaign `power-loss-events`: what a receipt called `Synced` survives a power cut at any point of appending, flushing and
+//! archiving; what it called `Hot` is there, or one loss is told that covers it.
+//!
+//! The files on flash are recorded, and cut in every variant with an emptied run directory. Beside that, the run directory
+//! is recorded with them and kept as a killed process leaves it. The cold directory is not written through the VFS: a cut
+//! while a frame is being added leaves any part of it, which is simulated here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nasnet_benches::events::Random;
+use nasnet_benches::place::Place;
+use nasnet_dbmanager::ManualClock;
+use nasnet_dbmanager::vfs::fault::{CrashState, Medium, Recorder, Recording, Replay, Variant};
+use nasnet_events::{Achieved, Class, FlushReason};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::events::{self, NOW_MS, Numbers, Promises, Seen, Site, Way};
+use crate::{Controls, Failure, Found, Turn};
+
+/// Crash points left out between two that are tried.
+const STRIDE: u64 = 2;
+/// Crash points with the run directory kept, which has many more.
+const STRIDE_KEPT: u64 = 12;
+/// States of a record that are looked at however little of the budget is left.
+const STATES_MIN: u64 = 60;
+const KIND: u32 = 56;
+const ARCHIVING: u64 = 1;
+const ARCHIVED: u64 = 2;
+const FLUSHED: u64 = 3;
+
+type Tree = BTreeMap<PathBuf, Vec<u8>>;
+
+/// A record, and what its acknowledgements mean.
+struct Story {
+    flash: Recording,
+    both: Recording,
+    /// Everything told, in the order it was told; an acknowledgement names how many.
+    told: Promises,
+    /// What was in the cold directory after each archive run, the empty one first.
+    colds: Vec<Tree>,
+    /// The event told last when each flush, and each archive run, had ended.
+    flushed: Vec<usize>,
+    archived: Vec<usize>,
+}
+
+/// Records one run of a store and cuts the power at some of its crash points.
+pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
+    let runtime = events::runtime()?;
+    let story = runtime.block_on(record(&mut turn.random, false))?;
+    let mut found = Found::default();
+    let random = &mut turn.random;
+    let end = Instant::now() + turn.left;
+    let cut = |every: u64, random: &mut Random| -> Result<Replay, Failure> {
+        Ok(Replay {
+            every: usize::try_from(every)?,
+            first: usize::try_from(random.below(every))?,
+            ..Replay::new(random.number())
+        })
+    };
+    let wiped = cut(STRIDE, random)?;
+    replay(&runtime, &story, &wiped, Hot::Wiped, random, &mut found, Some(end))?;
+    let kept = Replay { variants: vec![Variant::KeepAll], ..cut(STRIDE_KEPT, random)? };
+    replay(&runtime, &story, &kept, Hot::Kept, random, &mut found, Some(end))?;
+    Ok(found)
+}
+
+/// Liars must be caught: a disk that does not sync, and a store that promises before it has written.
+pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
+    let runtime = events::runtime()?;
+    let mut random = Random::new(seed);
+    let few = Replay { every: 3, variants: vec![Variant::DropAll, Variant::Sectors], ..Replay::new(seed) };
+    let honest = runtime.block_on(record(&mut random, false))?;
+    let mut lies = Found::default();
+    let lying = few.clone().medium(Medium::LiesAboutSync);
+    replay(&runtime, &honest, &lying, Hot::Wiped, &mut random, &mut lies, None)?;
+    let mut early = Found::default();
+    let liar = runtime.block_on(record(&mut random, true))?;
+    replay(&runtime, &liar, &few, Hot::Wiped, &mut random, &mut early, None)?;
+    Ok(vec![("lying disk", !lies.broken.is_empty()), ("hot events promised as synced", !early.broken.is_empty())])
+}
+
+/// Records a store at work; `early` calls events `Synced` that are in the hot tier only.
+async fn record(random: &mut Random, early: bool) -> Result<Story, Failure> {
+    let place = Place::new(Some(Path::new("/dev/shm")))?;
+    let base = place.disk.path();
+    let site = Site::new(base, place.tmpfs.path());
+    let clock = ManualClock::new(NOW_MS);
+    let mut numbers = Numbers::default();
+    let mut told = Promises::default();
+    let (mut colds, mut flushed, mut archived) = (vec![read_tree(&site.cold)?], Vec::new(), Vec::new());
+    // What was before is not recorded: all tiers hold something, and closing has synced it.
+    let open = events::open(&site, &clock, true).await?;
+    for _ in 0..random.below(10) {
+        let batch = events::append(&open, &mut numbers, Way::Append, Some(1), random).await?;
+        told.told.extend(batch.map_err(|(_, error)| error)?);
+    }
+    open.close(true).await?;
+    let flash = Recorder::start(&site.data)?;
+    let both = Recorder::start(base)?;
+    let ack = |kind: u64, number: usize| {
+        let number = kind << KIND | number as u64;
+        flash.ack(number);
+        both.ack(number);
+    };
+    ack(0, told.told.len());
+    flushed.push(told.told.len());
+    ack(FLUSHED, 0);
+    let open = events::open(&site, &clock, false).await?;
+    colds[0] = read_tree(&site.cold)?;
+    for _ in 0..6 + random.below(10) {
+        match random.below(8) {
+            0..=3 => {
+                let batch = events::append(&open, &mut numbers, Way::Append, Some(1), random).await?;
+                told.told.extend(batch.map_err(|(_, error)| error)?);
+            }
+            4 | 5 => {
+                let batch = events::append(&open, &mut numbers, Way::Commit, Some(1), random).await?;
+                told.told.extend(batch.map_err(|(_, error)| error)?);
+            }
+            6 => {
+                flush(&open).await?;
+                flushed.push(told.told.len());
+                ack(FLUSHED, flushed.len() - 1);
+            }
+            _ => {
+                // Flushed before, so that all an archive run writes to flash is that it confirms.
+                flush(&open).await?;
+                flushed.push(told.told.len());
+                ack(FLUSHED, flushed.len() - 1);
+                ack(ARCHIVING, colds.len());
+                let report = open.store.archive().await?;
+                if let Some(failed) = report.failed.first() {
+                    return Err(format!("archiving fails for {failed:?}").into());
+                }
+                colds.push(read_tree(&site.cold)?);
+                archived.push(told.told.len());
+                ack(ARCHIVED, colds.len() - 1);
+            }
+        }
+        ack(0, told.told.len());
+    }
+    let (flash, both) = (flash.stop(), both.stop());
+    open.close(false).await?;
+    if early {
+        told.lasting(|told| told.class == Class::Normal);
+    }
+    Ok(Story { flash, both, told, colds, flushed, archived })
+}
+
+async fn flush(open: &events::Open) -> Result<(), Failure> {
+    let report = open.store.flush(FlushReason::Requested).await?;
+    match report.failed.first() {
+        None => Ok(()),
+        Some(failed) => Err(format!("a flush fails for {failed:?}").into()),
+    }
+}
+
+/// What becomes of the run directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Hot {
+    Wiped,
+    Kept,
+}
+
+/// What was acknowledged before a cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Acked {
+    told: usize,
+    flush: Option<usize>,
+    /// The archive run under way, or the last one that ended.
+    archiving: usize,
+    archived: usize,
+}
+
+impl Acked {
+    fn of(state: &CrashState) -> Self {
+        let mut acked = Self { told: 0, flush: None, archiving: 0, archived: 0 };
+        for ack in state.acked() {
+            let number = usize::try_from(ack & ((1 << KIND) - 1)).unwrap_or(0);
+            match ack >> KIND {
+                ARCHIVING => acked.archiving = number,
+                ARCHIVED => acked.archived = number,
+                FLUSHED => acked.flush = Some(number),
+                _ => acked.told = number,
+            }
+        }
+        acked
+    }
+}
+
+/// How much of a frame that was being added is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Frame {
+    Whole(usize),
+    Part { of: usize, seed: u64 },
+}
+
+fn replay(
+    runtime: &Runtime,
+    story: &Story,
+    replay: &Replay,
+    hot: Hot,
+    random: &mut Random,
+    found: &mut Found,
+    end: Option<Instant>,
+) -> Result<(), Failure> {
+    let recording = if hot == Hot::Wiped { &story.flash } else { &story.both };
+    let mut looked: HashMap<(u64, Frame), Result<Seen, String>> = HashMap::new();
+    let mut cutting = None;
+    for state in recording.crash_states(replay) {
+        // One record has many states: those beyond the budget are for another run. A control ends with its proof.
+        let enough = end.map_or(!found.broken.is_empty(), |end| found.cases > STATES_MIN && Instant::now() > end);
+        if enough {
+            break;
+        }
+        let acked = Acked::of(&state);
+        // The first point after an archive run has begun stands for all at which its frames are being written; at the
+        // later ones they are whole, for only then are they confirmed.
+        let frame = if acked.archiving > acked.archived {
+            let at = *cutting.get_or_insert(state.point());
+            if at == state.point() {
+                Frame::Part { of: acked.archiving, seed: random.below(1 << 30) }
+            } else {
+                Frame::Whole(acked.archiving)
+            }
+        } else {
+            cutting = None;
+            Frame::Whole(acked.archived)
+        };
+        found.cases += 1;
+        found.count(if hot == Hot::Wiped { "states_hot_wiped" } else { "states_hot_kept" }, 1);
+        if matches!(frame, Frame::Part { .. }) {
+            found.count("states_frame_cut", 1);
+        }
+        let seen = match looked.entry((state.digest(), frame)) {
+            std::collections::hash_map::Entry::Occupied(slot) => slot.into_mut(),
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                found.count("laid_out", 1);
+                let dir = TempDir::new_in("/dev/shm")?;
+                lay_out(&state, story, frame, hot, dir.path())?;
+                slot.insert(runtime.block_on(look(dir.path(), hot, frame)).map_err(|error| error.to_string()))
+            }
+        };
+        let promises = promised(story, acked, hot);
+        let wrong = match seen {
+            Err(error) => Some(format!("it does not open: {error}")),
+            Ok(seen) => seen.judge(&promises),
+        };
+        if let Some(wrong) = wrong {
+            let (point, variant) = (state.point(), state.variant());
+            found.broken.push(format!("{hot:?}, point {point}, {variant:?}, {frame:?}, {acked:?}: {wrong}"));
+        }
+    }
+    Ok(())
+}
+
+/// What must be there after a cut.
+fn promised(story: &Story, acked: Acked, hot: Hot) -> Promises {
+    let mut promises = Promises { told: story.told.told[..acked.told].to_vec(), ..Promises::default() };
+    let flushed = acked.flush.map_or(0, |at| story.flushed[at]);
+    let archived = acked.archived.checked_sub(1).map_or(0, |at| story.archived[at]);
+    for (at, told) in promises.told.iter_mut().enumerate() {
+        told.synced |= at < archived || (at < flushed && told.class == Class::Normal);
+    }
+    if hot == Hot::Wiped {
+        promises.wiped();
+    }
+    promises
+}
+
+fn lay_out(state: &CrashState, story: &Story, frame: Frame, hot: Hot, dir: &Path) -> Result<(), Failure> {
+    match hot {
+        Hot::Wiped => {
+            fs::create_dir(dir.join("data"))?;
+            state.materialise(&dir.join("data"))?;
+        }
+        Hot::Kept => state.materialise(dir)?,
+    }
+    let cold = dir.join("cold");
+    let (whole, next) = match frame {
+        Frame::Whole(at) => (&story.colds[at], None),
+        Frame::Part { of, seed } => (&story.colds[of - 1], Some((&story.colds[of], Random::new(seed)))),
+    };
+    fs::create_dir_all(&cold)?;
+    for (path, bytes) in whole {
+        write(&cold.join(path), bytes)?;
+    }
+    let Some((next, mut random)) = next else { return Ok(()) };
+    for (path, bytes) in next {
+        let kept = whole.get(path).map_or(0, Vec::len);
+        if kept == bytes.len() || random.below(4) == 0 {
+            continue;
+        }
+        let added = usize::try_from(random.below((bytes.len() - kept) as u64 + 1))?;
+        let mut part = bytes[..kept + added].to_vec();
+        // Sectors that did not make it, though the file is as long as it should be.
+        if random.below(3) == 0 {
+            part.resize(bytes.len(), 0);
+        }
+        write(&cold.join(path), &part)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    Ok(fs::write(path, bytes)?)
+}
+
+fn read_tree(dir: &Path) -> Result<Tree, Failure> {
+    let mut tree = Tree::new();
+    let mut dirs = vec![PathBuf::new()];
+    while let Some(below) = dirs.pop() {
+        for entry in fs::read_dir(dir.join(&below))? {
+            let path = below.join(entry?.file_name());
+            if dir.join(&path).is_dir() {
+                dirs.push(path);
+            } else {
+                tree.insert(path.clone(), fs::read(dir.join(&path))?);
+            }
+        }
+    }
+    Ok(tree)
+}
+
+/// Opens what is left, reads everything, then appends, archives and reads again.
+async fn look(dir: &Path, hot: Hot, frame: Frame) -> Result<Seen, Failure> {
+    let clock = ManualClock::new(NOW_MS);
+    if hot == Hot::Wiped {
+        clock.reboot();
+    }
+    let site = Site::new(dir, &dir.join("cold"));
+    let open = events::open(&site, &clock, false).await?;
+    let mut seen = events::look(&open).await;
+    if matches!(frame, Frame::Part { .. }) {
+        // A torn frame is told of until an archive run has cut it; it hides nothing, and is gone afterwards.
+        seen.faults.retain(|fault| !fault.contains(".jsonl.zst"));
+    }
+    let after = async {
+        let report = open.store.archive().await?;
+        if let Some(failed) = report.failed.first() {
+            return Err(format!("archiving fails afterwards for {failed:?}").into());
+        }
+        let receipt = events::append_last(&open).await?;
+        if receipt.achieved != Achieved::Synced {
+            return Err(format!("a critical event is only {:?}", receipt.achieved).into());
+        }
+        Ok::<_, Failure>(events::look(&open).await)
+    };
+    match after.await {
+        Err(error) => seen.faults.push(error.to_string()),
+        Ok(again) => {
+            seen.faults.extend(again.faults);
+            // One more, and everything that was there before.
+            if again.events.len() != seen.events.len() + 1 || !again.events.starts_with(&seen.events) {
+                let (then, now) = (seen.events.len(), again.events.len());
+                seen.faults.push(format!("{then} events were read, and {now} after archiving and one more"));
+            }
+        }
+    }
+    open.close(false).await?;
+    Ok(seen)
+}

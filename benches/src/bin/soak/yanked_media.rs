@@ -1,0 +1,251 @@
+//! Campaign `yanked-media`: the medium of the cold tier goes away at any moment of an archive run, and comes back.
+//!
+//! A real file system is mounted as the cold directory. While `archive` runs it is unmounted, remounted read-only, or its
+//! driver gives up; then it returns, repaired as its owner would. Nothing may be lost, nothing may be written to the empty
+//! mount point, no file may be unreadable with `zstd`, and the next run catches up.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nasnet_benches::events::Random;
+use nasnet_benches::place::Place;
+use nasnet_dbmanager::ManualClock;
+use nasnet_events::Error;
+use serde::Deserialize;
+
+use crate::events::{self, NOW_MS, Numbers, Open, Promises, Site, Way};
+use crate::mount::{Kind, Mounted};
+use crate::{Controls, Failure, Found, Turn};
+
+/// Yanks of one medium before the next is made.
+const YANKS: u64 = 12;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Yank {
+    Unmounted,
+    ReadOnly,
+    Aborted,
+}
+
+struct Bench {
+    _place: Place,
+    medium: Mounted,
+    clock: ManualClock,
+    open: Open,
+    numbers: Numbers,
+    promises: Promises,
+}
+
+impl Bench {
+    async fn new(kind: Kind) -> Result<Self, Failure> {
+        let place = Place::new(Some(Path::new("/dev/shm")))?;
+        let medium = Mounted::new(kind)?;
+        let site = Site { run: place.tmpfs.path().join("run"), ..Site::new(place.disk.path(), medium.path()) };
+        let clock = ManualClock::new(NOW_MS);
+        let open = events::open(&site, &clock, true).await?;
+        Ok(Self { _place: place, medium, clock, open, numbers: Numbers::default(), promises: Promises::default() })
+    }
+
+    async fn append(&mut self, times: u64, random: &mut Random) -> Result<(), Failure> {
+        for _ in 0..times {
+            let way = if random.below(4) == 0 { Way::Commit } else { Way::Append };
+            let told = events::append(&self.open, &mut self.numbers, way, None, random).await?;
+            self.promises.told.extend(told.map_err(|(_, error)| error)?);
+            self.clock.advance(Duration::from_secs(60));
+        }
+        Ok(())
+    }
+}
+
+/// Yanks one medium several times.
+pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
+    let random = &mut turn.random;
+    let kinds: Vec<Kind> = Kind::available()
+        .into_iter()
+        .filter(|kind| matches!(kind, Kind::Ext4 | Kind::Ext2 | Kind::Xfs | Kind::Vfat))
+        .collect();
+    let kind = kinds[usize::try_from(turn.number % kinds.len() as u64)?];
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let mut bench = Bench::new(kind).await?;
+        let mut found = Found::default();
+        for _ in 0..YANKS {
+            let yanks = [Yank::Unmounted, Yank::ReadOnly, Yank::Aborted];
+            let choices = if kind.can_abort() { 3 } else { 2 };
+            let yank = yanks[usize::try_from(random.below(choices))?];
+            found.cases += 1;
+            found.count(&format!("{yank:?}").to_lowercase(), 1);
+            found.count(&format!("on_{kind:?}").to_lowercase(), 1);
+            if let Some(what) = once(&mut bench, yank, random, &mut found).await? {
+                found.broken.push(format!("{kind:?}, {yank:?}: {what}"));
+                break;
+            }
+        }
+        bench.open.close(false).await?;
+        Ok(found)
+    })
+}
+
+async fn once(
+    bench: &mut Bench,
+    yank: Yank,
+    random: &mut Random,
+    found: &mut Found,
+) -> Result<Option<String>, Failure> {
+    bench.append(5 + random.below(40), random).await?;
+    let store = bench.open.store.clone();
+    let archiving = tokio::spawn(async move { store.archive().await });
+    // At any moment of the run: before it, between two of its steps, after it.
+    let wait = Duration::from_micros(random.below(12_000));
+    let pulled = tokio::task::block_in_place(|| {
+        std::thread::sleep(wait);
+        match yank {
+            Yank::Unmounted => bench.medium.unmount(),
+            // Refused while a file is being written: then it is pulled a little later.
+            Yank::ReadOnly => (0..200)
+                .find_map(|_| {
+                    let done = bench.medium.remount("ro").ok();
+                    if done.is_none() {
+                        std::thread::sleep(Duration::from_micros(200));
+                    }
+                    done
+                })
+                .ok_or_else(|| "it cannot be remounted".into()),
+            Yank::Aborted => bench.medium.abort(),
+        }
+    });
+    pulled?;
+    match tokio::time::timeout(Duration::from_secs(20), archiving).await {
+        Err(_) => return Ok(Some("archiving hangs".to_owned())),
+        Ok(answer) => match answer? {
+            // A frame that does not read back is no surprise while its medium goes away.
+            Ok(report) => match report.failed.iter().find(|(_, error)| !is_absence(error) && !is_unread(error)) {
+                Some(failed) => return Ok(Some(format!("archiving fails for {failed:?}"))),
+                None => found.count("runs_that_were_told_of_it", u64::from(!report.failed.is_empty())),
+            },
+            Err(error) if is_absence(&error) => found.count("runs_that_were_told_of_it", 1),
+            Err(error) => return Ok(Some(format!("archiving says {error:?}"))),
+        },
+    }
+    // Without the medium the store goes on.
+    bench.append(3, random).await?;
+    match bench.open.store.archive().await {
+        Err(error) if is_absence(&error) => {}
+        Ok(report) if report.frames == 0 || !report.failed.is_empty() => {}
+        other => return Ok(Some(format!("archiving without a medium says {other:?}"))),
+    }
+    if yank == Yank::Unmounted && std::fs::read_dir(bench.medium.path())?.next().is_some() {
+        return Ok(Some("something was written to the empty mount point".to_owned()));
+    }
+    bring_back(&bench.medium, yank)?;
+    let report = match bench.open.store.archive().await {
+        Ok(report) => report,
+        Err(error) => return Ok(Some(format!("archiving does not catch up: {error:?}"))),
+    };
+    if let Some(failed) = report.failed.first() {
+        return Ok(Some(format!("catching up fails for {failed:?}")));
+    }
+    bench.promises.lasting(|_| true);
+    let archived = match archived(bench.medium.path()) {
+        Ok(archived) => archived,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    let lost =
+        bench.promises.told.iter().find(|told| {
+            !archived.contains(&(told.position.epoch, told.position.seq)) && told.position <= report.through
+        });
+    if let Some(lost) = lost {
+        return Ok(Some(format!("{lost:?} is not in the archive")));
+    }
+    Ok(events::look(&bench.open).await.judge(&bench.promises))
+}
+
+/// What archiving may say when the medium is away.
+fn is_absence(error: &Error) -> bool {
+    matches!(error, Error::ColdAbsent { .. } | Error::Io { .. })
+}
+
+fn is_unread(error: &Error) -> bool {
+    matches!(error, Error::Corrupt { .. })
+}
+
+fn bring_back(medium: &Mounted, yank: Yank) -> Result<(), Failure> {
+    match yank {
+        Yank::Unmounted => {
+            medium.repair().ok();
+            medium.mount("rw")
+        }
+        Yank::ReadOnly => medium.remount("rw"),
+        Yank::Aborted => {
+            medium.unmount()?;
+            medium.repair()?;
+            medium.mount("rw")
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    epoch: u32,
+    seq: u64,
+}
+
+/// The positions in every file of the archive, as `zstd -dc` prints them: each once.
+fn archived(dir: &Path) -> Result<BTreeSet<(u32, u64)>, Failure> {
+    let mut positions = BTreeSet::new();
+    for path in files(dir)? {
+        let output = Command::new("zstd").args(["-dcq"]).arg(&path).output()?;
+        if !output.status.success() {
+            return Err(format!("zstd cannot read {}", path.display()).into());
+        }
+        for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let line: Line = serde_json::from_slice(line).map_err(|error| format!("{}: {error}", path.display()))?;
+            if !positions.insert((line.epoch, line.seq)) {
+                return Err(format!("{}:{} is archived twice", line.epoch, line.seq).into());
+            }
+        }
+    }
+    Ok(positions)
+}
+
+fn files(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "lost+found") {
+            files.extend(files_of(&path)?);
+        }
+    }
+    Ok(files)
+}
+
+fn files_of(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    Ok(std::fs::read_dir(dir)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "zst"))
+        .collect())
+}
+
+/// A damaged file of the archive must be noticed.
+pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
+    events::runtime()?.block_on(async {
+        let mut random = Random::new(seed);
+        let mut bench = Bench::new(Kind::Tmpfs).await?;
+        bench.append(30, &mut random).await?;
+        bench.open.store.archive().await?;
+        let honest = archived(bench.medium.path())?.len() >= 30;
+        for path in files(bench.medium.path())? {
+            let mut bytes = std::fs::read(&path)?;
+            let middle = bytes.len() / 2;
+            bytes.truncate(middle);
+            std::fs::write(&path, bytes)?;
+        }
+        let noticed = archived(bench.medium.path()).is_err();
+        bench.open.close(false).await?;
+        Ok(vec![("half a file", noticed), ("whole files pass", honest)])
+    })
+}
