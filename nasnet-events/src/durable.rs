@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use foldhash::{HashSet, HashSetExt as _};
+use foldhash::HashMapExt as _;
 use nasnet_dbmanager::{Cause, Scope};
 use sqlx::SqliteConnection;
 use tokio::sync::oneshot;
-use ulid::Ulid;
 
 use crate::error::Error;
 use crate::event::{Recorded, StreamAppend};
@@ -18,7 +17,7 @@ use crate::heads::Resolution;
 use crate::hot::appender::{Command, Reserve, Reserved};
 use crate::name::StreamName;
 use crate::options::EventOptions;
-use crate::plan::DurableStream;
+use crate::plan::{DurableStream, Looked, Seen};
 use crate::position::Position;
 use crate::receipt::Receipt;
 use crate::resolve;
@@ -123,7 +122,7 @@ impl EventStore {
         window::load_in(shared, conn, scope).await?;
         let wanted: BTreeSet<&str> = appends.iter().map(|(_, _, stream)| stream.as_str()).collect();
         let versions = rows::versions(conn, &wanted).await?;
-        let dead = self.dead_ids(conn, &appends).await?;
+        let looked = self.look_for(conn, &appends).await?;
         let streams = appends
             .into_iter()
             .map(|(expected, events, stream)| {
@@ -132,7 +131,7 @@ impl EventStore {
             })
             .collect();
         let (reply, answer) = oneshot::channel();
-        let reserve = Reserve { scope: scope.clone(), streams, dead, reply };
+        let reserve = Reserve { scope: scope.clone(), streams, looked, reply };
         self.queue().send(Command::Reserve(reserve)).map_err(|_| Error::Closed)?;
         let mut answer = answer;
         let answered = loop {
@@ -157,24 +156,24 @@ impl EventStore {
         Ok(pending)
     }
 
-    /// Ids that belong to a reservation whose transaction has failed, as this transaction on the same database shows.
-    async fn dead_ids(
+    /// Looks for the ids whose transactions have not ended: this one holds the database's write lock, so what it does not see
+    /// has failed.
+    async fn look_for(
         &self,
         conn: &mut SqliteConnection,
         appends: &[(Expected, Vec<Recorded>, StreamName)],
-    ) -> Result<HashSet<Ulid>, Error> {
+    ) -> Result<Looked, Error> {
         let pending: Vec<_> = {
             let heads = self.shared().heads();
             let ids = appends.iter().flat_map(|(_, events, _)| events).map(|event| event.id);
             ids.filter_map(|id| Some((id, heads.known(id).filter(|known| known.pending)?.position))).collect()
         };
-        let mut dead = HashSet::new();
+        let mut looked = Looked::new();
         for (id, position) in pending {
-            if rows::count(conn, position, position).await? == 0 {
-                dead.insert(id);
-            }
+            let there = rows::count(conn, position, position).await? > 0;
+            looked.insert(id, Seen { position, there });
         }
-        Ok(dead)
+        Ok(looked)
     }
 
     /// Publishes events whose transaction has committed and returns their receipts, in the order of the appends.
@@ -225,6 +224,8 @@ impl EventStore {
             tries += 1;
             match written {
                 Err(Error::Renewing) if tries < RENEWALS_MAX => {}
+                // An attempt of this call that was given up has been reserved after all.
+                Err(Error::Unresolved { .. }) if tries > 1 && tries < RENEWALS_MAX => self.resolve().await?,
                 written => break written.map_err(not_durable)?,
             }
         };

@@ -35,6 +35,17 @@ pub(crate) struct Plan<'a> {
     placed: Vec<(Slot, u64)>,
 }
 
+/// What the scope's database shows of an id whose transaction had not ended when it was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Where it had been reserved.
+    pub(crate) position: Position,
+    /// Whether its row is there; otherwise that transaction has failed.
+    pub(crate) there: bool,
+}
+
+pub(crate) type Looked = HashMap<Ulid, Seen>;
+
 /// One stream of a durable append.
 pub(crate) struct DurableStream {
     pub(crate) stream: StreamName,
@@ -83,14 +94,14 @@ impl<'a> Plan<'a> {
         Ok(receipt)
     }
 
-    /// Plans a reservation for a transaction that holds the write lock of the scope's database. Ids in `dead` belong to
-    /// transactions known to have failed. The events of a stream that are known already are taken out of it.
+    /// Plans a reservation for a transaction that holds the write lock of the scope's database and has looked there for the
+    /// ids whose transactions had not ended. The events of a stream that are known already are taken out of it.
     pub(crate) fn reserve(
         &mut self,
         scope: &Scope,
         owner: [u8; 16],
         streams: &mut [DurableStream],
-        dead: &HashSet<Ulid>,
+        looked: &Looked,
     ) -> Result<(Vec<Receipt>, Option<Reservation>), Refusal> {
         let first_seq = self.next_seq;
         let mut receipts = Vec::with_capacity(streams.len());
@@ -98,7 +109,7 @@ impl<'a> Plan<'a> {
         let mut ids = Vec::new();
         for append in streams {
             let slot = self.heads.slot(scope, &append.stream);
-            if let Some(receipt) = self.deduplicated(slot, &append.events, Some(dead))? {
+            if let Some(receipt) = self.deduplicated(slot, &append.events, Some(looked))? {
                 if receipt.achieved == Achieved::Hot {
                     return Err(Refusal::OnlyHot);
                 }
@@ -170,13 +181,14 @@ impl<'a> Plan<'a> {
         Ok(Receipt { first, last, version, achieved, deduplicated: false })
     }
 
-    /// The receipt of an append whose events are all known, `None` when none is. With `dead` the caller has looked into
-    /// the scope's database: unresolved ids that are not dead are there.
+    /// The receipt of an append whose events are all known, `None` when none is. An id whose transaction has not ended counts
+    /// as known only if the caller has looked for it in the scope's database and found it at that very position: it may have
+    /// been reserved after the look, by an earlier attempt that nobody waits for any more.
     fn deduplicated(
         &self,
         slot: Slot,
         events: &[Recorded],
-        dead: Option<&HashSet<Ulid>>,
+        looked: Option<&Looked>,
     ) -> Result<Option<Receipt>, Refusal> {
         let mut seen = HashSet::new();
         let mut hits: Vec<(Ulid, Known)> = Vec::new();
@@ -184,10 +196,16 @@ impl<'a> Plan<'a> {
             if events.len() > 1 && !seen.insert(event.id) {
                 return Err(Refusal::IdReused(event.id));
             }
-            let planned = self.ids.get(&event.id).copied();
-            let is_dead = dead.is_some_and(|dead| dead.contains(&event.id));
-            let known = planned.or_else(|| self.heads.known(event.id).filter(|_| !is_dead));
+            let known = self.ids.get(&event.id).copied().or_else(|| self.heads.known(event.id));
             if let Some(known) = known {
+                let seen =
+                    looked.and_then(|looked| looked.get(&event.id)).filter(|seen| seen.position == known.position);
+                match seen {
+                    _ if !known.pending => {}
+                    Some(Seen { there: true, .. }) => {}
+                    Some(Seen { there: false, .. }) => continue,
+                    None => return Err(Refusal::Unresolved(event.id)),
+                }
                 if known.content.is_some_and(|content| Some(content) != content_of(event)) {
                     return Err(Refusal::IdReused(event.id));
                 }
@@ -198,9 +216,6 @@ impl<'a> Plan<'a> {
         let in_order = hits.windows(2).all(|pair| pair[0].1.version + 1 == pair[1].1.version);
         if hits.len() != events.len() || !in_order || hits.iter().any(|(_, known)| known.slot != slot) {
             return Err(Refusal::IdReused(*first_id));
-        }
-        if let (None, Some((id, _))) = (dead, hits.iter().find(|(_, known)| known.pending)) {
-            return Err(Refusal::Unresolved(*id));
         }
         let durable = hits.iter().all(|(_, known)| known.durable);
         Ok(Some(Receipt {
@@ -259,7 +274,7 @@ mod tests {
     fn reserve(heads: &mut Heads, warm_version: u64, events: Vec<Recorded>) -> Result<Vec<Receipt>, Refusal> {
         let mut plan = Plan::new(heads);
         let mut streams = [DurableStream { stream: name(), expected: Expected::Any, warm_version, events }];
-        let result = plan.reserve(&Scope::System, OWNER, &mut streams, &HashSet::new());
+        let result = plan.reserve(&Scope::System, OWNER, &mut streams, &Looked::new());
         let changes = plan.into_changes();
         let (receipts, reservation) = result?;
         heads.commit(changes, std::iter::empty(), reservation.into_iter().collect());
@@ -289,6 +304,23 @@ mod tests {
         heads.resolve(2, Resolution::Published);
         assert_eq!(version(reserve(&mut heads, 1, drawn[2..].to_vec())), Ok(2));
         assert_eq!(heads.next_seq(), 4, "a position is never given again");
+    }
+
+    #[test]
+    fn an_id_reserved_after_the_look_is_not_taken_for_one_that_was_found() {
+        let mut heads = Heads::new(1);
+        let drawn = events(1);
+        // An attempt nobody waits for is reserved between the look of the next one and its reservation.
+        assert!(reserve(&mut heads, 0, drawn.clone()).is_ok());
+        assert_eq!(reserve(&mut heads, 0, drawn.clone()), Err(Refusal::Unresolved(drawn[0].id)));
+        // Two in one batch.
+        let mut heads = Heads::new(1);
+        let mut plan = Plan::new(&mut heads);
+        let stream =
+            || DurableStream { stream: name(), expected: Expected::Any, warm_version: 0, events: drawn.clone() };
+        assert!(plan.reserve(&Scope::System, OWNER, &mut [stream()], &Looked::new()).is_ok());
+        let second = plan.reserve(&Scope::System, OWNER, &mut [stream()], &Looked::new());
+        assert_eq!(second.map(|_| ()), Err(Refusal::Unresolved(drawn[0].id)));
     }
 
     #[test]

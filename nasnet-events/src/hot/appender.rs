@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use foldhash::HashSet;
 use nasnet_dbmanager::{Cause, Scope};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use ulid::Ulid;
 
 use crate::block::{self, Packing};
 use crate::error::{Conflict, Error};
@@ -15,7 +13,7 @@ use crate::heads::{Reservation, ReservedBy, Resolution};
 use crate::hot::log::{self, Found, NewRow, Order, ROW_EVENTS_MAX, RowState};
 use crate::hot::shed;
 use crate::name::StreamName;
-use crate::plan::{Changes, DurableStream, Plan, Refusal};
+use crate::plan::{Changes, DurableStream, Looked, Plan, Refusal};
 use crate::position::Position;
 use crate::receipt::{Achieved, Receipt};
 use crate::shared::Shared;
@@ -52,7 +50,7 @@ pub(crate) struct Append {
 pub(crate) struct Reserve {
     pub(crate) scope: Scope,
     pub(crate) streams: Vec<DurableStream>,
-    pub(crate) dead: HashSet<Ulid>,
+    pub(crate) looked: Looked,
     pub(crate) reply: oneshot::Sender<Result<Reserved, Error>>,
 }
 
@@ -247,7 +245,7 @@ fn plan(shared: &Shared, commands: &mut [Command]) -> Result<Batch, Error> {
                 Outcome::Appended(plan.append(&append.scope, &append.stream, append.expected, &mut append.events))
             }
             Command::Reserve(reserve) => {
-                Outcome::Reserved(plan.reserve(&reserve.scope, shared.owner(), &mut reserve.streams, &reserve.dead))
+                Outcome::Reserved(plan.reserve(&reserve.scope, shared.owner(), &mut reserve.streams, &reserve.looked))
             }
             Command::Appends(_) | Command::Resolve(_) | Command::CatchUp(_) | Command::Done | Command::Stop => {
                 Outcome::Done
