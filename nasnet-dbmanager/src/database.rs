@@ -18,6 +18,7 @@ use crate::id::{Cause, Class};
 use crate::keys::{self, KeyOutcome};
 use crate::layout;
 use crate::lease::Lease;
+use crate::observe::{self, OpenMark, Outcome};
 use crate::open::Opened;
 use crate::raw::RawConn;
 use crate::reader::ReaderPool;
@@ -58,6 +59,7 @@ struct Shared {
     /// What bounds its writes; none for files in memory.
     ledger: Option<Arc<Ledger>>,
     vitals: Arc<Vitals>,
+    open: OpenMark,
     closed: AtomicBool,
     /// Held while closing; true once closed.
     closing: tokio::sync::Mutex<bool>,
@@ -102,6 +104,7 @@ impl Database {
             line,
             readers,
             ledger,
+            open: OpenMark::new(vitals.kind()),
             vitals,
             closed: AtomicBool::new(false),
             closing: tokio::sync::Mutex::new(false),
@@ -170,7 +173,8 @@ impl Database {
     {
         self.check_budget(cause)?;
         self.check_open()?;
-        let operation = Typed { cause, key: None, only_reads: false, op: Some(op), result: None, reply: None };
+        let operation =
+            Typed { cause, key: None, only_reads: false, op: Some(op), result: None, outcome: None, reply: None };
         self.submit_raw(operation).await
     }
 
@@ -191,7 +195,8 @@ impl Database {
         E: From<Error> + Send + 'static,
     {
         self.check_open()?;
-        let operation = Typed { cause, key: None, only_reads: true, op: Some(op), result: None, reply: None };
+        let operation =
+            Typed { cause, key: None, only_reads: true, op: Some(op), result: None, outcome: None, reply: None };
         self.submit_raw(operation).await
     }
 
@@ -244,7 +249,7 @@ impl Database {
         let task = tokio::spawn(async move {
             // The whole handle moves in: its lease lasts until the read has ended, even when the caller is gone.
             let database = database;
-            database.shared.readers.run(op).await
+            database.shared.readers.run(cause, op).await
         });
         task.await.unwrap_or_else(|error| {
             tracing::warn!(path = %self.path().display(), %cause, %error, "a read did not end");
@@ -308,7 +313,11 @@ impl Database {
             return Ok(());
         };
         let level = ledger.level();
-        if level.admits(Class::Low) { Ok(()) } else { Err(Error::OverBudget { cause: cause.as_str(), level }) }
+        if level.admits(Class::Low) {
+            return Ok(());
+        }
+        observe::refused(self.shared.vitals.kind(), "budget");
+        Err(Error::OverBudget { cause: cause.as_str(), level })
     }
 
     async fn submit<T, E, F>(&self, cause: Cause, key: Option<Ulid>, op: F) -> Result<T, E>
@@ -319,7 +328,8 @@ impl Database {
     {
         self.check_budget(cause)?;
         let (reply, answer) = oneshot::channel();
-        let operation = Typed { cause, key, only_reads: false, op: Some(op), result: None, reply: Some(reply) };
+        let operation =
+            Typed { cause, key, only_reads: false, op: Some(op), result: None, outcome: None, reply: Some(reply) };
         self.enqueue(Job::Write(Box::new(operation)))?;
         answer.await.unwrap_or_else(|_| Err(stopped().into()))
     }
@@ -333,7 +343,10 @@ impl Database {
         line.queue.try_send(job).map_err(|refused| {
             line.seat.leave(1);
             match refused {
-                mpsc::error::TrySendError::Full(_) => Error::Overloaded { queue: "writer" },
+                mpsc::error::TrySendError::Full(_) => {
+                    observe::refused(self.shared.vitals.kind(), "queue_full");
+                    Error::Overloaded { queue: "writer" }
+                }
                 mpsc::error::TrySendError::Closed(_) => Error::Closed { path: self.shared.path.clone() },
             }
         })
@@ -376,6 +389,7 @@ impl Database {
                 result = answer.await.unwrap_or(Ok(()));
             }
         }
+        self.shared.open.close();
         *done = true;
         result
     }
@@ -398,6 +412,8 @@ struct Typed<T, E, F> {
     only_reads: bool,
     op: Option<F>,
     result: Option<Result<T, E>>,
+    /// What the result is, where its type hides it.
+    outcome: Option<Outcome>,
     /// Where the answer goes; none for one that runs on the thread of its caller.
     reply: Option<oneshot::Sender<Result<T, E>>>,
 }
@@ -412,6 +428,11 @@ where
 
     fn keep(&mut self, result: Result<T, E>) -> bool {
         let succeeded = result.is_ok();
+        self.outcome = Some(match (succeeded, self.only_reads) {
+            (false, _) => Outcome::Failed,
+            (true, false) => Outcome::Committed,
+            (true, true) => Outcome::Read,
+        });
         self.result = Some(result);
         succeeded
     }
@@ -428,7 +449,12 @@ where
     }
 
     fn fail(&mut self, error: Error) {
+        self.outcome = Some(Outcome::of(&error));
         self.result = Some(Err(error.into()));
+    }
+
+    fn outcome(&self) -> Outcome {
+        self.outcome.unwrap_or(Outcome::NotApplied)
     }
 
     fn succeeded(&self) -> bool {

@@ -78,6 +78,7 @@ mod sweep;
 mod template;
 mod vitals;
 
+pub mod observe;
 pub mod system;
 pub mod vfs;
 

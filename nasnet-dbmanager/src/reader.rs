@@ -9,12 +9,15 @@ use futures_util::future::BoxFuture;
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::connection::{Guarded, Role, Target};
 use crate::db_lock::FileLock;
 use crate::driver::during;
 use crate::error::Error;
+use crate::id::Cause;
 use crate::idle::Idle;
+use crate::observe::{self, Outcome};
 use crate::vitals::{self, Vitals};
 use crate::writer::{millis, panic_message, within};
 
@@ -43,7 +46,19 @@ impl ReaderPool {
     }
 
     /// Runs one read. The caller spawns it: a connection must not be dropped in the middle of a statement.
-    pub(crate) async fn run<T, E, F>(&self, op: F) -> Result<T, E>
+    pub(crate) async fn run<T, E, F>(&self, cause: Cause, op: F) -> Result<T, E>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>>,
+        E: From<Error>,
+    {
+        let (kind, started) = (self.vitals.kind(), Instant::now());
+        let result = self.run_one(op).instrument(observe::read_span(kind, cause)).await;
+        observe::ran(kind, cause, started.elapsed(), "read");
+        observe::ended(kind, cause, if result.is_ok() { Outcome::Read } else { Outcome::Failed });
+        result
+    }
+
+    async fn run_one<T, E, F>(&self, op: F) -> Result<T, E>
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>>,
         E: From<Error>,

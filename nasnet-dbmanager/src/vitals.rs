@@ -37,6 +37,11 @@ impl Vitals {
         Arc::new(Self { kind, router, file_uid, suspects, damage, trouble })
     }
 
+    /// Returns the kind of the database.
+    pub(crate) fn kind(&self) -> FileKind {
+        self.kind
+    }
+
     /// Returns the damage found, if any.
     pub(crate) fn damage(&self) -> Option<&Error> {
         // A file that exists once cannot be replaced while the fleet is open; parts of it may still be readable.

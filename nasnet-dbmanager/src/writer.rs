@@ -17,15 +17,17 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use sqlx::{Row, SqliteConnection};
 use tokio::sync::oneshot;
+use tracing::Instrument;
 use ulid::Ulid;
 
 use crate::budget::RESERVE_FILE;
-use crate::connection::{BUSY_TIMEOUT, Guarded, Role, Target, quick_check, run};
+use crate::connection::{BUSY_TIMEOUT, Guarded, PAGE_BYTES, Role, Target, quick_check, run};
 use crate::db_lock::FileLock;
 use crate::driver::{code, during};
 use crate::error::Error;
 use crate::id::Cause;
 use crate::keys::KeyRing;
+use crate::observe::{self, Outcome};
 use crate::raw::{Held, RawConn};
 use crate::schema::Profile;
 use crate::space::Space;
@@ -36,9 +38,6 @@ pub(crate) use seat::{Seat, serve};
 
 /// How long a statement may take to notice its deadline before the connection is given up.
 const GRACE: Duration = Duration::from_millis(500);
-
-/// An operation slower than this is logged with its cause.
-const SLOW: Duration = Duration::from_millis(500);
 
 /// How often a raw operation that finds another process writing lets other tasks run before it sleeps.
 const YIELDS_BEFORE_SLEEP: u32 = 16;
@@ -66,6 +65,8 @@ pub(crate) trait Pending: Send {
     /// Replaces its result.
     fn fail(&mut self, error: Error);
     fn succeeded(&self) -> bool;
+    /// How it ended, once it has.
+    fn outcome(&self) -> Outcome;
     /// Hands its result to the caller, who may be gone.
     fn answer(self: Box<Self>);
 }
@@ -192,14 +193,18 @@ impl Writer {
     /// Charges what was written to the file since the last time.
     fn charge(&self, causes: &[Cause]) {
         if let Some(ledger) = &self.target.ledger {
-            ledger.charge(&self.target.path, self.meter.written(), causes);
+            ledger.charge(self.vitals.kind(), &self.target.path, self.meter.written(), causes);
         }
     }
 
     fn charge_checkpoint(&self) {
         if let Some(ledger) = &self.target.ledger {
-            ledger.charge_checkpoint(&self.target.path, self.meter.written());
+            ledger.charge_checkpoint(self.vitals.kind(), &self.target.path, self.meter.written());
         }
+    }
+
+    fn count<O: Pending + ?Sized>(&self, ended: &[Box<O>]) {
+        ended.iter().for_each(|one| observe::ended(self.vitals.kind(), one.cause(), one.outcome()));
     }
 
     /// Runs every operation, in as many transactions as it takes, and returns them with their results.
@@ -210,10 +215,13 @@ impl Writer {
             let (target, vitals) = (self.target.clone(), Arc::clone(&self.vitals));
             let end = match self.driven().await {
                 Ok((guarded, keys, pages)) => {
-                    group::transact(guarded, keys, pages, &mut waiting, limit, &target, &vitals).await
+                    let span = observe::group_span(vitals.kind(), waiting.len());
+                    let group = group::transact(guarded, keys, pages, &mut waiting, limit, &target, &vitals);
+                    group.instrument(span).await
                 }
                 Err(error) => End { ran: fail_all(&mut waiting, &error), link: After::Keep },
             };
+            self.count(&waiting[..end.ran]);
             self.settle(causes(&waiting[..end.ran]), end.link).await;
             answers.extend(waiting.drain(..end.ran).map(|operation| operation as Box<dyn Pending>));
         }
@@ -228,6 +236,7 @@ impl Writer {
                 Ok(()) => self.run_raw(&mut waiting).await,
                 Err(link) => End { ran: waiting.len(), link },
             };
+            self.count(&waiting[..end.ran]);
             self.settle(causes(&waiting[..end.ran]), end.link).await;
             answers.extend(waiting.drain(..end.ran).map(|operation| operation as Box<dyn Pending>));
         }
@@ -247,6 +256,7 @@ impl Writer {
                 After::failed_begin(&error, &self.vitals)
             }
         };
+        observe::ended(self.vitals.kind(), operation.cause(), operation.outcome());
         self.charge(&[operation.cause()]);
         // Closing a connection has to wait; the next operation does that first.
         match link {
@@ -443,11 +453,13 @@ impl Writer {
             self.vitals.note_damage(error);
         })?;
         let pages = |index: usize| row.try_get::<i64, _>(index).map(|pages| u64::try_from(pages).unwrap_or(0));
-        Ok(Checkpoint {
+        let done = Checkpoint {
             busy: row.try_get::<i64, _>(0).map_err(&what)? != 0,
             wal_pages: pages(1).map_err(&what)?,
             checkpointed_pages: pages(2).map_err(&what)?,
-        })
+        };
+        observe::log_left(self.vitals.kind(), done.wal_pages.saturating_mul(PAGE_BYTES.into()));
+        Ok(done)
     }
 
     fn turn_away(&self, job: Job) {

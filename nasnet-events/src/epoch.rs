@@ -88,6 +88,7 @@ async fn begin(manager: &DbManager, hot: &Database) -> Result<u32, Error> {
                 })
             })
             .await?;
+        crate::observe::tails_lost(epoch - first);
     }
     hot.write(OPEN, move |conn| Box::pin(log::set_epoch(conn, epoch))).await?;
     manager.system().counters().raise(COUNTER, reserved).await?;

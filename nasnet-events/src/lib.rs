@@ -55,6 +55,7 @@ mod head;
 pub mod history;
 mod largest_id;
 mod maintain;
+pub mod observe;
 mod options;
 mod read;
 mod replay;

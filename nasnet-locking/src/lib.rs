@@ -5,6 +5,7 @@ pub mod error;
 pub mod fence;
 pub mod key;
 pub mod lease;
+pub mod observe;
 pub mod optimistic;
 pub mod policy;
 pub mod request;

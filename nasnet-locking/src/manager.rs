@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nasnet_dbmanager::DbManager;
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::guard::LeaseGuard;
 use crate::keeper::Keeper;
 use crate::lease::Obstacle;
+use crate::observe;
 use crate::request::{AcquireRequest, WAIT_MAX, Wait};
 use crate::store::embedded::Embedded;
 use crate::store::{LeaseStore, Queue, Request};
@@ -161,13 +162,15 @@ impl LockManager {
             max_hold: request.max_hold,
         };
         let mut pending = Pending { shared: &self.shared, id, armed: true };
+        let began = Instant::now();
         let outcome = match wait {
-            Wait::No => {
-                let answer = self.shared.store.attempt(&request, Queue::Stay).await?;
-                answer.map_err(|(obstacle, _)| held(*obstacle, Duration::ZERO))
-            }
+            Wait::No => match self.shared.store.attempt(&request, Queue::Stay).await {
+                Ok(answer) => answer.map_err(|(obstacle, _)| held(*obstacle, Duration::ZERO)),
+                Err(error) => Err(error),
+            },
             Wait::For(longest) => self.queue_up(&request, longest.min(WAIT_MAX)).await,
         };
+        observe::decided(&outcome, began.elapsed());
         // A failure may hide a grant or a ticket; everything else is known.
         pending.armed = !matches!(outcome, Ok(_) | Err(Error::Held { .. }));
         Ok(LeaseGuard::new(Arc::clone(&self.shared), outcome?, renew))

@@ -13,6 +13,7 @@ use crate::database::Database;
 use crate::driver::during;
 use crate::error::Error;
 use crate::id::Cause;
+use crate::observe;
 use crate::schema::{FileKind, Migration, SchemaSet};
 use crate::system::{SystemDb, counters, settings};
 use crate::vfs::Written;
@@ -115,7 +116,7 @@ impl Ledger {
 
     /// Charges what a file has written since it was last charged: what reached the database file itself to the
     /// checkpoint that moved it there, the rest evenly to the causes.
-    pub(crate) fn charge(&self, path: &Path, written: Written, causes: &[Cause]) {
+    pub(crate) fn charge(&self, kind: FileKind, path: &Path, written: Written, causes: &[Cause]) {
         let mut state = self.state();
         let before = match state.charged.get_mut(path) {
             Some(before) => std::mem::replace(before, written),
@@ -128,12 +129,14 @@ impl Ledger {
         if causes.is_empty() {
             let all = Sum { bytes: new.bytes, dirty_4k_bytes: new.dirty_4k_bytes, syncs: new.syncs };
             state.charges.entry(OPENING).or_default().add(all);
+            observe::wrote(Some(kind), OPENING, all.bytes);
             return;
         }
         // The page count of a file is its bytes again when whole pages are moved.
         let moved = Sum { bytes: new.db_bytes, dirty_4k_bytes: new.db_bytes.min(new.dirty_4k_bytes), syncs: 0 };
         if moved.bytes > 0 {
             state.charges.entry(CHECKPOINT).or_default().add(moved);
+            observe::wrote(Some(kind), CHECKPOINT, moved.bytes);
         }
         let rest = [new.bytes - new.db_bytes, new.dirty_4k_bytes - moved.dirty_4k_bytes, new.syncs];
         let count = causes.len() as u64;
@@ -141,12 +144,13 @@ impl Ledger {
             // What does not divide goes to the first.
             let [bytes, dirty_4k_bytes, syncs] = rest.map(|sum| sum / count + u64::from(number < sum % count));
             state.charges.entry(cause.as_str()).or_default().add(Sum { bytes, dirty_4k_bytes, syncs });
+            observe::wrote(Some(kind), cause.as_str(), bytes);
         }
     }
 
     /// Charges what a checkpoint asked for by itself wrote.
-    pub(crate) fn charge_checkpoint(&self, path: &Path, written: Written) {
-        self.charge(path, written, &[Cause::new(CHECKPOINT)]);
+    pub(crate) fn charge_checkpoint(&self, kind: FileKind, path: &Path, written: Written) {
+        self.charge(kind, path, written, &[Cause::new(CHECKPOINT)]);
     }
 
     /// Charges a file that was written as a whole, past SQLite.
@@ -154,6 +158,7 @@ impl Ledger {
         const PAGE: u64 = 4096;
         let sum = Sum { bytes, dirty_4k_bytes: bytes.div_ceil(PAGE) * PAGE, syncs: 1 };
         self.state().charges.entry(cause).or_default().add(sum);
+        observe::wrote(None, cause, bytes);
     }
 
     /// Tells how far the budget is used up, as of the last second.
@@ -342,12 +347,12 @@ mod tests {
     fn a_shared_commit_is_split_and_nothing_gets_lost() {
         let ledger = Ledger::new(FlashBudget::UNLIMITED, Arc::new(crate::clock::ManualClock::new(0)));
         let path = Path::new("/f");
-        ledger.charge(path, written(10, 0, 0), &[]);
-        ledger.charge(path, written(10, 101, 1), &[A, B]);
-        ledger.charge(path, written(110, 101, 1), &[A]);
-        ledger.charge(path, written(110, 201, 2), &[B]);
+        ledger.charge(FileKind::System, path, written(10, 0, 0), &[]);
+        ledger.charge(FileKind::System, path, written(10, 101, 1), &[A, B]);
+        ledger.charge(FileKind::System, path, written(110, 101, 1), &[A]);
+        ledger.charge(FileKind::System, path, written(110, 201, 2), &[B]);
         assert_eq!(charged_in(&ledger), [("a", 51), ("b", 150), ("checkpoint", 100), ("open", 10)]);
-        ledger.charge_checkpoint(path, written(150, 201, 3));
+        ledger.charge_checkpoint(FileKind::System, path, written(150, 201, 3));
         assert_eq!(charged_in(&ledger).iter().map(|(_, bytes)| bytes).sum::<u64>(), 351);
     }
 }

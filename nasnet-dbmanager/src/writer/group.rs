@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use sqlx::{Connection, Sqlite, Transaction};
+use tracing::Instrument;
 
-use super::{After, End, GRACE, Operation, Ran, SLOW, fail_all, judge_commit, millis, panic_message, within};
+use super::{After, End, GRACE, Operation, Ran, fail_all, judge_commit, millis, panic_message, within};
 use crate::connection::{Guarded, Target};
 use crate::driver::{extended_code, translate};
 use crate::error::Error;
 use crate::keys::KeyRing;
+use crate::observe;
 use crate::vitals::{self, Vitals};
 
 /// Runs operations from the front of `waiting` in one transaction, until all are done or the transaction is gone.
@@ -34,7 +36,7 @@ pub(super) async fn transact(
         }
     };
     rolled_back.store(false, Ordering::Release);
-    let grouped = waiting.len() > 1;
+    let (kind, grouped) = (vitals.kind(), waiting.len() > 1);
     let tight = target.space.as_ref().is_some_and(|space| space.is_tight());
     for at in 0..waiting.len() {
         let (done, rest) = waiting.split_at_mut(at);
@@ -47,16 +49,15 @@ pub(super) async fn transact(
         {
             *pages = allowed;
         }
-        let (ran, said) = run_one(&mut tx, keys, operation.as_mut(), grouped, limit).await;
+        let span = observe::write_span(kind, operation.cause());
+        let (ran, said) = run_one(&mut tx, keys, operation.as_mut(), grouped, limit).instrument(span).await;
         let damaged = said.as_ref().is_some_and(|error| vitals.note_damage(error));
         if deadline.passed() && !matches!(ran, Ran::Done) {
             operation.fail(Error::WriteDeadline { limit_ms: millis(limit) });
         }
         // What the others wrote would go with the file.
         let gone = damaged || matches!(ran, Ran::TransactionGone) || rolled_back.load(Ordering::Acquire);
-        if started.elapsed() > SLOW {
-            tracing::warn!(cause = %operation.cause(), ms = millis(started.elapsed()), "slow write operation");
-        }
+        observe::ran(kind, operation.cause(), started.elapsed(), "write");
         if gone {
             if operation.succeeded() {
                 operation.fail(Error::TransactionLost);

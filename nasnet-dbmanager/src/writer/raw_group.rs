@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::{After, End, Ran, RawOperation, SLOW, judge_commit, millis, panic_message};
+use super::{After, End, Ran, RawOperation, judge_commit, millis, panic_message};
 use crate::connection::Target;
 use crate::driver::{extended_code_raw, translate_raw};
 use crate::error::Error;
+use crate::observe;
 use crate::raw::{Held, RawConn};
 use crate::vitals::Vitals;
 
@@ -36,7 +37,8 @@ pub(super) fn run<O>(
 where
     O: DerefMut<Target = dyn RawOperation>,
 {
-    let grouped = waiting.len() > 1;
+    let (kind, grouped) = (vitals.kind(), waiting.len() > 1);
+    let _group = observe::group_span(kind, waiting.len()).entered();
     let tight = target.space.as_ref().is_some_and(|space| space.is_tight());
     for at in 0..waiting.len() {
         let (done, rest) = waiting.split_at_mut(at);
@@ -47,16 +49,18 @@ where
         if allowed != *pages && limit_pages(held.conn(), allowed) {
             *pages = allowed;
         }
-        let (ran, said) = run_one(held.conn(), &mut **operation, grouped);
+        let (what, span) = match operation.only_reads() {
+            true => ("read", observe::read_span(kind, operation.cause())),
+            false => ("write", observe::write_span(kind, operation.cause())),
+        };
+        let (ran, said) = span.in_scope(|| run_one(held.conn(), &mut **operation, grouped));
         let damaged = said.as_ref().is_some_and(|error| vitals.note_damage(error));
         if held.deadline.passed() && !matches!(ran, Ran::Done) {
             operation.fail(Error::WriteDeadline { limit_ms: millis(limit) });
         }
         // What the others wrote would go with the file.
         let gone = damaged || matches!(ran, Ran::TransactionGone) || held.rolled_back.load(Ordering::Acquire);
-        if started.elapsed() > SLOW {
-            tracing::warn!(cause = %operation.cause(), ms = millis(started.elapsed()), "slow write operation");
-        }
+        observe::ran(kind, operation.cause(), started.elapsed(), what);
         if gone {
             if operation.succeeded() {
                 operation.fail(Error::TransactionLost);

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Mutex, mpsc};
 
 use super::{Job, RawOperation, Writer};
+use crate::observe;
+use crate::schema::FileKind;
 
 /// The largest number of operations in one transaction: enough to share a sync, few enough to bound the wait.
 const GROUP_MAX: usize = 64;
@@ -18,22 +20,33 @@ pub(crate) struct Seat {
     before: AtomicUsize,
     /// Whether operations may run on the thread of their caller.
     passable: bool,
+    kind: FileKind,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // What was never run is no longer queued.
+        observe::unqueued(self.kind, *self.before.get_mut());
+    }
 }
 
 impl Seat {
     pub(crate) fn new(writer: Writer) -> Self {
         let passable = writer.is_in_memory();
-        Self { writer: Mutex::new(Some(writer)), before: AtomicUsize::new(0), passable }
+        let kind = writer.vitals.kind();
+        Self { writer: Mutex::new(Some(writer)), before: AtomicUsize::new(0), passable, kind }
     }
 
     /// Counts a job about to be queued.
     pub(crate) fn join(&self) {
         self.before.fetch_add(1, Ordering::AcqRel);
+        observe::queued(self.kind, 1);
     }
 
     /// Takes jobs back that are decided or could not be queued.
     pub(crate) fn leave(&self, jobs: usize) {
         self.before.fetch_sub(jobs, Ordering::AcqRel);
+        observe::unqueued(self.kind, jobs);
     }
 
     /// Runs an operation on this thread if nobody is before it and nothing has to be waited for.
@@ -45,7 +58,7 @@ impl Seat {
             Ok(mut writer) => writer.as_mut().is_some_and(|writer| writer.run_now(operation)),
             Err(_) => false,
         };
-        self.leave(1);
+        self.before.fetch_sub(1, Ordering::AcqRel);
         ran
     }
 }

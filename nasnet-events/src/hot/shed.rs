@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::{self, Order, Row, RowState};
 use crate::hot::truncated::{self, Removed};
+use crate::observe;
 use crate::options::ColdPolicy;
 use crate::shared::Shared;
 use crate::store::EventStore;
@@ -232,6 +233,7 @@ pub(crate) async fn make_room(
                 .write(SHED, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, left).await }))
                 .await?;
             freed += swept.bytes;
+            observe::removed(&swept, "room");
             shared.forget_backlog(epoch, &swept.lost);
             match swept.next {
                 Some(next) => from = next,
@@ -271,6 +273,7 @@ impl EventStore {
                 .write(EXPIRE, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, u64::MAX).await }))
                 .await?;
             events += swept.events;
+            observe::removed(&swept, "expired");
             match swept.next {
                 Some(next) => from = next,
                 None => return Ok(events),

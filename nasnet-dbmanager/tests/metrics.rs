@@ -1,0 +1,193 @@
+//! What a fleet counts, and that no value gets into a label.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use common::{Dirs, with_router};
+use metrics::{
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
+use nasnet_dbmanager::{Cause, Error, observe};
+
+/// One sum per series, written `name{label=value,...}`; a histogram adds a series of its own for the number of values.
+#[derive(Clone, Default)]
+struct Book {
+    sums: Arc<Mutex<BTreeMap<String, f64>>>,
+    described: Arc<Mutex<Vec<String>>>,
+}
+
+struct Line(Book, String);
+
+impl Book {
+    fn line(&self, key: &Key) -> Arc<Line> {
+        let mut labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        labels.sort();
+        Arc::new(Line(self.clone(), format!("{}{{{}}}", key.name(), labels.join(","))))
+    }
+
+    fn sum(&self, name: &str, labels: &str) -> f64 {
+        self.sums.lock().unwrap().get(&format!("{name}{{{labels}}}")).copied().unwrap_or_default()
+    }
+}
+
+impl Line {
+    fn add(&self, amount: f64) {
+        *self.0.sums.lock().unwrap().entry(self.1.clone()).or_default() += amount;
+    }
+}
+
+impl CounterFn for Line {
+    fn increment(&self, value: u64) {
+        self.add(f64::from(u32::try_from(value).unwrap()));
+    }
+    fn absolute(&self, _: u64) {}
+}
+
+impl GaugeFn for Line {
+    fn increment(&self, value: f64) {
+        self.add(value);
+    }
+    fn decrement(&self, value: f64) {
+        self.add(-value);
+    }
+    fn set(&self, _: f64) {}
+}
+
+impl HistogramFn for Line {
+    fn record(&self, _: f64) {
+        self.add(1.0);
+    }
+}
+
+impl Recorder for Book {
+    fn describe_counter(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
+        self.described.lock().unwrap().push(key.as_str().to_owned());
+    }
+    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
+        self.describe_counter(key, unit, text);
+    }
+    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
+        self.describe_counter(key, unit, text);
+    }
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.line(key))
+    }
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.line(key))
+    }
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.line(key))
+    }
+}
+
+/// The recorder of this process. Tests run side by side, so each counts under causes of its own.
+fn book() -> &'static Book {
+    static BOOK: OnceLock<Book> = OnceLock::new();
+    BOOK.get_or_init(|| {
+        let book = Book::default();
+        metrics::set_global_recorder(book.clone()).unwrap();
+        observe::describe();
+        book
+    })
+}
+
+const SECRET: &str = "correct-horse-battery-staple";
+
+#[tokio::test]
+async fn a_write_a_failed_one_and_a_checkpoint_are_counted_without_any_value() {
+    const GOOD: Cause = Cause::new("counted-write");
+    const BAD: Cause = Cause::new("counted-failure");
+    const READ: Cause = Cause::new("counted-read");
+    let (book, dirs) = (book(), Dirs::new());
+    let manager = dirs.open().await;
+    let router = with_router(&manager, "home").await;
+    assert!(book.sum(observe::OPEN, "database=router") >= 1.0, "{:?}", book.sums);
+
+    router
+        .write(GOOD, |conn| {
+            Box::pin(async move {
+                sqlx::query("CREATE TABLE kept (value TEXT) STRICT").execute(&mut *conn).await.unwrap();
+                sqlx::query("INSERT INTO kept (value) VALUES (?1)").bind(SECRET).execute(conn).await.unwrap();
+                Ok::<_, Error>(())
+            })
+        })
+        .await
+        .unwrap();
+    let refused: Result<(), Error> = router
+        .write(BAD, |_| Box::pin(async { Err(Error::NotFound { what: "thing", name: SECRET.to_owned() }) }))
+        .await;
+    assert!(refused.is_err());
+    let found: String = router
+        .read(READ, |conn| {
+            Box::pin(async move {
+                let sql = "SELECT value FROM kept WHERE value = ?1";
+                Ok::<_, Error>(sqlx::query_scalar(sql).bind(SECRET).fetch_one(conn).await.unwrap())
+            })
+        })
+        .await
+        .unwrap();
+    assert_eq!(found, SECRET);
+    let before = book.sum(observe::WAL_BYTES, "database=router");
+    assert!(!router.checkpoint().await.unwrap().busy);
+
+    let one = |cause: &str, outcome: &str| {
+        book.sum(observe::OPERATIONS, &format!("cause={cause},database=router,outcome={outcome}"))
+    };
+    assert_eq!((one("counted-write", "committed"), one("counted-write", "failed")), (1.0, 0.0));
+    assert_eq!((one("counted-failure", "committed"), one("counted-failure", "failed")), (0.0, 1.0));
+    assert_eq!(one("counted-read", "read"), 1.0);
+    for cause in ["counted-write", "counted-failure", "counted-read"] {
+        assert_eq!(book.sum(observe::OPERATION_SECONDS, &format!("cause={cause},database=router")), 1.0, "{cause}");
+    }
+    assert!(book.sum(observe::WAL_BYTES, "database=router") > before);
+    assert!(book.sum(observe::FLASH_BYTES, "cause=counted-write,database=router") >= 4096.0);
+    assert_eq!(book.sum(observe::FLASH_BYTES, "cause=counted-failure,database=router"), 0.0);
+    assert!(book.sum(observe::FLASH_BYTES, "cause=checkpoint,database=router") >= 4096.0);
+
+    let id = router.id().to_string();
+    drop(router);
+    manager.shutdown().await.unwrap();
+    let sums = book.sums.lock().unwrap();
+    for series in sums.keys() {
+        assert!(!series.contains(SECRET) && !series.contains(&id), "{series}");
+        assert!(!series.contains(dirs.root().to_str().unwrap()), "{series}");
+    }
+    let described = book.described.lock().unwrap();
+    for series in sums.keys() {
+        assert!(described.iter().any(|name| series.starts_with(&format!("{name}{{"))), "{series} is not described");
+    }
+    let page = include_str!("../../docs/metrics.md");
+    for name in described.iter() {
+        assert!(page.contains(&format!("`{name}`")), "docs/metrics.md does not name {name}");
+    }
+}
+
+#[tokio::test]
+async fn raw_operations_on_the_thread_of_their_caller_are_counted_and_never_queued() {
+    const CAUSE: Cause = Cause::new("counted-raw");
+    let (book, dirs) = (book(), Dirs::new());
+    let manager = dirs.open().await;
+    let hot = manager.hot();
+    hot.write_raw(CAUSE, |_| Ok::<_, Error>(())).await.unwrap();
+    hot.write_raw(CAUSE, |_| Err::<(), _>(Error::NotApplied)).await.unwrap_err();
+    hot.read_raw(CAUSE, |_| Ok::<_, Error>(())).await.unwrap();
+    let one =
+        |outcome: &str| book.sum(observe::OPERATIONS, &format!("cause=counted-raw,database=hot,outcome={outcome}"));
+    assert_eq!((one("committed"), one("failed"), one("read")), (1.0, 1.0, 1.0));
+    assert_eq!(book.sum(observe::OPERATION_SECONDS, "cause=counted-raw,database=hot"), 3.0);
+    drop(hot);
+    manager.shutdown().await.unwrap();
+    drop(manager);
+    // Tasks that end with the fleet let go of its queues a moment later.
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while book.sum(observe::QUEUE_DEPTH, "database=hot") != 0.0 || book.sum(observe::OPEN, "database=hot") != 0.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}

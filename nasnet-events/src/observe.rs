@@ -1,0 +1,35 @@
+//! The metrics of the event store, through the `metrics` facade. Labels are constants: never a scope, a stream or a body.
+
+use metrics::Unit;
+
+use crate::hot::shed::Swept;
+
+/// Counter: events that left the hot tier before their class demanded more of them, by `why` (`room`, `expired`).
+pub const SHED: &str = "nasnet_events_shed_total";
+/// Counter: events that were to reach flash and were given up for want of room in the hot tier.
+pub const LOST: &str = "nasnet_events_lost_total";
+/// Counter: incarnations of the hot tier whose tail was found lost. How many events that were is unknown.
+pub const TAILS_LOST: &str = "nasnet_events_tails_lost_total";
+
+/// Describes every metric of this crate to the recorder that is installed.
+pub fn describe() {
+    metrics::describe_counter!(SHED, Unit::Count, "events removed from the hot tier, none of them lost");
+    metrics::describe_counter!(LOST, Unit::Count, "events lost for want of room before they reached flash");
+    metrics::describe_counter!(TAILS_LOST, Unit::Count, "incarnations of the hot tier found to have lost their tail");
+}
+
+/// Counts what one committed pass removed.
+pub(crate) fn removed(swept: &Swept, why: &'static str) {
+    let lost = swept.lost.len() as u64;
+    if swept.events > lost {
+        metrics::counter!(SHED, "why" => why).increment(swept.events - lost);
+    }
+    if lost > 0 {
+        metrics::counter!(LOST).increment(lost);
+    }
+}
+
+/// Counts incarnations whose loss was recorded.
+pub(crate) fn tails_lost(count: u32) {
+    metrics::counter!(TAILS_LOST).increment(u64::from(count));
+}
