@@ -278,7 +278,11 @@ async fn a_move_that_failed_half_way_is_finished_for_whoever_asks_next() {
                     }
                     router => router,
                 };
-                let rows = all(&router.unwrap()).await;
+                let router = router.unwrap();
+                let listed = manager.routers().await.unwrap();
+                assert!(listed.iter().any(|record| record.id == home), "{step}, {operation:?} {nth}: {answer:?}");
+                let rows = all(&router).await;
+                drop(router);
                 let whole = rows == [(1, 1), (2, 2)] || (step == "restore and undo" && rows == [(1, 1)]);
                 assert!(whole, "{step}, {operation:?} {nth} fails with {code}, {answer:?}: {rows:?}");
                 if rows.len() == 1 {
