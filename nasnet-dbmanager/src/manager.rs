@@ -403,7 +403,8 @@ impl DbManager {
 impl Inner {
     async fn open_router(&self, id: &RouterId) -> Result<Database, Error> {
         // Whoever takes a router out of the fleet or gives it another file moves its directory first, under the lock of
-        // the file. So what was registered once may be tried: what has changed since does not open.
+        // the file. So what was registered once may be tried: what has changed since does not open. Whoever moves it in
+        // this process makes it forgotten, as a move that fails half-way back may leave it where it was.
         if let Some(uid) = self.known.get(id) {
             match self.start_router(id, Some(uid)).await {
                 Err(error) if !error.is_retryable() => self.known.forget(id),

@@ -212,7 +212,7 @@ impl DbManager {
     /// # Cancel safety
     /// Dropping the future, or a crash, leaves an intent that the next open of the fleet carries out.
     pub async fn quarantine(&self, id: &RouterId, cause: &str) -> Result<(), Error> {
-        self.record_in(id, &[Lifecycle::Active]).await?;
+        self.may_be_in(id, &[Lifecycle::Active]).await?;
         let _alone = self.alone(id, HoldWhen::Now).await?;
         self.record_in(id, &[Lifecycle::Active]).await?;
         self.begin_quarantine(id, cause).await

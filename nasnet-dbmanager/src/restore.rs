@@ -127,7 +127,8 @@ impl DbManager {
     /// # Cancel safety
     /// As [`DbManager::restore`].
     pub async fn undo_restore(&self, id: &RouterId, safety: &str) -> Result<(), Error> {
-        self.record_in(id, &[Lifecycle::Active, Lifecycle::Quarantined]).await?;
+        let restorable = [Lifecycle::Active, Lifecycle::Quarantined];
+        self.may_be_in(id, &restorable).await?;
         let files = &self.inner.files;
         let place = files.layout().safety(safety);
         let path = place.join(Layout::router_file_name(id));
@@ -137,6 +138,7 @@ impl DbManager {
             return Err(Error::MissingDatabase { path });
         }
         let _alone = self.alone(id, HoldWhen::Returned).await?;
+        self.record_in(id, &restorable).await?;
         let spec = files.router(id, None);
         let mut guarded = Target { path: path.clone(), ..spec.target.clone() }.connect(Role::Writer).await?;
         let file_uid = meta::verify(&mut guarded.conn, &path, &spec.identity).await;
@@ -159,7 +161,7 @@ impl DbManager {
             detail: format!("it does not hold router {id}"),
         })?;
         let restorable = [Lifecycle::Active, Lifecycle::Quarantined];
-        self.record_in(id, &restorable).await?;
+        self.may_be_in(id, &restorable).await?;
         self.verify_file(manifest, file).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
         self.record_in(id, &restorable).await?;

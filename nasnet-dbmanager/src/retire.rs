@@ -40,7 +40,7 @@ impl DbManager {
     /// Dropping the future, a crash, or an error of the medium half-way leaves an intent; whoever asks for the router
     /// next, or opens the fleet, carries it out.
     pub async fn retire(&self, id: &RouterId) -> Result<(), Error> {
-        self.record_in(id, &[Lifecycle::Active]).await?;
+        self.may_be_in(id, &[Lifecycle::Active]).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
         // Somebody else has done it by now, or it was half done before and is finished.
         if self.record_in(id, &[Lifecycle::Retired]).await.is_ok() {
@@ -62,7 +62,7 @@ impl DbManager {
     /// # Cancel safety
     /// As [`DbManager::retire`].
     pub async fn reinstate(&self, id: &RouterId) -> Result<(), Error> {
-        self.record_in(id, &[Lifecycle::Retired]).await?;
+        self.may_be_in(id, &[Lifecycle::Retired]).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
         // Somebody else has done it by now, or it was half done before and is finished.
         if self.record_in(id, &[Lifecycle::Active]).await.is_ok() {
@@ -86,7 +86,7 @@ impl DbManager {
     /// As [`DbManager::retire`].
     pub async fn purge(&self, id: &RouterId) -> Result<(), Error> {
         let removable = [Lifecycle::Retired, Lifecycle::Quarantined];
-        self.record_in(id, &removable).await?;
+        self.may_be_in(id, &removable).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
         self.record_in(id, &removable).await?;
         self.carry_out(id, Action::Purge, String::new()).await?;
@@ -105,7 +105,7 @@ impl DbManager {
     /// # Cancel safety
     /// As [`DbManager::retire`]; a file that is being written has another name.
     pub async fn purge_to(&self, id: &RouterId, dir: &Path) -> Result<PathBuf, Error> {
-        self.record_in(id, &[Lifecycle::Retired]).await?;
+        self.may_be_in(id, &[Lifecycle::Retired]).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
         self.record_in(id, &[Lifecycle::Retired]).await?;
         let archived = self.archive_retired(id, dir).await?;
@@ -184,6 +184,15 @@ impl DbManager {
         }
     }
 
+    /// Refuses what the record of a router rules out before the router is closed for it. While something is begun with
+    /// the router, its record is not the last word: whoever has the router alone finishes that first, and looks again.
+    pub(crate) async fn may_be_in(&self, id: &RouterId, states: &[Lifecycle]) -> Result<(), Error> {
+        match self.record_in(id, states).await {
+            Err(Error::WrongLifecycle { .. }) if self.begun(id).await?.is_some() => Ok(()),
+            found => found.map(drop),
+        }
+    }
+
     /// Closes a router and keeps everybody else from opening it.
     pub(crate) async fn alone(&self, id: &RouterId, when: HoldWhen) -> Result<Alone, Error> {
         let lock = self.inner.files.router_lock(id);
@@ -203,6 +212,9 @@ impl DbManager {
     async fn alone_holding(&self, id: &RouterId, held: Held, lock: &DbLock) -> Result<Alone, Error> {
         let lock = lock.exclusive(self.inner.files.options().lock_timeout).await?;
         let alone = Alone { _lock: lock, _held: held };
+        // A step that fails after its move leaves a directory in place that its record says is elsewhere, or is another
+        // file: whoever opens it next has to ask for the record, which is what leads to finishing the rest.
+        self.inner.known.forget(id);
         // What an earlier call left half-way comes first: the next begins where everything is in its place.
         self.finish_begun(id).await?;
         Ok(alone)

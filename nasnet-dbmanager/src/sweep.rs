@@ -41,10 +41,15 @@ impl DbManager {
     /// Brings to its end what a failed call began with a router; tells whether there was anything. The caller has the
     /// router alone.
     pub(crate) async fn finish_begun(&self, id: &RouterId) -> Result<bool, Error> {
-        let intents = self.system().read(SWEEP, |conn| Box::pin(custody::intents(conn))).await?;
-        let Some(intent) = intents.iter().find(|intent| intent.id == *id) else { return Ok(false) };
-        carry_out(self.system(), &self.inner.files, intent, self.now()).await?;
+        let Some(intent) = self.begun(id).await? else { return Ok(false) };
+        carry_out(self.system(), &self.inner.files, &intent, self.now()).await?;
         Ok(true)
+    }
+
+    /// Returns what was begun with a router and not brought to its end.
+    pub(crate) async fn begun(&self, id: &RouterId) -> Result<Option<Intent>, Error> {
+        let intents = self.system().read(SWEEP, |conn| Box::pin(custody::intents(conn))).await?;
+        Ok(intents.into_iter().find(|intent| intent.id == *id))
     }
 
     /// As [`DbManager::finish_begun`], for a router that does not open as its record says: what looks lost may only be

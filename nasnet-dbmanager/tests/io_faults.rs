@@ -242,12 +242,16 @@ async fn a_move_that_failed_half_way_is_finished_for_whoever_asks_next() {
     let manifest = manager.backup(Which::Router(home.clone()), dirs.root().join("backup")).await.unwrap();
     put(&manager.router(&home).await.unwrap(), 2, 2).await.unwrap();
     let mut failed = 0;
-    for step in ["retire", "restore and undo"] {
+    for step in ["retire", "reinstate", "restore and undo"] {
         for (operation, code) in MOVES {
             for nth in 1..80 {
+                if step == "reinstate" {
+                    manager.retire(&home).await.unwrap();
+                }
                 let armed = Fault::fail(operation, nth, code).arm(dirs.root()).unwrap();
                 let answer = match step {
                     "retire" => manager.retire(&home).await,
+                    "reinstate" => manager.reinstate(&home).await,
                     _ => match manager.restore(&manifest, RestoreMode::Router(home.clone())).await {
                         Ok(report) => manager.undo_restore(&home, report.restored[0].safety.as_deref().unwrap()).await,
                         Err(error) => Err(error),
@@ -256,6 +260,16 @@ async fn a_move_that_failed_half_way_is_finished_for_whoever_asks_next() {
                 let fired = armed.fired();
                 drop(armed);
                 failed += u64::from(answer.is_err());
+                // Whoever retires what is half-way back has it retired, whether or not its record says so already.
+                if step == "reinstate" && answer.is_err() && nth % 2 == 0 {
+                    let again = manager.retire(&home).await;
+                    assert!(
+                        matches!(again, Ok(()) | Err(Error::WrongLifecycle { .. })),
+                        "{operation:?} {nth}: {again:?}"
+                    );
+                    let asked = manager.router(&home).await.map(drop);
+                    assert!(matches!(asked, Err(Error::RouterNotFound { .. })), "{operation:?} {nth}: {asked:?}");
+                }
                 // Asking for it is all it takes, but for a router that is retired by now.
                 let router = match manager.router(&home).await {
                     Err(Error::RouterNotFound { .. } | Error::WrongLifecycle { .. }) => {
@@ -264,7 +278,11 @@ async fn a_move_that_failed_half_way_is_finished_for_whoever_asks_next() {
                     }
                     router => router,
                 };
-                let rows = all(&router.unwrap()).await;
+                let router = router.unwrap();
+                let listed = manager.routers().await.unwrap();
+                assert!(listed.iter().any(|record| record.id == home), "{step}, {operation:?} {nth}: {answer:?}");
+                let rows = all(&router).await;
+                drop(router);
                 let whole = rows == [(1, 1), (2, 2)] || (step == "restore and undo" && rows == [(1, 1)]);
                 assert!(whole, "{step}, {operation:?} {nth} fails with {code}, {answer:?}: {rows:?}");
                 if rows.len() == 1 {
