@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nasnet_dbmanager::{
-    Cause, Database, DbManager, FileKind, Migration, NewRouter, Options, RouterId, SchemaSet, Scope,
+    Annexes, Cause, Database, DbManager, FileKind, Migration, NewRouter, Options, RouterId, SchemaSet, Scope,
 };
 use nasnet_events::{EventOptions, EventStore, EventType, Expected, FlushReason, NewEvent, StreamAppend, StreamName};
 use serde::Serialize;
@@ -371,7 +371,8 @@ impl Bench {
 }
 
 fn file_bytes(database: &Database) -> Result<u64, Failure> {
-    Ok(std::fs::metadata(database.path())?.len())
+    let annexes = database.annexes().map_or(0, Annexes::bytes);
+    Ok(std::fs::metadata(database.path())?.len() + annexes)
 }
 
 /// Counts of bytes here are far below the 2^32 that convert without loss.

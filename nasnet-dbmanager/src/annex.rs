@@ -411,7 +411,9 @@ mod tests {
         for number in [1, 99_999_999, u32::MAX] {
             assert_eq!(parse_name(&file_name(family, number)), Some(("flushed", number)));
         }
-        for other in ["flushed", "flushed-1", "flushed-00000000", "-00000001", "../x-00000001", "a-99999999999", "a-+0000001"] {
+        for other in
+            ["flushed", "flushed-1", "flushed-00000000", "-00000001", "../x-00000001", "a-99999999999", "a-+0000001"]
+        {
             assert_eq!(parse_name(other), None, "{other}");
         }
     }

@@ -23,12 +23,7 @@ mod watch {
         done()
     }
 
-    pub(super) fn append(
-        _: &Path,
-        _: u64,
-        bytes: &[u8],
-        done: impl FnOnce(&[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    pub(super) fn append(_: &Path, _: u64, bytes: &[u8], done: impl FnOnce(&[u8]) -> io::Result<()>) -> io::Result<()> {
         done(bytes)
     }
 

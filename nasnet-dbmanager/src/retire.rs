@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::backup::copy::{self, Scratch};
 use crate::annex::carry::HeldAnnexes;
+use crate::backup::copy::{self, Scratch};
 use crate::budget::RETIRED_FILES;
 use crate::clock::Now;
 use crate::connection::Target;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
 use crate::chain::Digest;
@@ -68,11 +68,11 @@ impl EventStore {
         let mut is_first = true;
         loop {
             let (own, low, start) = (scope.clone(), after, is_first);
+            let annexes = database.annexes().cloned();
             let (steps, last) = database
                 .read(WALK, move |conn| {
-                    Box::pin(
-                        async move { row_steps(conn, &own, Stretch { after: low, until: stretch.until }, start).await },
-                    )
+                    let stretch = Stretch { after: low, until: stretch.until };
+                    Box::pin(async move { row_steps(conn, annexes.as_ref(), &own, stretch, start).await })
                 })
                 .await?;
             steps.into_iter().for_each(&mut *see);
@@ -95,8 +95,11 @@ impl EventStore {
         let mut is_first = true;
         loop {
             let (own, range, start) = (scope.clone(), (after, stretch.until), is_first);
+            let annexes = database.annexes().cloned();
             let (steps, last) = database
-                .read(WALK, move |conn| Box::pin(async move { segment_steps(conn, &own, range, start).await }))
+                .read(WALK, move |conn| {
+                    Box::pin(async move { segment_steps(conn, annexes.as_ref(), &own, range, start).await })
+                })
                 .await?;
             is_first = false;
             steps.into_iter().for_each(&mut *see);
@@ -145,6 +148,7 @@ impl EventStore {
 /// One page of rows; with the last position shown when more may follow.
 async fn row_steps(
     conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
     scope: &Scope,
     stretch: Stretch,
     start: bool,
@@ -158,7 +162,7 @@ async fn row_steps(
         let mut after = stretch.after;
         loop {
             let range = (after, stretch.until);
-            let (sealed, last) = lane_steps(conn, scope, segment::Lane::Sealed, range).await?;
+            let (sealed, last) = lane_steps(conn, annexes, scope, segment::Lane::Sealed, range).await?;
             steps.extend(sealed);
             match last {
                 Some(last) => after = last,
@@ -203,11 +207,12 @@ async fn row_steps(
 
 async fn segment_steps(
     conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
     scope: &Scope,
     range: (Position, Position),
     start: bool,
 ) -> Result<(Vec<Step>, Option<Position>), Error> {
-    let (mut steps, last) = lane_steps(conn, scope, segment::Lane::Flushed, range).await?;
+    let (mut steps, last) = lane_steps(conn, annexes, scope, segment::Lane::Flushed, range).await?;
     if start && steps.is_empty() {
         let chained = segment::chained(conn, scope).await?;
         steps.extend(chained.map(|(position, digest)| Step::At { position, digest, may_be_removed: true }));
@@ -218,6 +223,7 @@ async fn segment_steps(
 /// One page of segments; with the last position shown when more may follow.
 async fn lane_steps(
     conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
     scope: &Scope,
     lane: segment::Lane,
     range: (Position, Position),
@@ -229,12 +235,12 @@ async fn lane_steps(
     for meta in metas {
         let position = meta.first.before();
         steps.push(Step::At { position, digest: meta.prev_digest, may_be_removed: position <= removed });
-        match segment::events(conn, scope, &meta).await {
+        match segment::events(conn, annexes, scope, &meta).await {
             Ok(events) => {
                 steps.extend(events.into_iter().map(|event| Step::Event(Box::new(event))));
                 steps.push(Step::After(meta.digest));
             }
-            Err(error @ (Error::Corrupt { .. } | Error::DictionaryMissing { .. })) => {
+            Err(error) if error.is_of_one_segment() => {
                 let (position, through) = (Some(meta.first), Some(meta.last));
                 steps.push(Step::Damaged { position, through, error, after: Some(meta.digest) });
             }
