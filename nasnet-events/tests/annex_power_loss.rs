@@ -1,7 +1,7 @@
 //! Power cuts and failing operations while bodies are appended to annexes: a row never names what is not there, and nothing
 //! that was flushed is lost.
 #![cfg(feature = "fault-injection")]
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! Bodies of segments in annexes: they are read as those in rows, survive what rows survive, and damage is told.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 mod support;
 
@@ -197,15 +197,12 @@ async fn two_processes_append_to_one_scope_and_neither_harms_the_other() {
     // A fleet opened twice shares no memory about its annexes.
     let other_manager = site.manager().await;
     let other = EventStore::open(&other_manager, EventOptions::default()).await.unwrap();
-    let mut ids = Vec::new();
+    let (mut ids, scope) = (Vec::new(), router("r1"));
     for _ in 0..3 {
-        ids.extend(flush_large(&manager, &store, &router("r1")).await);
-        ids.extend(flush_large(&other_manager, &other, &router("r1")).await);
+        ids.extend(flush_large(&manager, &store, &scope).await);
+        ids.extend(flush_large(&other_manager, &other, &scope).await);
     }
-    let both = tokio::join!(
-        append_large(&manager, &store, &router("r1")),
-        append_large(&other_manager, &other, &router("r1"))
-    );
+    let both = tokio::join!(append_large(&manager, &store, &scope), append_large(&other_manager, &other, &scope));
     ids.extend(both.0);
     ids.extend(both.1);
     let (one, two) = tokio::join!(store.flush(FlushReason::Requested), other.flush(FlushReason::Requested));

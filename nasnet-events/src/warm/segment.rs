@@ -208,10 +208,24 @@ fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
 fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
     let mut reader = Reader::new(bytes);
     let mut streams = Vec::new();
+    let mut id = 0_u64;
     while !reader.is_empty() {
-        streams.push((reader.varint()?.cast_signed(), reader.varint()?));
+        id = id.checked_add(reader.varint()?).ok_or(Malformed("stream number too large"))?;
+        streams.push((id.cast_signed(), reader.varint()?));
     }
     Ok(streams)
+}
+
+/// The list of streams with the highest version of each: numbers ascend, and each is the distance from the one before, since
+/// most are neighbours.
+fn put_streams(streams: &BTreeMap<i64, u64>) -> Vec<u8> {
+    let (mut bytes, mut before) = (Vec::new(), 0);
+    for (id, top) in streams {
+        varint::put(&mut bytes, id.cast_unsigned() - before);
+        varint::put(&mut bytes, *top);
+        before = id.cast_unsigned();
+    }
+    bytes
 }
 
 /// Stores a segment in the caller's write transaction, directly after `tail`. Its place in an annex, if it got one, is to be
@@ -239,11 +253,8 @@ pub(crate) async fn insert(
     for kind in kinds {
         varint::put(&mut kind_bytes, names::number(&ids, kind)?.cast_unsigned());
     }
-    let mut stream_bytes = Vec::new();
-    for (stream, top) in tops {
-        varint::put(&mut stream_bytes, names::number(&ids, stream)?.cast_unsigned());
-        varint::put(&mut stream_bytes, top);
-    }
+    let numbered = tops.into_iter().map(|(stream, top)| Ok((names::number(&ids, stream)?, top)));
+    let stream_bytes = put_streams(&numbered.collect::<Result<_, Error>>()?);
     let times = prepared.events.iter().map(|event| event.wall_ms);
     let mut meta = Meta {
         lane,
@@ -434,4 +445,28 @@ pub(crate) async fn totals(conn: &mut SqliteConnection, lane: Lane) -> Result<To
         first: found.3.and_then(Position::from_key),
         last: found.4.and_then(Position::from_key),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_list_of_streams_comes_back(streams in prop::collection::btree_map(1..i64::MAX, any::<u64>(), 0..50)) {
+            let expected: Vec<_> = streams.iter().map(|(id, top)| (*id, *top)).collect();
+            prop_assert_eq!(parse_streams(&put_streams(&streams)), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn numbers_that_run_over_are_refused() {
+        let mut bytes = Vec::new();
+        for number in [u64::MAX, 1, 1, 1] {
+            varint::put(&mut bytes, number);
+        }
+        assert!(parse_streams(&bytes).is_err());
+    }
 }
