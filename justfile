@@ -41,7 +41,7 @@ features:
 
 # Every criterion bench runs once, unmeasured and unoptimised.
 bench-test:
-    cargo test --locked -p nasnet-benches --benches
+    cargo test --locked -p nasnet-benches --benches -- --test
 
 # The benches for real.
 bench:
