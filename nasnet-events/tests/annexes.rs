@@ -209,7 +209,8 @@ async fn two_processes_append_to_one_scope_and_neither_harms_the_other() {
     assert!(one.unwrap().failed.is_empty() && two.unwrap().failed.is_empty());
     empty_hot(&manager).await;
     let mut found = read_ids(&other, Query::all()).await;
-    (ids.sort_unstable(), found.sort_unstable());
+    ids.sort_unstable();
+    found.sort_unstable();
     assert_eq!(found, ids);
     assert!(store.verify(Span::all()).await.unwrap().is_sound());
 }

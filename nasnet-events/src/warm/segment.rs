@@ -389,7 +389,7 @@ pub(crate) async fn events(
         Some(path) => Error::SegmentBody { scope: scope.clone(), segment: meta.first, path, why: why.to_owned() },
         None => Error::corrupt(what(), why),
     };
-    let Body { bytes: body, path } = bodies::load(annexes, meta.lane, found).map_err(|error| error.about(&damaged))?;
+    let Body { bytes: body, path } = bodies::load(annexes, meta.lane, found).map_err(|error| error.about(damaged))?;
     if i64::from(meta.checksum(&body)?) != meta.crc {
         return Err(damaged(path, "checksum differs"));
     }
