@@ -3,7 +3,6 @@
 use nasnet_dbmanager::{Cause, Scope};
 use sqlx::SqliteConnection;
 
-use crate::epoch;
 use crate::error::Error;
 use crate::hot::truncated;
 use crate::position::Position;
@@ -45,8 +44,8 @@ pub enum TruncatedBy {
 
 const LIST: &str = "SELECT after_pos, through_pos, events, by, consumer, scope FROM event_truncated \
      WHERE through_pos > ?1 ORDER BY after_pos, id";
-const EXTEND: &str = "UPDATE event_truncated SET through_pos = MAX(through_pos, ?2), events = events + ?3 \
-     WHERE id = (SELECT MAX(id) FROM event_truncated) AND through_pos >= ?1 AND by = ?4 AND consumer IS ?5 \
+const EXTEND: &str = "UPDATE event_truncated SET after_pos = MIN(after_pos, ?1), \
+     through_pos = MAX(through_pos, ?2), events = events + ?3 WHERE id = (SELECT MAX(id) FROM event_truncated) AND through_pos >= ?1 AND by = ?4 AND consumer IS ?5 \
      AND scope IS ?6";
 const ADD: &str = "INSERT INTO event_truncated (after_pos, through_pos, events, by, consumer, scope) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -114,14 +113,8 @@ pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result
         .collect()
 }
 
-/// What was removed above a position, of all scopes, oldest first. A scope whose database cannot be read now is left
-/// out: its events cannot be read now either.
-pub(crate) async fn since(shared: &Shared, after: Position) -> Result<Vec<Truncated>, Error> {
-    let scopes = epoch::scopes(&shared.manager).await?;
-    since_of(shared, &scopes, after).await
-}
-
-/// As [`since`], for some scopes; what was removed from the hot tier is of all scopes.
+/// What was removed above a position, of some scopes and of the hot tier, which is of all scopes; oldest first. A scope whose
+/// database cannot be read now is left out: its events cannot be read now either.
 pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position) -> Result<Vec<Truncated>, Error> {
     let mut found =
         shared.hot().await?.read(READ, move |conn| Box::pin(async move { truncated::list(conn, after).await })).await?;

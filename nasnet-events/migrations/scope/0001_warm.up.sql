@@ -173,7 +173,9 @@ CREATE TABLE event_truncated (
 -- The highest version of each stream from which retention removed events: versions are never given again.
 CREATE TABLE event_tops (
     stream  INTEGER PRIMARY KEY REFERENCES event_names (id),
-    version INTEGER NOT NULL CHECK (version > 0)
+    version INTEGER NOT NULL CHECK (version > 0),
+    -- No event after here was removed.
+    pos     INTEGER NOT NULL CHECK (pos > 0)
 ) STRICT;
 
 -- Up to where events may be deleted; moves in the transaction that deletes them, and never back.
@@ -221,7 +223,7 @@ BEGIN
 END;
 
 CREATE TRIGGER event_tops_grow BEFORE UPDATE ON event_tops
-WHEN NEW.version < OLD.version
+WHEN NEW.version < OLD.version OR NEW.pos < OLD.pos
 BEGIN
     SELECT RAISE(ABORT, 'a version is never given again');
 END;

@@ -194,7 +194,7 @@ pub(crate) fn parse_lists(bytes: &[u8]) -> Result<(), Malformed> {
     parse_streams(bytes).map(drop)
 }
 
-fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
+pub(crate) fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
     let mut reader = Reader::new(bytes);
     let mut ids = Vec::new();
     while !reader.is_empty() {
@@ -203,7 +203,7 @@ fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
     Ok(ids)
 }
 
-fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
+pub(crate) fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
     let mut reader = Reader::new(bytes);
     let mut streams = Vec::new();
     while !reader.is_empty() {
