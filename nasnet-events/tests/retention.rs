@@ -256,6 +256,7 @@ async fn what_is_folded_stays_until_a_snapshot_at_or_after_it_exists() {
     assert_eq!((report.events, report.skipped), (1, 1));
     snapshots.0.store(3, Ordering::Relaxed);
     assert_eq!(retain(&store).await.events, 2);
+    empty_hot(&manager).await;
     let beyond = events_until(&store, &router("r1"), &stream("resource/1"), Until::Position(Position::END)).await;
     assert!(matches!(beyond, Err(Error::BeyondHorizon { oldest, .. }) if oldest == Position::new(1, 3)));
 }
@@ -382,7 +383,8 @@ async fn plain_statements_still_remove_and_change_nothing() {
 #[tokio::test]
 async fn the_record_is_sound_after_retention_and_leads_through_every_earlier_head() {
     let site = Site::new();
-    let retention = Retention::default().types("config.applied", Some(5 * DAY));
+    // Some segments stay between others that go.
+    let retention = Retention::default().types("config.applied", Some(5 * DAY)).types("operation", Some(100 * DAY));
     let mut options = cold(&site).retention(retention);
     options.rows_max = 40;
     let (manager, store) = site.open_with(options).await;
@@ -393,7 +395,13 @@ async fn the_record_is_sound_after_retention_and_leads_through_every_earlier_hea
             append_some(&manager, &store).await;
             let auth = event(&manager, "auth.session.revoked");
             store.append(&router("r1"), &stream("s"), Expected::Any, vec![auth]).await.unwrap();
+            // Positions of others lie between those of a scope.
+            for name in ["alert.raised", "config.applied"] {
+                store.append(&router("r2"), &stream("s"), Expected::Any, vec![event(&manager, name)]).await.unwrap();
+            }
         }
+        let kept = event(&manager, "operation.planned");
+        store.append(&router("r1"), &stream("s"), Expected::Any, vec![kept]).await.unwrap();
         heads.push(store.export_head().await.unwrap());
         if round % 2 == 0 {
             store.archive().await.unwrap();
@@ -538,7 +546,9 @@ async fn a_plan_of_another_fleet_is_refused() {
 #[tokio::test]
 async fn the_loop_marks_ages_and_removes_what_may_go() {
     let site = Site::new();
-    let (manager, store) = site.open().await;
+    let mut options = EventOptions::default();
+    options.flush_interval = Duration::from_millis(10);
+    let (manager, store) = site.open_with(options).await;
     append_some(&manager, &store).await;
     append_some(&manager, &store).await;
     store.mark_age().await.unwrap();

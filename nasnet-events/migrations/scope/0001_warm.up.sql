@@ -125,7 +125,12 @@ CREATE TRIGGER event_segments_leave_their_digest AFTER DELETE ON event_segments
 BEGIN
     INSERT INTO event_chain (lane, pos, digest) VALUES ('segments', OLD.last_pos, OLD.digest);
     DELETE FROM event_chain WHERE lane = 'segments'
-        AND pos < (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'segments');
+        AND pos = (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'segments' AND c.pos < OLD.last_pos)
+        AND NOT EXISTS (SELECT 1 FROM event_segments s WHERE s.first_pos > event_chain.pos AND s.first_pos < OLD.last_pos);
+    DELETE FROM event_chain WHERE lane = 'segments' AND pos = OLD.last_pos
+        AND EXISTS (SELECT 1 FROM event_chain c WHERE c.lane = 'segments' AND c.pos > OLD.last_pos AND c.pos <
+                    COALESCE((SELECT MIN(s.first_pos) FROM event_segments s WHERE s.first_pos > OLD.last_pos),
+                             9223372036854775807));
 END;
 
 -- How far each projection kept in this database has come: moves in the transaction of its model.
