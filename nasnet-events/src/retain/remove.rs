@@ -178,7 +178,7 @@ async fn record(conn: &mut SqliteConnection, scope: &Scope, gone: &[Doomed]) -> 
             None => TruncatedBy::Retention,
         };
         let events = of().map(|unit| unit.events).sum();
-        let truncated = Truncated { after: first.before(), through, events, by, scope: Some(scope.clone()) };
+        let truncated = Truncated { after: first.before(), through, events, lost: 0, by, scope: Some(scope.clone()) };
         truncation::note(conn, &truncated).await?;
     }
     Ok(())
