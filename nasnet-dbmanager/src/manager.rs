@@ -32,7 +32,7 @@ use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
 use crate::sweep;
-use crate::system::routers::{NewRouter, RouterRecord};
+use crate::system::routers::RouterRecord;
 use crate::system::{SystemDb, schema_sets};
 use crate::ulid_gen::UlidGen;
 
@@ -115,7 +115,7 @@ impl DbManager {
         if high_water_ms > 0 {
             ulids.observe(Ulid::from_parts(high_water_ms, u128::MAX));
         }
-        files.room().set_routers(registry::list(&system).await?.len());
+        files.room().set_routers(registry::count(&system).await?);
         if let Some(bytes) = home.marker_written {
             files.ledger().charge_file(MARKER_FILES, bytes);
         }
@@ -236,26 +236,6 @@ impl DbManager {
             Scope::Router(id) => self.router(id).await?.database,
         };
         Ok(ScopeDb { scope: scope.clone(), database })
-    }
-
-    /// Registers a router and creates its database.
-    ///
-    /// # Errors
-    /// [`Error::RouterExists`]; [`Error::NoSpace`], [`Error::Io`] and others of the medium, after which the id is free
-    /// again.
-    ///
-    /// # Cancel safety
-    /// Dropping the future, or a crash, leaves an intent that the next open of the fleet carries out.
-    pub async fn create_router(&self, new: NewRouter) -> Result<RouterRecord, Error> {
-        let created = registry::create(&self.inner.system, &self.inner.files, new, self.now()).await?;
-        self.count_routers().await?;
-        Ok(created)
-    }
-
-    /// Divides the room of the flash anew, after the number of routers changed.
-    pub(crate) async fn count_routers(&self) -> Result<(), Error> {
-        self.inner.files.room().set_routers(registry::list(self.system()).await?.len());
-        Ok(())
     }
 
     /// Returns the active routers, by id.
