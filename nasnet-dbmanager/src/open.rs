@@ -95,9 +95,23 @@ impl Spec {
 
 /// Opens a database.
 pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> {
+    open_if(spec, policy, |_| true).await?.ok_or_else(|| spec.missing())
+}
+
+/// As [`open`], for a database whose record was not asked for again; `None` when somebody had it alone since it was used
+/// last, as whoever moves it has.
+pub(crate) async fn open_again(spec: &Spec, policy: &Policy) -> Result<Option<Opened>, Error> {
+    open_if(spec, policy, |look| look.was_left).await
+}
+
+async fn open_if(spec: &Spec, policy: &Policy, wanted: fn(&Look) -> bool) -> Result<Option<Opened>, Error> {
     let mut is_replaced = false;
     for _ in 0..LOOKS_MAX {
-        let Look { lock, is_first, is_replaced: found } = look(spec, policy).await?;
+        let look = look(spec, policy).await?;
+        if !wanted(&look) {
+            return Ok(None);
+        }
+        let Look { lock, is_first, is_replaced: found, .. } = look;
         is_replaced |= found;
         if spec.is_missing()? {
             if spec.target.profile == Profile::Flash {
@@ -133,7 +147,7 @@ pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> 
                     _ => Some(guarded),
                 };
                 let lock = if spec.identity.kind == FileKind::Router { noting(lock, spec, is_first)? } else { lock };
-                return Ok(Opened { target: spec.target.clone(), writer, lock, file_uid, is_replaced });
+                return Ok(Some(Opened { target: spec.target.clone(), writer, lock, file_uid, is_replaced }));
             }
         }
     }
@@ -145,6 +159,8 @@ struct Look {
     lock: FileLock,
     is_first: bool,
     is_replaced: bool,
+    /// Others use it, or whoever did last closed it and nobody had it alone since.
+    was_left: bool,
 }
 
 /// Takes the shared lock. Whoever finds the file unused has a look at it first, and nobody comes in between.
@@ -155,11 +171,11 @@ async fn look(spec: &Spec, policy: &Policy) -> Result<Look, Error> {
             let is_replaced = look_alone(spec, policy, &note).await;
             // A look changes nothing about how the file was left, so the note stays when this fails.
             let lock = alone.downgrade()?;
-            Ok(Look { lock, is_first: true, is_replaced: is_replaced? })
+            Ok(Look { lock, is_first: true, is_replaced: is_replaced?, was_left: !note.is_empty() })
         }
         None => {
             let lock = spec.lock.shared(policy.lock_timeout).await?;
-            Ok(Look { lock, is_first: false, is_replaced: false })
+            Ok(Look { lock, is_first: false, is_replaced: false, was_left: true })
         }
     }
 }

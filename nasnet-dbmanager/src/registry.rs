@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Now;
+use crate::custody;
 use crate::database::Database;
 use crate::error::Error;
 use crate::fleet_files::FleetFiles;
@@ -49,11 +50,28 @@ impl Known {
 
 /// Returns the record of a router that must have a database.
 pub(crate) async fn active(system: &Database, id: &RouterId) -> Result<RouterRecord, Error> {
-    match get(system, id).await? {
+    judge(id, get(system, id).await?)
+}
+
+fn judge(id: &RouterId, record: Option<RouterRecord>) -> Result<RouterRecord, Error> {
+    match record {
         Some(record) if record.lifecycle == Lifecycle::Active => Ok(record),
         Some(record) if record.lifecycle == Lifecycle::Quarantined => Err(Error::Quarantined { id: id.clone() }),
         _ => Err(Error::RouterNotFound { id: id.clone() }),
     }
+}
+
+/// As [`active`]; also tells whether something was begun with the router that is not at its end.
+pub(crate) async fn active_or_moving(system: &Database, id: &RouterId) -> Result<(RouterRecord, bool), Error> {
+    let asked = id.clone();
+    let (record, intent) = system
+        .read(LOOK_UP, move |conn| {
+            Box::pin(async move {
+                Ok::<_, Error>((routers::get(conn, &asked).await?, custody::intent(conn, &asked).await?))
+            })
+        })
+        .await?;
+    Ok((judge(id, record)?, intent.is_some()))
 }
 
 async fn get(system: &Database, id: &RouterId) -> Result<Option<RouterRecord>, Error> {
