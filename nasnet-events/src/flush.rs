@@ -12,7 +12,9 @@ use crate::event::Recorded;
 use crate::hot::log::{self, Order, Row, RowState};
 use crate::pace;
 use crate::position::Position;
+use crate::shared::Shared;
 use crate::store::EventStore;
+use crate::truncation;
 use crate::warm::dictionary;
 use crate::warm::segment::{self, Lane};
 
@@ -36,7 +38,7 @@ pub enum FlushReason {
     Interval,
     /// An append was promised to be on flash by now.
     Promised,
-    /// Tmpfs has little room left.
+    /// The hot tier has little room left.
     LowTmpfs,
     /// An archive needs them in the warm tier.
     Archive,
@@ -86,12 +88,20 @@ impl EventStore {
     /// flush at once; the database of a scope decides which events it still lacks.
     ///
     /// # Errors
-    /// [`Error::Storage`] when hot.db cannot be read. A scope that fails is in the report and does not stop the others.
+    /// [`Error::Storage`] when hot.db cannot be read, or system.db cannot take the record of events that were given up for
+    /// want of room. A scope that fails is in the report and does not stop the others.
     ///
     /// # Cancel safety
     /// Safe: a segment is written whole or not at all, and the next flush goes on behind it.
     pub async fn flush(&self, reason: FlushReason) -> Result<FlushReport, Error> {
-        let shared = self.shared();
+        self.shared().flush(reason).await
+    }
+}
+
+impl Shared {
+    /// [`EventStore::flush`]; the appender calls it too, before it gives events up for want of room.
+    pub(crate) async fn flush(&self, reason: FlushReason) -> Result<FlushReport, Error> {
+        let shared = self;
         let _one_at_a_time = shared.flushing.lock().await;
         let hot = shared.hot().await?;
         let view = hot.read(FLUSH, |conn| Box::pin(log::view(conn))).await?;
@@ -126,6 +136,7 @@ impl EventStore {
             // A scope that failed keeps its events until the next flush: a later segment would bar the way for them.
             step.by_scope.retain(|scope, _| !report.has_failed(scope));
             report.until = Position::new(epoch, step.through);
+            truncation::save(self, &hot).await?;
             self.write_step(step.by_scope, &mut report).await;
             if report.all_scopes_took_theirs() {
                 report.through = report.until;
@@ -204,7 +215,7 @@ impl EventStore {
         through: Position,
         complete: Option<Position>,
     ) -> Result<Option<(u64, u64)>, Error> {
-        let shared = self.shared();
+        let shared = self;
         let all = events.clone();
         let database = shared.manager.scope(scope).await?;
         // Another process may flush the same events between the look at the tail and the write: then look again.

@@ -1,6 +1,6 @@
 //! What was removed although its consumer might still have wanted it, and why.
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Cause, Database, Scope};
 use sqlx::SqliteConnection;
 
 use crate::epoch;
@@ -8,8 +8,10 @@ use crate::error::Error;
 use crate::hot::truncated;
 use crate::position::Position;
 use crate::shared::Shared;
+use crate::store::EventStore;
 
 const READ: Cause = Cause::new("event-truncations");
+const SAVE: Cause = Cause::new("event-truncations").critical();
 
 /// Records kept of one database; the two oldest become one when there are more.
 pub(crate) const RECORDS_MAX: i64 = 256;
@@ -23,6 +25,8 @@ pub struct Truncated {
     pub through: Position,
     /// Number of events removed between the two.
     pub events: u64,
+    /// Those of them that were to reach flash and did not.
+    pub lost: u64,
     /// What removed them.
     pub by: TruncatedBy,
     /// The scope they belonged to, `None` when they were of several.
@@ -43,17 +47,21 @@ pub enum TruncatedBy {
     },
 }
 
-const LIST: &str = "SELECT after_pos, through_pos, events, by, consumer, scope FROM event_truncated \
+const LIST: &str = "SELECT after_pos, through_pos, events, lost, by, consumer, scope FROM event_truncated \
      WHERE through_pos > ?1 ORDER BY after_pos, id";
-const EXTEND: &str = "UPDATE event_truncated SET through_pos = MAX(through_pos, ?2), events = events + ?3 \
+const EXTEND: &str = "UPDATE event_truncated SET through_pos = MAX(through_pos, ?2), events = events + ?3, \
+     lost = lost + ?7 \
      WHERE id = (SELECT MAX(id) FROM event_truncated) AND through_pos >= ?1 AND by = ?4 AND consumer IS ?5 \
      AND scope IS ?6";
-const ADD: &str = "INSERT INTO event_truncated (after_pos, through_pos, events, by, consumer, scope) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+const IS_KNOWN: &str =
+    "SELECT COUNT(*) FROM event_truncated WHERE by = 'shed' AND after_pos <= ?1 AND through_pos >= ?2";
+const ADD: &str = "INSERT INTO event_truncated (after_pos, through_pos, events, by, consumer, scope, lost) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 const JOIN_OLDEST: &str = "UPDATE event_truncated SET \
      after_pos = MIN(after_pos, (SELECT after_pos FROM event_truncated ORDER BY id LIMIT 1)), \
      through_pos = MAX(through_pos, (SELECT through_pos FROM event_truncated ORDER BY id LIMIT 1)), \
      events = events + (SELECT events FROM event_truncated ORDER BY id LIMIT 1), \
+     lost = lost + (SELECT lost FROM event_truncated ORDER BY id LIMIT 1), \
      scope = CASE WHEN scope IS (SELECT scope FROM event_truncated ORDER BY id LIMIT 1) THEN scope END \
      WHERE id = (SELECT id FROM event_truncated ORDER BY id LIMIT 1 OFFSET 1) \
      AND (SELECT COUNT(*) FROM event_truncated) > ?1";
@@ -75,6 +83,7 @@ pub(crate) async fn note(conn: &mut SqliteConnection, truncated: &Truncated) -> 
             .bind(by)
             .bind(consumer)
             .bind(truncated.scope.as_ref().map(Scope::as_str))
+            .bind(truncated.lost.cast_signed())
             .execute(&mut *conn)
             .await?;
         if is_extension && done.rows_affected() > 0 {
@@ -89,11 +98,11 @@ pub(crate) async fn note(conn: &mut SqliteConnection, truncated: &Truncated) -> 
 
 /// The records of one scope's database that reach beyond `after`.
 pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result<Vec<Truncated>, Error> {
-    type Found = (i64, i64, i64, String, Option<String>, Option<String>);
+    type Found = (i64, i64, i64, i64, String, Option<String>, Option<String>);
     let found: Vec<Found> = sqlx::query_as(LIST).bind(after.to_key_clamped()).fetch_all(conn).await?;
     found
         .into_iter()
-        .map(|(after, through, events, by, consumer, scope)| {
+        .map(|(after, through, events, lost, by, consumer, scope)| {
             let corrupt = |why: &str| Error::corrupt("event_truncated", why);
             let by = match (by.as_str(), consumer) {
                 ("shed", _) => TruncatedBy::Shed,
@@ -105,6 +114,7 @@ pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result
                 after: Position::from_key(after).ok_or_else(|| corrupt("negative key"))?,
                 through: Position::from_key(through).ok_or_else(|| corrupt("negative key"))?,
                 events: events.cast_unsigned(),
+                lost: lost.cast_unsigned(),
                 by,
                 scope: scope
                     .map(|scope| scope.parse().map_err(|error| Error::corrupt("event_truncated scope", error)))
@@ -123,24 +133,80 @@ pub(crate) async fn since(shared: &Shared, after: Position) -> Result<Vec<Trunca
 
 /// As [`since`], for some scopes; what was removed from the hot tier is of all scopes.
 pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position) -> Result<Vec<Truncated>, Error> {
-    let mut found =
+    let (epoch, mut found) =
         shared.hot().await?.read(READ, move |conn| Box::pin(async move { truncated::list(conn, after).await })).await?;
-    for scope in scopes {
+    let system = [Scope::System];
+    // Those of hot tiers that are gone are in system.db, whose events they do not concern.
+    let of_system = if scopes.contains(&Scope::System) || after.epoch >= epoch { &[][..] } else { &system[..] };
+    for scope in scopes.iter().chain(of_system) {
         let listed = match shared.manager.scope(scope).await {
             Ok(database) => database.read(READ, move |conn| Box::pin(async move { list(conn, after).await })).await,
             Err(error) => Err(error.into()),
         };
         match listed {
-            Ok(mut listed) => {
-                // What system.db keeps for the hot tier names another scope, or none.
-                for truncated in listed.iter_mut().filter(|truncated| truncated.by != TruncatedBy::Shed) {
-                    truncated.scope.get_or_insert_with(|| scope.clone());
+            Ok(listed) => {
+                for mut truncated in listed {
+                    if truncated.by == TruncatedBy::Shed {
+                        // The hot tier in use tells its own.
+                        if truncated.through.epoch == epoch {
+                            continue;
+                        }
+                    } else if of_system.contains(scope) {
+                        continue;
+                    } else {
+                        truncated.scope.get_or_insert_with(|| scope.clone());
+                    }
+                    found.push(truncated);
                 }
-                found.extend(listed);
             }
             Err(error) => tracing::warn!(%scope, %error, "what was removed from it is unknown"),
         }
     }
     found.sort_by_key(|truncated| (truncated.after, truncated.through));
     Ok(found)
+}
+
+/// Records in system.db which events of the hot tier were given up for want of room before they reached flash, before
+/// a flush claims that everything up to them is safe: the record outlives the hot tier.
+pub(crate) async fn save(shared: &Shared, hot: &Database) -> Result<(), Error> {
+    let (newest, unsaved) = hot.read(READ, |conn| Box::pin(truncated::unsaved(conn))).await?;
+    if unsaved.is_empty() {
+        return Ok(());
+    }
+    shared
+        .manager
+        .system()
+        .write(SAVE, move |conn| {
+            Box::pin(async move {
+                for truncated in &unsaved {
+                    let known: i64 = sqlx::query_scalar(IS_KNOWN)
+                        .bind(truncated.after.to_key()?)
+                        .bind(truncated.through.to_key()?)
+                        .fetch_one(&mut *conn)
+                        .await?;
+                    // A crash may have come between this record and the note of it in the hot tier.
+                    if known == 0 {
+                        note(conn, truncated).await?;
+                    }
+                }
+                Ok::<_, Error>(())
+            })
+        })
+        .await?;
+    hot.write(SAVE, move |conn| Box::pin(async move { truncated::set_saved(conn, newest).await })).await
+}
+
+impl EventStore {
+    /// What was removed above a position although somebody may still have wanted it, of all scopes, oldest first: events
+    /// given up for want of room, and those whose time was over.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when hot.db or the registry cannot be read. A scope whose database cannot be read is left out:
+    /// its events cannot be read either.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn truncated(&self, after: Position) -> Result<Vec<Truncated>, Error> {
+        since(self.shared(), after).await
+    }
 }

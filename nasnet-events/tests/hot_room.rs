@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use nasnet_dbmanager::DbManager;
-use nasnet_events::{EventOptions, EventStore, Expected, FlushReason, NewEvent, Query};
+use nasnet_events::{EventOptions, EventStore, Expected, FlushReason, NewEvent, Position, Query, TruncatedBy};
 use support::{Site, event, kind, normal, on_scope, read_ids, router, stream};
 use ulid::Ulid;
 
@@ -125,4 +125,60 @@ async fn after_a_day_of_uptime_flushed_and_low_events_leave_the_hot_tier_whateve
     let status = store.status().await.unwrap();
     assert_eq!((status.expired, status.shed, status.lost), (1, 0, 0));
     assert_eq!(status.hot.oldest.unwrap().seq, 4, "what is on flash has left the front of the log");
+}
+
+#[tokio::test]
+async fn the_search_for_what_can_go_ends_in_an_empty_hot_tier() {
+    let site = Site::new();
+    let (_manager, store) = site.open().await;
+    site.clock.advance(Duration::from_secs(25 * 60 * 60));
+    let expired = tokio::time::timeout(Duration::from_secs(60), store.expire()).await.unwrap();
+    assert_eq!(expired.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_can_be_flushed_is_not_given_up_for_want_of_room() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut ids = Vec::new();
+    for _ in 0..600 {
+        ids.push(append(&store, bulky(&manager, "resource.updated")).await);
+    }
+    let status = store.status().await.unwrap();
+    assert_eq!((status.shed, status.lost), (0, 0));
+    assert!(status.flushed_through.seq > 0, "nobody asked for a flush");
+    assert!(status.hot_bytes.0 <= MAX + (64 << 10), "{} bytes", status.hot_bytes.0);
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+}
+
+/// A flush claims that everything up to a position is safe. What was given up before it is told of nevertheless, also after
+/// the hot tier that had the record is gone.
+#[tokio::test]
+async fn what_was_given_up_is_told_of_after_the_hot_tier_is_gone() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    append(&store, bulky(&manager, "resource.updated")).await;
+    on_scope(&manager, &router("r1"), REFUSE).await;
+    while store.status().await.unwrap().lost == 0 {
+        append(&store, bulky(&manager, "resource.updated")).await;
+    }
+    on_scope(&manager, &router("r1"), "DROP TRIGGER refuse").await;
+    let lost = store.status().await.unwrap().lost;
+    let before = store.truncated(Position::START).await.unwrap();
+    assert_eq!(
+        before.iter().map(|removed| (removed.lost, &removed.by)).collect::<Vec<_>>(),
+        [(lost, &TruncatedBy::Shed)]
+    );
+    let left = read_ids(&store, Query::all()).await;
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+    site.wipe_hot();
+
+    let (_manager, store) = open(&site).await;
+    assert_eq!(store.losses(), [], "the end was clean");
+    assert_eq!(read_ids(&store, Query::all()).await, left);
+    assert_eq!(store.truncated(Position::START).await.unwrap(), before);
+    let end = before[0].through;
+    assert_eq!(store.truncated(end).await.unwrap(), []);
 }

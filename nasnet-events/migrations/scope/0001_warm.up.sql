@@ -164,6 +164,8 @@ CREATE TABLE event_truncated (
     after_pos   INTEGER NOT NULL CHECK (after_pos >= 0),
     through_pos INTEGER NOT NULL CHECK (through_pos > after_pos),
     events      INTEGER NOT NULL CHECK (events > 0),
+    -- Those of them that were to reach flash and did not.
+    lost        INTEGER NOT NULL CHECK (lost BETWEEN 0 AND events),
     by          TEXT NOT NULL CHECK (by IN ('shed', 'retention', 'guard')),
     -- The consumer whose guard had held it back for too long.
     consumer    TEXT CHECK ((consumer IS NOT NULL) = (by = 'guard')),

@@ -91,7 +91,7 @@ mod tests {
     use crate::truncation::TruncatedBy;
 
     fn removed(after: Position, through: Position) -> Truncated {
-        Truncated { after, through, events: 1, by: TruncatedBy::Shed, scope: None }
+        Truncated { after, through, events: 1, lost: 0, by: TruncatedBy::Shed, scope: None }
     }
 
     proptest! {

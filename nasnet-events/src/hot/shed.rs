@@ -9,6 +9,7 @@ use crate::block::{self, Packing};
 use crate::class::Class;
 use crate::error::Error;
 use crate::event::Recorded;
+use crate::flush::FlushReason;
 use crate::hot::log::{self, Order, Row, RowState};
 use crate::hot::truncated::{self, Removed};
 use crate::observe;
@@ -76,7 +77,7 @@ pub(crate) async fn sweep(
         return Ok(Swept::default());
     }
     let rows = log::page(conn, epoch, (from, view.end), Order::Forwards, ROWS).await?;
-    let mut swept = Swept { next: Some(view.end), ..Swept::default() };
+    let mut swept = Swept::default();
     for row in rows {
         let (first_seq, last_seq) = (row.first_seq, row.last_seq());
         // The newest row.
@@ -188,8 +189,8 @@ fn part(row: Row, spare: Spare, flushed_through: u64) -> Option<Part> {
 const SHED: Cause = Cause::new("event-shed").critical();
 const EXPIRE: Cause = Cause::new("event-expire").critical();
 
-/// Makes room for bytes that are about to be appended: Low events go first, then those that are on flash already, at last
-/// those that were to get there, the oldest first. `full` = the file system has none left.
+/// Makes room for bytes that are about to be appended: Low events go first, then those that are on flash already; the rest
+/// is flushed then, and only what cannot be flushed is given up at last, the oldest first. `full` = the file system has none left.
 pub(crate) async fn make_room(
     shared: &Shared,
     hot: &Database,
@@ -217,35 +218,47 @@ pub(crate) async fn make_room(
         // Its log has to grow before it can shrink.
         drop(hot.checkpoint().await);
     }
+    // What frees little is no reason to give more up than is needed now.
+    let needed = if full { 2 * bytes } else { over };
     let mut freed = 0;
-    for spare in [Spare::Low, Spare::OnFlash, Spare::Unflushed] {
-        let mut from = 1;
-        if matches!(spare, Spare::Unflushed) && freed > 0 {
-            // Nothing is lost for a margin.
-            let used = hot.read(SHED, |conn| Box::pin(used_bytes(conn))).await?;
-            if used + bytes <= max && !full {
-                break;
-            }
+    for spare in [Spare::Low, Spare::OnFlash] {
+        freed += free(shared, hot, epoch, spare, wanted.saturating_sub(freed)).await?;
+    }
+    if freed < needed {
+        // What reaches flash now is not lost. When that fails, flash has no room or no life left either.
+        match shared.flush(FlushReason::LowTmpfs).await {
+            Ok(report) if report.failed.is_empty() => {}
+            Ok(report) => tracing::warn!(failed = ?report.failed, "not everything could be flushed for want of room"),
+            Err(error) => tracing::warn!(%error, "nothing could be flushed for want of room"),
         }
-        while freed < wanted {
-            let left = wanted - freed;
-            let swept = hot
-                .write(SHED, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, left).await }))
-                .await?;
-            freed += swept.bytes;
-            observe::removed(&swept, "room");
-            shared.forget_backlog(epoch, &swept.lost);
-            match swept.next {
-                Some(next) => from = next,
-                None => break,
-            }
-        }
+        freed += free(shared, hot, epoch, Spare::OnFlash, wanted.saturating_sub(freed)).await?;
+    }
+    if freed < needed {
+        freed += free(shared, hot, epoch, Spare::Unflushed, wanted.saturating_sub(freed)).await?;
     }
     tracing::warn!(used, max, freed, full, "events were removed from the hot tier for want of room");
     if full {
         drop(hot.checkpoint().await);
     }
     Ok(())
+}
+
+/// Takes events of one kind out, oldest first, until enough bytes are free; returns how many were freed.
+async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted: u64) -> Result<u64, Error> {
+    let (mut from, mut freed) = (1, 0);
+    while freed < wanted {
+        let left = wanted - freed;
+        let swept =
+            hot.write(SHED, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, left).await })).await?;
+        freed += swept.bytes;
+        observe::removed(&swept, "room");
+        shared.forget_backlog(epoch, &swept.lost);
+        match swept.next {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    Ok(freed)
 }
 
 impl EventStore {

@@ -3,11 +3,15 @@
 use sqlx::SqliteConnection;
 
 use crate::error::Error;
+use crate::hot::log;
 use crate::position::Position;
 use crate::truncation::{RECORDS_MAX, Truncated, TruncatedBy};
 
-const LIST: &str = "SELECT (SELECT epoch FROM hot_meta WHERE one = 1), first_seq, last_seq, events, by \
+const LIST: &str = "SELECT first_seq, last_seq, events, lost, by \
      FROM hot_truncated ORDER BY first_seq, id";
+const UNSAVED: &str = "SELECT id, first_seq, last_seq, events, lost FROM hot_truncated \
+     WHERE lost > 0 AND saved = 0 AND by = 'shed' ORDER BY id";
+const SAVED: &str = "UPDATE hot_truncated SET saved = 1 WHERE id <= ?1 AND lost > 0";
 const EXTEND: &str = "UPDATE hot_truncated SET first_seq = MIN(first_seq, ?1), last_seq = MAX(last_seq, ?2), \
      events = events + ?3, lost = lost + ?4 \
      WHERE id = (SELECT MAX(id) FROM hot_truncated WHERE by = ?5 AND saved = 0 AND (lost > 0) = (?4 > 0)) \
@@ -58,24 +62,43 @@ pub(crate) async fn note(conn: &mut SqliteConnection, removed: &Removed) -> Resu
     Ok(())
 }
 
-/// Removals of this incarnation that reach beyond `after`.
-pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result<Vec<Truncated>, Error> {
+/// The incarnation, and its removals that reach beyond `after`.
+pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result<(u32, Vec<Truncated>), Error> {
+    let view = log::view(conn).await?;
     let found: Vec<(i64, i64, i64, i64, String)> = sqlx::query_as(LIST).fetch_all(conn).await?;
-    let mut all = Vec::with_capacity(found.len());
-    for (epoch, first_seq, last_seq, events, by) in found {
-        let epoch = u32::try_from(epoch).map_err(|error| Error::corrupt("hot.db hot_meta", error))?;
-        let through = Position::new(epoch, last_seq.cast_unsigned());
-        if through > after {
-            all.push(Truncated {
-                after: Position::new(epoch, first_seq.cast_unsigned().saturating_sub(1)),
-                through,
-                events: events.cast_unsigned(),
-                by: if by == "shed" { TruncatedBy::Shed } else { TruncatedBy::Retention },
-                scope: None,
-            });
-        }
+    let all = found.into_iter().map(|(first_seq, last_seq, events, lost, by)| {
+        let by = if by == "shed" { TruncatedBy::Shed } else { TruncatedBy::Retention };
+        truncated(view.epoch, (first_seq, last_seq), (events, lost), by)
+    });
+    Ok((view.epoch, all.filter(|removed| removed.through > after).collect()))
+}
+
+fn truncated(epoch: u32, (first, last): (i64, i64), (events, lost): (i64, i64), by: TruncatedBy) -> Truncated {
+    Truncated {
+        after: Position::new(epoch, first.cast_unsigned().saturating_sub(1)),
+        through: Position::new(epoch, last.cast_unsigned()),
+        events: events.cast_unsigned(),
+        lost: lost.cast_unsigned(),
+        by,
+        scope: None,
     }
-    Ok(all)
+}
+
+/// Removals of events that were to reach flash, not yet recorded where they outlive this file, and the last one's id.
+pub(crate) async fn unsaved(conn: &mut SqliteConnection) -> Result<(i64, Vec<Truncated>), Error> {
+    let found: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(UNSAVED).fetch_all(&mut *conn).await?;
+    let Some(&(newest, ..)) = found.last() else { return Ok((0, Vec::new())) };
+    let epoch = log::view(conn).await?.epoch;
+    let all = found.into_iter().map(|(_, first_seq, last_seq, events, lost)| {
+        truncated(epoch, (first_seq, last_seq), (events, lost), TruncatedBy::Shed)
+    });
+    Ok((newest, all.collect()))
+}
+
+/// Notes that removals up to an id are recorded on flash; what comes later does not join them.
+pub(crate) async fn set_saved(conn: &mut SqliteConnection, newest: i64) -> Result<(), Error> {
+    sqlx::query(SAVED).bind(newest).execute(conn).await?;
+    Ok(())
 }
 
 const TOTALS: &str = "SELECT COALESCE(SUM(CASE WHEN by = 'shed' THEN events END), 0), \

@@ -11,7 +11,7 @@ use nasnet_benches::events::Random;
 use nasnet_dbmanager::{Cause, DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{
     Achieved, Class, ClassRules, ColdOptions, Error, EventOptions, EventStore, EventType, Expected, Level, NewEvent,
-    Position, Query, Receipt, StreamAppend, StreamName, TailLost, prepare_cold_dir,
+    Position, Query, Receipt, StreamAppend, StreamName, TailLost, Truncated, TruncatedBy, prepare_cold_dir,
 };
 use tokio::runtime::Runtime;
 use ulid::Ulid;
@@ -115,15 +115,27 @@ pub(crate) struct Promises {
 }
 
 impl Promises {
-    /// Every event told of that `which` names is on a medium that lasts.
-    pub(crate) fn lasting(&mut self, which: impl Fn(&Told) -> bool) {
-        self.told.iter_mut().filter(|told| which(told)).for_each(|told| told.synced = true);
+    /// Every event told of that `which` names is on a medium that lasts, but those that had been removed by then.
+    pub(crate) fn lasting(&mut self, removed: &[Truncated], which: impl Fn(&Told) -> bool) {
+        let lasts = |told: &&mut Told| which(told) && !removed.iter().any(|removed| is_told_by(removed, told));
+        self.told.iter_mut().filter(lasts).for_each(|told| told.synced = true);
     }
 
     /// The hot tier is wiped.
     pub(crate) fn wiped(&mut self) {
         self.gone = self.told.iter().map(|told| told.position.epoch).max().unwrap_or(0).max(self.gone);
     }
+}
+
+/// Tells whether a record of removed events may be about this one.
+fn is_told_by(removed: &Truncated, told: &Told) -> bool {
+    let position = told.position;
+    let is_of_class = match told.class {
+        Class::Low => true,
+        Class::Normal => removed.lost > 0,
+        Class::Critical => false,
+    };
+    is_of_class && removed.by == TruncatedBy::Shed && removed.after < position && position <= removed.through
 }
 
 /// How an event is appended.
@@ -226,6 +238,7 @@ pub(crate) struct Seen {
     /// What the wall clock said at each.
     pub(crate) wall_ms: Vec<i64>,
     pub(crate) losses: Vec<TailLost>,
+    pub(crate) removed: Vec<Truncated>,
     /// What could not be read, and what cannot be.
     pub(crate) faults: Vec<String>,
 }
@@ -264,6 +277,10 @@ pub(crate) async fn look(open: &Open) -> Seen {
             Err(error) => seen.faults.push(format!("the body of {} is not what was written: {error}", event.id)),
         }
     }
+    match open.store.truncated(Position::START).await {
+        Ok(removed) => seen.removed = removed,
+        Err(error) => seen.faults.push(format!("what was removed is unknown: {error}")),
+    }
     if let Some(pair) = seen.events.windows(2).find(|pair| pair[0].1 >= pair[1].1) {
         seen.faults.push(format!("read out of order: {pair:?}"));
     }
@@ -297,18 +314,27 @@ impl Seen {
         if epochs.windows(2).any(|pair| pair[0] == pair[1]) {
             return Some(format!("a loss is told twice: {:?}", self.losses));
         }
-        let missing = told.iter().filter(|told| !self.events.iter().any(|(number, _)| *number == told.number));
-        for missing in missing {
+        let mut given_up = 0_u64;
+        for missing in told.iter().filter(|told| !self.events.iter().any(|(number, _)| *number == told.number)) {
             let loss = self.losses.iter().find(|loss| loss.epoch == missing.position.epoch);
             let excused = match missing {
                 Told { synced: true, .. } => false,
-                Told { position, .. } if position.epoch > promises.gone => false,
-                Told { class: Class::Low, .. } => true,
-                _ => loss.is_some_and(|loss| missing.position.seq > loss.after_seq),
+                Told { class: Class::Low, position, .. } if position.epoch <= promises.gone => true,
+                Told { position, .. } if loss.is_some_and(|loss| position.seq > loss.after_seq) => {
+                    position.epoch <= promises.gone
+                }
+                told => {
+                    given_up += u64::from(told.class == Class::Normal);
+                    self.removed.iter().any(|removed| is_told_by(removed, told))
+                }
             };
             if !excused {
-                return Some(format!("{missing:?} is gone, told of was {:?}", self.losses));
+                return Some(format!("{missing:?} is gone, told of was {:?} and {:?}", self.losses, self.removed));
             }
+        }
+        let lost: u64 = self.removed.iter().map(|removed| removed.lost).sum();
+        if given_up > lost {
+            return Some(format!("{given_up} events are gone, told of was {:?}", self.removed));
         }
         None
     }

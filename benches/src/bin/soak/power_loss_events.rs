@@ -146,7 +146,7 @@ async fn record(random: &mut Random, early: bool) -> Result<Story, Failure> {
     let (flash, both) = (flash.stop(), both.stop());
     open.close(false).await?;
     if early {
-        told.lasting(|told| told.class == Class::Normal);
+        told.lasting(&[], |told| told.class == Class::Normal);
     }
     Ok(Story { flash, both, told, colds, flushed, archived })
 }

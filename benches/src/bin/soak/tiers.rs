@@ -11,7 +11,7 @@ use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::ManualClock;
 use nasnet_dbmanager::vfs::fault::{Armed, Fault, Operation};
-use nasnet_events::{Class, Error, FlushReason};
+use nasnet_events::{Class, Error, FlushReason, Position};
 
 use crate::events::{self, NOW_MS, Numbers, Open, Promises, Site, Way};
 use crate::{Controls, Failure, Found, Turn};
@@ -191,9 +191,12 @@ impl Walk {
         };
         match report.failed.first() {
             // What was lost before cannot come back.
-            None => self.promises.lasting(|told| {
-                told.class == Class::Normal && told.position <= report.through && told.position.epoch > gone
-            }),
+            None => {
+                let removed = self.open.store.truncated(Position::START).await?;
+                self.promises.lasting(&removed, |told| {
+                    told.class == Class::Normal && told.position <= report.through && told.position.epoch > gone
+                });
+            }
             Some((_, error)) if troubled && acceptable(error) => {}
             Some(failed) => return Ok(Some(format!("a flush fails for {failed:?}"))),
         }
@@ -209,7 +212,10 @@ impl Walk {
         };
         match report.failed.first() {
             // What was lost before cannot come back.
-            None => self.promises.lasting(|told| told.position <= report.through && told.position.epoch > gone),
+            None => {
+                let removed = self.open.store.truncated(Position::START).await?;
+                self.promises.lasting(&removed, |told| told.position <= report.through && told.position.epoch > gone);
+            }
             Some((_, error)) if troubled && acceptable(error) => {}
             Some(failed) => return Ok(Some(format!("archiving fails for {failed:?}"))),
         }
@@ -220,7 +226,8 @@ impl Walk {
         if clean {
             self.open.store.shutdown().await?;
             let gone = self.promises.gone;
-            self.promises.lasting(|told| told.class == Class::Normal && told.position.epoch > gone);
+            let removed = self.open.store.truncated(Position::START).await?;
+            self.promises.lasting(&removed, |told| told.class == Class::Normal && told.position.epoch > gone);
         }
         self.open.db.shutdown().await?;
         if wipe {

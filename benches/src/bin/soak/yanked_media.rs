@@ -147,7 +147,7 @@ async fn once(
     if let Some(failed) = report.failed.first() {
         return Ok(Some(format!("catching up fails for {failed:?}")));
     }
-    bench.promises.lasting(|_| true);
+    bench.promises.lasting(&[], |_| true);
     let archived = match archived(bench.medium.path()) {
         Ok(archived) => archived,
         Err(error) => return Ok(Some(error.to_string())),
