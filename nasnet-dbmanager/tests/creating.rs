@@ -35,7 +35,7 @@ async fn many_routers_are_created_in_one_call_each_with_a_file_of_its_own() {
     assert_eq!(uids.len(), names.len());
     assert!(report.answers().all(|(_, record)| record.lifecycle == Lifecycle::Active));
     for name in ["r0", "r63", "r64", "r149"] {
-        put(&*manager.router(&id(name)).await.unwrap(), 1, 1).await.unwrap();
+        put(&manager.router(&id(name)).await.unwrap(), 1, 1).await.unwrap();
     }
     manager.shutdown().await.unwrap();
     drop(manager);
@@ -53,7 +53,7 @@ async fn those_that_cannot_be_created_are_answered_with_their_error_and_change_n
     options.lock_timeout = Duration::from_millis(20);
     let manager = DbManager::open(options).await.unwrap();
     manager.create_router(NewRouter::new(id("there"))).await.unwrap();
-    put(&*manager.router(&id("there")).await.unwrap(), 1, 10).await.unwrap();
+    put(&manager.router(&id("there")).await.unwrap(), 1, 10).await.unwrap();
     // A directory that belongs to nobody is never taken over.
     fs::create_dir_all(dirs.data().join("routers/taken/something")).unwrap();
     // Another process is at work on this one. The record of its lock is made by creating and purging it.
@@ -111,7 +111,7 @@ async fn a_call_that_nobody_waits_for_leaves_nothing_half_done() {
     let manager = dirs.open().await;
     for record in manager.system().routers().list().await.unwrap() {
         assert_eq!(record.lifecycle, Lifecycle::Active, "{}", record.id);
-        put(&*manager.router(&record.id).await.unwrap(), 1, 1).await.unwrap();
+        put(&manager.router(&record.id).await.unwrap(), 1, 1).await.unwrap();
     }
     manager.shutdown().await.unwrap();
 }
@@ -153,7 +153,7 @@ mod faults {
                         let created = matches!(again, Ok(_) | Err(Error::RouterExists { .. }));
                         assert!(created, "{operation:?} {nth}: {error}, then {again:?}");
                     }
-                    put(&*manager.router(name).await.unwrap(), 1, 1).await.unwrap();
+                    put(&manager.router(name).await.unwrap(), 1, 1).await.unwrap();
                 }
                 if fired == 0 {
                     break;

@@ -265,9 +265,9 @@ async fn an_operation_that_another_takes_down_is_counted_apart_from_the_one_that
     let manager = DbManager::open(options).await.unwrap();
     let router = with_router(&manager, "home").await;
     let (go, first) = occupy(&router).await;
-    let queue = async |cause: Cause, sql: &'static str, depth: usize| {
+    let queue = |cause: Cause, sql: &'static str| -> JoinHandle<Result<(), Error>> {
         let queued = router.clone();
-        let task: JoinHandle<Result<(), Error>> = tokio::spawn(async move {
+        tokio::spawn(async move {
             queued
                 .write(cause, move |conn| {
                     Box::pin(async move {
@@ -276,17 +276,20 @@ async fn an_operation_that_another_takes_down_is_counted_apart_from_the_one_that
                     })
                 })
                 .await
-        });
+        })
+    };
+    let until_queued = async |depth: usize| {
         while router.queue_depth() < depth {
             tokio::task::yield_now().await;
         }
-        task
     };
-    let victim = queue(VICTIM, "INSERT INTO kv (k, v) VALUES (1, 1)", 1).await;
+    let victim = queue(VICTIM, "INSERT INTO kv (k, v) VALUES (1, 1)");
+    until_queued(1).await;
     // Reaches its deadline, which rolls the transaction of all back.
     let endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
                    INSERT INTO kv (k, v) SELECT i, i FROM n WHERE i < 0";
-    let culprit = queue(CULPRIT, endless, 2).await;
+    let culprit = queue(CULPRIT, endless);
+    until_queued(2).await;
     go.send(()).unwrap();
     first.await.unwrap().unwrap();
     let answers = (victim.await.unwrap(), culprit.await.unwrap());
