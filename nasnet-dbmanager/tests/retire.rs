@@ -175,7 +175,7 @@ async fn retire_in_vain(dirs: &Dirs, manager: &DbManager) {
 async fn a_retire_that_failed_before_its_rename_is_finished_for_whoever_asks_next() {
     let dirs = Dirs::new();
     let manager = dirs.open().await;
-    put(&with_router(&manager, "home").await, 1, 10).await.unwrap();
+    put(&*with_router(&manager, "home").await, 1, 10).await.unwrap();
     retire_in_vain(&dirs, &manager).await;
     // As long as it cannot be finished, nobody writes to a router that is about to leave.
     let refused = manager.router(&id("home")).await;
@@ -196,7 +196,7 @@ async fn what_another_process_did_to_a_router_is_noticed_by_one_that_knew_it() {
     options.max_open = 1;
     // Each has its own locks, registry connection and memory, as two processes have.
     let (one, other) = (DbManager::open(options.clone()).await.unwrap(), DbManager::open(options).await.unwrap());
-    put(&with_router(&one, "home").await, 1, 10).await.unwrap();
+    put(&*with_router(&one, "home").await, 1, 10).await.unwrap();
     with_router(&one, "away").await;
     let backup = one.backup(Which::Router(id("home")), dirs.root().join("backup")).await.unwrap();
     // Known to the one, and closed by it again.

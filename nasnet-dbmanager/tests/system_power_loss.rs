@@ -33,10 +33,10 @@ fn record(runtime: &Runtime) -> Recording {
     let options = options(disk.path(), run.path());
     let backup = runtime.block_on(async {
         let manager = DbManager::open(options.clone()).await.unwrap();
-        put(&with_router(&manager, "home").await, 1, 10).await.unwrap();
+        put(&*with_router(&manager, "home").await, 1, 10).await.unwrap();
         let backup = manager.backup(Which::System, disk.path().join("backup")).await.unwrap();
         // What the backup does not know.
-        put(&with_router(&manager, "later").await, 2, 20).await.unwrap();
+        put(&*with_router(&manager, "later").await, 2, 20).await.unwrap();
         manager.system().settings().put("test", "later", &true, 1).await.unwrap();
         manager.shutdown().await.unwrap();
         backup
