@@ -8,10 +8,13 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{all, id, kv, put};
+use common::{CAUSE, all, id, kv, put, put_in};
 use nasnet_dbmanager::system::routers::Lifecycle;
 use nasnet_dbmanager::vfs::fault::{Medium, Recorder, Recording, Replay, ReplayReport, Variant};
-use nasnet_dbmanager::{DbManager, Error, Manifest, NewRouter, Options, Preset, Recovery, RestoreMode, Which};
+use nasnet_dbmanager::{
+    AnnexFamily, AnnexPlace, Class, DbManager, Error, Manifest, NewRouter, Options, Preset, Recovery, RestoreMode,
+    Which,
+};
 use tokio::runtime::Runtime;
 
 fn runtime() -> Runtime {
@@ -25,6 +28,34 @@ fn options(disk: &Path, run: &Path) -> Options {
 /// Rows below 100 are in the backup, row 100 was written after it.
 const BACKED_UP: i64 = 3;
 
+/// What each row has in an annex.
+const FAMILY: AnnexFamily = AnnexFamily::new("bodies");
+const BODY_BYTES: u64 = 3_000;
+
+/// Where the body of a row is: they are appended one after the other.
+fn place_of(k: i64) -> AnnexPlace {
+    AnnexPlace { file: 1, offset: k.min(BACKED_UP).unsigned_abs() * BODY_BYTES, bytes: BODY_BYTES }
+}
+
+fn body_of(k: i64) -> Vec<u8> {
+    k.to_le_bytes().into_iter().cycle().skip(1).take(usize::try_from(BODY_BYTES).unwrap()).collect()
+}
+
+async fn put_with_body(manager: &DbManager, k: i64) {
+    let router = manager.router(&id("home")).await.unwrap();
+    let annexes = router.annexes().unwrap().clone();
+    let place: Result<AnnexPlace, Error> = router
+        .write(CAUSE, move |conn| {
+            Box::pin(async move {
+                let place = annexes.append(FAMILY, Class::Normal, body_of(k).into()).await?;
+                put_in(conn, k, k).await?;
+                Ok(place)
+            })
+        })
+        .await;
+    assert_eq!(place.unwrap(), place_of(k));
+}
+
 fn record(runtime: &Runtime) -> Recording {
     let (disk, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
     let home = id("home");
@@ -33,12 +64,12 @@ fn record(runtime: &Runtime) -> Recording {
         let manager = DbManager::open(options(disk.path(), run.path())).await.unwrap();
         manager.create_router(NewRouter::new(home.clone())).await.unwrap();
         for k in 0..BACKED_UP {
-            put(&manager.router(&home).await.unwrap(), k, k).await.unwrap();
+            put_with_body(&manager, k).await;
         }
         recorder.ack(1);
         let manifest = manager.backup(Which::Fleet, disk.path().join("backup")).await.unwrap();
         recorder.ack(2);
-        put(&manager.router(&home).await.unwrap(), 100, 100).await.unwrap();
+        put_with_body(&manager, 100).await;
         recorder.ack(3);
         let report = manager.restore(&manifest, RestoreMode::Router(home.clone())).await.unwrap();
         recorder.ack(4);
@@ -86,7 +117,13 @@ fn state_of(rows: Vec<(i64, i64)>) -> State {
 
 async fn rows(manager: &DbManager) -> Result<State, Error> {
     let router = manager.router(&id("home")).await?;
-    let state = state_of(all(&router).await);
+    let rows = all(&router).await;
+    for (k, _) in &rows {
+        if router.annexes().ok_or(Error::NotApplied)?.read(FAMILY, place_of(*k))? != body_of(*k) {
+            return Err(Error::Corrupt { detail: format!("the body of row {k} is not what was written") });
+        }
+    }
+    let state = state_of(rows);
     // It takes writes again.
     put(&router, 7, 7).await?;
     Ok(state)

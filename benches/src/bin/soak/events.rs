@@ -160,7 +160,9 @@ impl Numbers {
         let kind = EventType::parse(KINDS[usize::try_from(random.below(3))?])?;
         let class = ClassRules::default().classify(&kind, Level::Info);
         // As long as events of routers are, and hard to compress.
-        let filler: Vec<u64> = (0..random.below(20)).map(|_| random.number()).collect();
+        // One now and then is so large that the body of its segment goes to an annex.
+        let numbers = if random.below(8) == 0 { 300 } else { random.below(20) };
+        let filler: Vec<u64> = (0..numbers).map(|_| random.number()).collect();
         let event = NewEvent::new(key(self.0), kind, &(self.0, filler))?;
         Ok((self.0, event, class))
     }
