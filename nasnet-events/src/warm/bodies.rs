@@ -145,3 +145,76 @@ pub(crate) async fn remove_unnamed(database: &Database, kept: Duration) -> Resul
     }
     Ok(freed)
 }
+
+#[cfg(test)]
+mod tests {
+    use nasnet_dbmanager::{DbManager, NewRouter, Options, RouterId, Scope};
+
+    use super::*;
+    use crate::event::NewEvent;
+    use crate::expected::Expected;
+    use crate::flush::FlushReason;
+    use crate::name::{EventType, StreamName};
+    use crate::options::EventOptions;
+    use crate::store::EventStore;
+
+    /// Flushes a segment of some 400 KiB.
+    async fn flush(manager: &DbManager, store: &EventStore, scope: &Scope) {
+        let mut state = 7_u64;
+        let mut noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'A' + u8::try_from(state >> 59).unwrap() % 26)
+        });
+        for _ in 0..3 {
+            let body: String = noise.by_ref().take(250_000).collect();
+            let event =
+                NewEvent::new(manager.next_ulid(), EventType::parse("resource.updated").unwrap(), &body).unwrap();
+            store.append(scope, &StreamName::parse("s").unwrap(), Expected::Any, vec![event]).await.unwrap();
+        }
+        assert!(store.flush(FlushReason::Requested).await.unwrap().failed.is_empty());
+    }
+
+    async fn forget_segments(database: &Database) {
+        const SQL: &str = "INSERT INTO event_retained (what, through_pos) VALUES (0, 9223372036854775807)
+            ON CONFLICT (what) DO NOTHING; DELETE FROM event_segments";
+        database
+            .write(REMOVE, |conn| {
+                Box::pin(async move {
+                    sqlx::raw_sql(SQL).execute(conn).await?;
+                    Ok::<_, Error>(())
+                })
+            })
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn files_go_once_no_segment_is_in_them_and_later_ones_get_numbers_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(dir.path().join("data")).run_dir(dir.path().join("run"));
+        let manager = DbManager::open(options.schemas(crate::schema_sets())).await.unwrap();
+        let id = RouterId::parse("r1").unwrap();
+        manager.create_router(NewRouter::new(id.clone())).await.unwrap();
+        let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        let scope = Scope::Router(id.clone());
+        for _ in 0..4 {
+            flush(&manager, &store, &scope).await;
+        }
+        let router = manager.router(&id).await.unwrap();
+        let annexes = router.annexes().unwrap();
+        assert_eq!(annexes.closed_files(FLUSHED).unwrap(), [1]);
+        assert_eq!(remove_unnamed(&router, Duration::ZERO).await.unwrap(), 0, "rows name it");
+        forget_segments(&router).await;
+        assert_eq!(remove_unnamed(&router, UNNAMED_KEPT).await.unwrap(), 0, "somebody may be reading");
+        let before = annexes.bytes();
+        let freed = remove_unnamed(&router, Duration::ZERO).await.unwrap();
+        assert!(freed > 400_000 && annexes.bytes() == before - freed, "{freed}");
+        assert!(!annexes.path(FLUSHED, 1).exists() && annexes.path(FLUSHED, 2).exists());
+        for _ in 0..3 {
+            flush(&manager, &store, &scope).await;
+        }
+        assert!(remove_unnamed(&router, Duration::ZERO).await.unwrap() > 400_000, "the second is closed by now");
+        assert!(!annexes.path(FLUSHED, 2).exists() && annexes.path(FLUSHED, 3).exists());
+        assert_eq!(remove_unnamed(&router, Duration::ZERO).await.unwrap(), 0);
+    }
+}
