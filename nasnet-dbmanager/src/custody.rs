@@ -21,6 +21,7 @@ const BEGIN: &str = "
         action = excluded.action, directory = excluded.directory, cause = excluded.cause, begun_ms = excluded.begun_ms";
 const END: &str = "DELETE FROM router_intents WHERE router_id = ?1";
 const INTENTS: &str = "SELECT router_id, action, directory, cause FROM router_intents ORDER BY router_id";
+const INTENT: &str = "SELECT router_id, action, directory, cause FROM router_intents WHERE router_id = ?1";
 const SETTLE: &str = "
     UPDATE routers SET lifecycle = ?2, file_uid = COALESCE(?3, file_uid), updated_ms = ?4 WHERE id = ?1";
 const RETIRED: &str = "
@@ -48,6 +49,7 @@ pub(crate) const STATEMENTS: &[(&str, &str)] = &[
     ("custody::BEGIN", BEGIN),
     ("custody::END", END),
     ("custody::INTENTS", INTENTS),
+    ("custody::INTENT", INTENT),
     ("custody::SETTLE", SETTLE),
     ("custody::RETIRED", RETIRED),
     ("custody::NOT_RETIRED", NOT_RETIRED),
@@ -119,17 +121,23 @@ pub(crate) async fn end(conn: &mut SqliteConnection, id: &RouterId) -> Result<()
 }
 
 pub(crate) async fn intents(conn: &mut SqliteConnection) -> Result<Vec<Intent>, Error> {
-    let decode = |row: &SqliteRow| {
-        let action: &str = row.try_get("action")?;
-        let action = Action::ALL.into_iter().find(|known| known.as_str() == action);
-        Ok(Intent {
-            id: row.try_get::<&str, _>("router_id")?.parse()?,
-            action: action.ok_or_else(|| undecodable("intent", "its action is unknown"))?,
-            directory: row.try_get("directory")?,
-            cause: row.try_get("cause")?,
-        })
-    };
-    sqlx::query(INTENTS).fetch_all(conn).await?.iter().map(decode).collect()
+    sqlx::query(INTENTS).fetch_all(conn).await?.iter().map(decode_intent).collect()
+}
+
+/// Returns what was begun with a router and not brought to its end.
+pub(crate) async fn intent(conn: &mut SqliteConnection, id: &RouterId) -> Result<Option<Intent>, Error> {
+    sqlx::query(INTENT).bind(id.as_str()).fetch_optional(conn).await?.as_ref().map(decode_intent).transpose()
+}
+
+fn decode_intent(row: &SqliteRow) -> Result<Intent, Error> {
+    let action: &str = row.try_get("action")?;
+    let action = Action::ALL.into_iter().find(|known| known.as_str() == action);
+    Ok(Intent {
+        id: row.try_get::<&str, _>("router_id")?.parse()?,
+        action: action.ok_or_else(|| undecodable("intent", "its action is unknown"))?,
+        directory: row.try_get("directory")?,
+        cause: row.try_get("cause")?,
+    })
 }
 
 /// Sets the state of a router and, if given, the uid of its file.

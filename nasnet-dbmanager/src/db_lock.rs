@@ -65,8 +65,7 @@ pub(crate) struct LockFile {
 struct State {
     /// Opened when first needed.
     file: Option<File>,
-    /// Where the locks of the names already looked up are.
-    places: HashMap<Arc<str>, u64>,
+    places: Places,
     held: HashMap<Arc<str>, Held>,
 }
 
@@ -106,7 +105,7 @@ impl LockFile {
             Some(Held::Shared(holders)) if *holders > 1 => *holders -= 1,
             _ => {
                 let held = state.held.remove(name);
-                if let (Some(file), Some(place)) = (&state.file, state.places.get(name))
+                if let (Some(file), Some(place)) = (&state.file, state.places.known.get(name))
                     && let Err(error) = let_go(file, *place, held, parting)
                 {
                     tracing::warn!(path = %self.path.display(), name, %error, "letting go of a lock failed");
@@ -117,13 +116,13 @@ impl LockFile {
 
     fn note(&self, name: &str, note: &str) -> Result<(), Error> {
         let state = self.state();
-        let (Some(file), Some(place)) = (&state.file, state.places.get(name)) else { return Ok(()) };
+        let (Some(file), Some(place)) = (&state.file, state.places.known.get(name)) else { return Ok(()) };
         write_note(file, *place, note).map_err(|error| Error::io("write", &self.path, error))
     }
 
     fn noted(&self, name: &str) -> Result<String, Error> {
         let state = self.state();
-        let (Some(file), Some(place)) = (&state.file, state.places.get(name)) else { return Ok(String::new()) };
+        let (Some(file), Some(place)) = (&state.file, state.places.known.get(name)) else { return Ok(String::new()) };
         let mut note = [0; RECORD - NAME];
         file.read_exact_at(&mut note, *place + NAME as u64).map_err(|error| Error::io("read", &self.path, error))?;
         Ok(String::from_utf8_lossy(&note).trim_end().to_owned())
@@ -131,7 +130,7 @@ impl LockFile {
 
     fn downgrade(&self, name: &str) -> Result<(), Error> {
         let mut state = self.state();
-        let (Some(file), Some(place)) = (&state.file, state.places.get(name)) else { return Ok(()) };
+        let (Some(file), Some(place)) = (&state.file, state.places.known.get(name)) else { return Ok(()) };
         // The kernel changes the kind in one step: nobody comes in between.
         set(file, *place, Kind::Shared).map_err(|error| Error::io("lock", &self.path, error))?;
         if let Some(held) = state.held.get_mut(name) {
@@ -174,7 +173,7 @@ impl State {
     /// Opens the lock file anew and takes everything held; `None` when that is not possible now.
     fn held_again(&mut self, path: &Path) -> io::Result<Option<File>> {
         let file = open(path)?;
-        let mut places = HashMap::new();
+        let mut places = Places::default();
         for (name, held) in &self.held {
             let kind = if *held == Held::Alone { Kind::Alone } else { Kind::Shared };
             match place_of(&file, &mut places, name)? {
@@ -243,41 +242,57 @@ fn write_note(file: &File, place: u64, note: &str) -> io::Result<()> {
     file.write_all_at(&bytes, place + NAME as u64)
 }
 
+/// Where the locks of databases are in the file.
+#[derive(Debug, Default)]
+struct Places {
+    known: HashMap<Arc<str>, u64>,
+    /// Up to here the file is read: a record never changes its place or its name.
+    read: u64,
+}
+
+impl Places {
+    /// Looks for a name, reading what was added to the file since; returns its place and the place after the last record.
+    fn find(&mut self, file: &File, name: &str) -> io::Result<(Option<u64>, u64)> {
+        let len = file.metadata()?.len();
+        let mut bytes = vec![0; usize::try_from(len.saturating_sub(self.read)).unwrap_or(0)];
+        let read = file.read_at(&mut bytes, self.read)?;
+        bytes.truncate(read);
+        let (start, mut is_whole) = (self.read, true);
+        for (at, found) in (start..).step_by(RECORD).zip(bytes.chunks(RECORD)) {
+            // One that is being added, or was when its process ended, is looked at again.
+            match found.get(..NAME).filter(|_| found.len() == RECORD && found.ends_with(b"\n")) {
+                Some(name) => {
+                    self.known.entry(String::from_utf8_lossy(name).trim_end().into()).or_insert(at);
+                }
+                None => is_whole = false,
+            }
+            if is_whole {
+                self.read = at + RECORD as u64;
+            }
+        }
+        Ok((self.known.get(name).copied(), len.next_multiple_of(RECORD as u64)))
+    }
+}
+
 /// Finds the record of a name, adding it when there is none; `None` while somebody else adds one.
-fn place_of(file: &File, known: &mut HashMap<Arc<str>, u64>, name: &Arc<str>) -> io::Result<Option<u64>> {
-    if let Some(place) = known.get(name) {
+fn place_of(file: &File, places: &mut Places, name: &Arc<str>) -> io::Result<Option<u64>> {
+    if let Some(place) = places.known.get(name) {
         return Ok(Some(*place));
     }
-    let place = match find(file, name)?.0 {
-        Some(place) => place,
-        None => {
-            if !set(file, 0, Kind::Alone)? {
-                return Ok(None);
-            }
-            let added = add(file, name);
-            set(file, 0, Kind::None)?;
-            added?
-        }
-    };
-    known.insert(Arc::clone(name), place);
-    Ok(Some(place))
+    if let (Some(place), _) = places.find(file, name)? {
+        return Ok(Some(place));
+    }
+    if !set(file, 0, Kind::Alone)? {
+        return Ok(None);
+    }
+    let added = add(file, places, name);
+    set(file, 0, Kind::None)?;
+    added.map(Some)
 }
 
-/// Returns the place of a name and the place after the last record.
-fn find(file: &File, name: &str) -> io::Result<(Option<u64>, u64)> {
-    let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
-    let read = file.read_at(&mut bytes, 0)?;
-    bytes.truncate(read);
-    let wanted = record(name);
-    let place =
-        bytes.chunks(RECORD).position(|found| found.get(..NAME) == wanted.get(..NAME)).map(|index| index * RECORD);
-    let end = bytes.len().div_ceil(RECORD) * RECORD;
-    Ok((place.map(|place| place as u64), end as u64))
-}
-
-fn add(file: &File, name: &str) -> io::Result<u64> {
+fn add(file: &File, places: &mut Places, name: &Arc<str>) -> io::Result<u64> {
     // Another process may have added it since it was looked for.
-    let (found, end) = find(file, name)?;
+    let (found, end) = places.find(file, name)?;
     if let Some(place) = found {
         return Ok(place);
     }
@@ -288,6 +303,7 @@ fn add(file: &File, name: &str) -> io::Result<u64> {
         end
     };
     file.write_all_at(&record(name), place)?;
+    places.known.insert(Arc::clone(name), place);
     Ok(place)
 }
 

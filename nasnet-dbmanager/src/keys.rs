@@ -102,3 +102,59 @@ pub(crate) async fn look_up(conn: &mut SqliteConnection, key: Ulid) -> Result<Ke
         (false, _) => KeyOutcome::Absent,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{AssertSqlSafe, ConnectOptions};
+
+    use super::*;
+    use crate::id::RouterId;
+    use crate::meta::{self, Identity};
+    use crate::schema::FileKind;
+
+    /// Those that follow the order of arrival, which has no index: one would be a page more for each keyed write, and
+    /// they run once for each writer or once in `KEYS_SLACK` writes, over `KEYS_KEPT + KEYS_SLACK` rows at most.
+    const SCANS: [(&str, &str); 4] =
+        [("NEWEST", NEWEST), ("OLDEST_TO_DROP", OLDEST_TO_DROP), ("REMEMBER", REMEMBER), ("DROP", DROP)];
+
+    async fn marked() -> SqliteConnection {
+        let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await.expect("connect");
+        let router_id = Some(RouterId::parse("home").expect("id"));
+        let identity = Identity { kind: FileKind::Router, fleet_id: Ulid(1), router_id, file_uid: None };
+        meta::write(&mut conn, &identity, [1; 16]).await.expect("marks");
+        conn
+    }
+
+    async fn scans(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
+        let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(conn).await.expect("plan");
+        let steps = plan.iter().map(|row| row.get::<String, _>("detail"));
+        // Finding the largest by going through all of them is called a search too.
+        steps.filter(|step| step.contains("_nasnet_keys") && !step.contains("(key=?)")).collect()
+    }
+
+    #[tokio::test]
+    async fn recording_a_key_and_asking_for_it_never_read_the_whole_ring() {
+        let mut conn = marked().await;
+        for sql in [INSERT, LOOK_UP] {
+            assert!(scans(&mut conn, sql).await.is_empty(), "{sql}");
+        }
+        for (name, sql) in SCANS {
+            assert!(!scans(&mut conn, sql).await.is_empty(), "{name} needs no excuse any more");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_as_a_whole_is_bounded() {
+        let mut conn = marked().await;
+        let mut ring = KeyRing::default();
+        let most = KEYS_KEPT + i64::from(KEYS_SLACK);
+        for number in 1..=u128::from(most.unsigned_abs()) + 300 {
+            ring.record(&mut conn, Ulid(number)).await.expect("record");
+        }
+        let rows: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM _nasnet_keys").fetch_one(&mut conn).await.expect("count");
+        assert!((KEYS_KEPT..=most).contains(&rows), "{rows}");
+        assert_eq!(look_up(&mut conn, Ulid(1)).await.expect("look up"), KeyOutcome::Forgotten);
+    }
+}

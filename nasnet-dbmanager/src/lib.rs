@@ -28,6 +28,7 @@ mod options;
 mod schema;
 mod stats;
 
+mod create;
 mod database;
 mod keys;
 mod manager;

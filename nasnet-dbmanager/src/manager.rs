@@ -32,7 +32,7 @@ use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
 use crate::stats::{DatabaseStats, Stats};
 use crate::sweep;
-use crate::system::routers::{NewRouter, RouterRecord};
+use crate::system::routers::RouterRecord;
 use crate::system::{SystemDb, schema_sets};
 use crate::ulid_gen::UlidGen;
 
@@ -115,7 +115,7 @@ impl DbManager {
         if high_water_ms > 0 {
             ulids.observe(Ulid::from_parts(high_water_ms, u128::MAX));
         }
-        files.room().set_routers(registry::list(&system).await?.len());
+        files.room().set_routers(registry::count(&system).await?);
         if let Some(bytes) = home.marker_written {
             files.ledger().charge_file(MARKER_FILES, bytes);
         }
@@ -236,26 +236,6 @@ impl DbManager {
             Scope::Router(id) => self.router(id).await?.database,
         };
         Ok(ScopeDb { scope: scope.clone(), database })
-    }
-
-    /// Registers a router and creates its database.
-    ///
-    /// # Errors
-    /// [`Error::RouterExists`]; [`Error::NoSpace`], [`Error::Io`] and others of the medium, after which the id is free
-    /// again.
-    ///
-    /// # Cancel safety
-    /// Dropping the future, or a crash, leaves an intent that the next open of the fleet carries out.
-    pub async fn create_router(&self, new: NewRouter) -> Result<RouterRecord, Error> {
-        let created = registry::create(&self.inner.system, &self.inner.files, new, self.now()).await?;
-        self.count_routers().await?;
-        Ok(created)
-    }
-
-    /// Divides the room of the flash anew, after the number of routers changed.
-    pub(crate) async fn count_routers(&self) -> Result<(), Error> {
-        self.inner.files.room().set_routers(registry::list(self.system()).await?.len());
-        Ok(())
     }
 
     /// Returns the active routers, by id.
@@ -402,27 +382,45 @@ impl DbManager {
 
 impl Inner {
     async fn open_router(&self, id: &RouterId) -> Result<Database, Error> {
-        // Whoever takes a router out of the fleet or gives it another file moves its directory first, under the lock of
-        // the file. So what was registered once may be tried: what has changed since does not open. Whoever moves it in
-        // this process makes it forgotten, as a move that fails half-way back may leave it where it was.
+        // Whoever takes a router out of the fleet or gives it another file has it alone for that, in this process or
+        // another, and has said so beside the lock before anything is begun. So what was registered once need not be
+        // asked for again unless somebody had it alone since.
         if let Some(uid) = self.known.get(id) {
-            match self.start_router(id, Some(uid)).await {
-                Err(error) if !error.is_retryable() => self.known.forget(id),
-                started => return started,
+            let spec = self.files.router(id, Some(uid));
+            match open::open_again(&spec, &self.policy()).await {
+                Ok(Some(opened)) => return self.start_router(id, &spec, opened).await,
+                Ok(None) => self.known.forget(id),
+                Err(error) if error.is_retryable() => return Err(error),
+                Err(_) => self.known.forget(id),
             }
         }
-        let file_uid = registry::active(&self.system, id).await?.file_uid;
-        let started = self.start_router(id, file_uid).await?;
+        let record = self.settled(id).await?;
+        let spec = self.files.router(id, record.file_uid);
+        let opened = open::open(&spec, &self.policy()).await?;
+        let started = self.start_router(id, &spec, opened).await?;
         self.known.remember(id, started.file_uid());
         Ok(started)
     }
 
-    async fn start_router(&self, id: &RouterId, file_uid: Option<[u8; 16]>) -> Result<Database, Error> {
-        let spec = self.files.router(id, file_uid);
-        let mut opened = open::open(&spec, &self.files.policy(self.files.options().clock.now())).await?;
-        observe_newest(&self.files, &spec, &mut opened).await?;
+    /// Returns the record of an active router, once nothing is under way with it. A move that failed, here or in another
+    /// process, is finished first: its router would leave the fleet behind the back of whoever uses it now.
+    async fn settled(&self, id: &RouterId) -> Result<RouterRecord, Error> {
+        let (record, is_moving) = registry::active_or_moving(&self.system, id).await?;
+        if !is_moving || self.system.is_read_only() {
+            return Ok(record);
+        }
+        sweep::finish_alone(&self.system, &self.files, id, self.files.options().clock.now()).await?;
+        registry::active(&self.system, id).await
+    }
+
+    fn policy(&self) -> open::Policy {
+        self.files.policy(self.files.options().clock.now())
+    }
+
+    async fn start_router(&self, id: &RouterId, spec: &Spec, mut opened: open::Opened) -> Result<Database, Error> {
+        observe_newest(&self.files, spec, &mut opened).await?;
         let is_replaced = opened.is_replaced;
-        let vitals = self.files.vitals(&spec, opened.file_uid);
+        let vitals = self.files.vitals(spec, opened.file_uid);
         let database = Database::start(opened, self.files.limits(), vitals);
         if is_replaced && let Err(error) = self.adopt(id, database.path()).await {
             database.close().await.ok();

@@ -3,7 +3,7 @@
 //! A shared lock is held while a database is open. Whatever needs it alone (creating, checking after an unclean stop,
 //! migrating) takes the exclusive lock first, closes its connection, lets go, takes the shared lock and looks again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ impl Spec {
         &self.target.path
     }
 
-    fn is_missing(&self) -> Result<bool, Error> {
+    pub(crate) fn is_missing(&self) -> Result<bool, Error> {
         Ok(layout::size_of(self.path())? == 0)
     }
 
@@ -78,13 +78,40 @@ impl Spec {
             _ => self.path(),
         }
     }
+
+    /// Names the directory a database is built in, beside its place, and the file there.
+    fn workshop(&self) -> Result<(PathBuf, PathBuf), Error> {
+        let unit = self.unit();
+        match (unit.parent(), unit.file_name(), self.path().file_name()) {
+            (Some(parent), Some(unit_name), Some(file_name)) => {
+                let workshop = parent.join(format!("{UNFINISHED}{}", unit_name.to_string_lossy()));
+                let file = workshop.join(file_name);
+                Ok((workshop, file))
+            }
+            _ => Err(self.missing()),
+        }
+    }
 }
 
 /// Opens a database.
 pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> {
+    open_if(spec, policy, |_| true).await?.ok_or_else(|| spec.missing())
+}
+
+/// As [`open`], for a database whose record was not asked for again; `None` when somebody had it alone since it was used
+/// last, as whoever moves it has.
+pub(crate) async fn open_again(spec: &Spec, policy: &Policy) -> Result<Option<Opened>, Error> {
+    open_if(spec, policy, |look| look.was_left).await
+}
+
+async fn open_if(spec: &Spec, policy: &Policy, wanted: fn(&Look) -> bool) -> Result<Option<Opened>, Error> {
     let mut is_replaced = false;
     for _ in 0..LOOKS_MAX {
-        let Look { lock, is_first, is_replaced: found } = look(spec, policy).await?;
+        let look = look(spec, policy).await?;
+        if !wanted(&look) {
+            return Ok(None);
+        }
+        let Look { lock, is_first, is_replaced: found, .. } = look;
         is_replaced |= found;
         if spec.is_missing()? {
             if spec.target.profile == Profile::Flash {
@@ -120,7 +147,7 @@ pub(crate) async fn open(spec: &Spec, policy: &Policy) -> Result<Opened, Error> 
                     _ => Some(guarded),
                 };
                 let lock = if spec.identity.kind == FileKind::Router { noting(lock, spec, is_first)? } else { lock };
-                return Ok(Opened { target: spec.target.clone(), writer, lock, file_uid, is_replaced });
+                return Ok(Some(Opened { target: spec.target.clone(), writer, lock, file_uid, is_replaced }));
             }
         }
     }
@@ -132,6 +159,8 @@ struct Look {
     lock: FileLock,
     is_first: bool,
     is_replaced: bool,
+    /// Others use it, or whoever did last closed it and nobody had it alone since.
+    was_left: bool,
 }
 
 /// Takes the shared lock. Whoever finds the file unused has a look at it first, and nobody comes in between.
@@ -142,11 +171,11 @@ async fn look(spec: &Spec, policy: &Policy) -> Result<Look, Error> {
             let is_replaced = look_alone(spec, policy, &note).await;
             // A look changes nothing about how the file was left, so the note stays when this fails.
             let lock = alone.downgrade()?;
-            Ok(Look { lock, is_first: true, is_replaced: is_replaced? })
+            Ok(Look { lock, is_first: true, is_replaced: is_replaced?, was_left: !note.is_empty() })
         }
         None => {
             let lock = spec.lock.shared(policy.lock_timeout).await?;
-            Ok(Look { lock, is_first: false, is_replaced: false })
+            Ok(Look { lock, is_first: false, is_replaced: false, was_left: true })
         }
     }
 }
@@ -338,43 +367,57 @@ pub(crate) async fn create_alone(spec: &Spec, policy: &Policy) -> Result<[u8; 16
 
 /// Builds a database in a directory beside its place and moves it there whole. The caller holds the exclusive lock.
 async fn build(spec: &Spec, policy: &Policy) -> Result<[u8; 16], Error> {
-    let unit = spec.unit();
-    let (Some(parent), Some(unit_name), Some(file_name)) = (unit.parent(), unit.file_name(), spec.path().file_name())
-    else {
-        return Err(spec.missing());
-    };
-    let workshop = parent.join(format!("{UNFINISHED}{}", unit_name.to_string_lossy()));
+    let (workshop, path) = spec.workshop()?;
     let file_uid = match spec.identity.file_uid {
         Some(uid) => uid,
         None => meta::new_file_uid()?,
     };
-    // What an interrupted attempt left is worthless: nothing refers to it.
-    layout::remove_tree(&workshop)?;
-    // It need not outlive a power cut before it is renamed.
-    durable::create_dir(&workshop).map_err(|error| Error::io("create", &workshop, error))?;
-    let target = Target { path: workshop.join(file_name), ..spec.target.clone() };
+    enter(&workshop)?;
+    let target = Target { path, ..spec.target.clone() };
     let built = match spec.identity.kind {
         FileKind::Router => copy_template(&target, spec, policy, file_uid).await,
         _ => fill_synced(&target, spec, policy, file_uid).await,
     };
     vfs::forget(&target.path);
-    let moved = built.and_then(|()| put_in_place(spec, &target.path, &workshop));
-    if moved.is_err() || unit == spec.path() {
+    let moved = built.and_then(|()| put_in_place(spec, &target.path, &workshop)).and_then(|()| settle(spec));
+    if moved.is_err() || spec.unit() == spec.path() {
         layout::remove_tree(&workshop)?;
     }
     moved.map(|()| file_uid)
 }
 
+/// Makes the directory a database is built in.
+fn enter(workshop: &Path) -> Result<(), Error> {
+    // What an interrupted attempt left is worthless: nothing refers to it.
+    layout::remove_tree(workshop)?;
+    // It need not outlive a power cut before it is renamed.
+    durable::create_dir(workshop).map_err(|error| Error::io("create", workshop, error))
+}
+
+/// Gives a router that has none a database of these bytes. What it is called is on the medium only once the directory of
+/// all routers is synced, which may be done for many. The caller holds the exclusive lock.
+pub(crate) fn place(spec: &Spec, bytes: &[u8]) -> Result<(), Error> {
+    let (workshop, path) = spec.workshop()?;
+    enter(&workshop)?;
+    let placed = write_charged(&path, &spec.target, bytes).and_then(|()| put_in_place(spec, &path, &workshop));
+    if placed.is_err() {
+        layout::remove_tree(&workshop)?;
+    }
+    placed
+}
+
+fn write_charged(path: &Path, target: &Target, bytes: &[u8]) -> Result<(), Error> {
+    let written = durable::write_file(path, bytes, Access::Umask);
+    if let Some(ledger) = &target.ledger {
+        ledger.charge_file(PUT_IN_PLACE, bytes.len() as u64);
+    }
+    written.map_err(|error| Error::io("write", path, error))
+}
+
 /// Writes the bytes of the template; one that cannot be used is no reason to have no database.
 async fn copy_template(target: &Target, spec: &Spec, policy: &Policy, file_uid: [u8; 16]) -> Result<(), Error> {
     match template::stamp(spec, policy, file_uid).await {
-        Ok(bytes) => {
-            let written = durable::write_file(&target.path, &bytes, Access::Umask);
-            if let Some(ledger) = &target.ledger {
-                ledger.charge_file(PUT_IN_PLACE, bytes.len() as u64);
-            }
-            written.map_err(|error| Error::io("write", &target.path, error))
-        }
+        Ok(bytes) => write_charged(&target.path, target, &bytes),
         Err(error) => {
             tracing::debug!(path = %spec.path().display(), %error, "no template; building the database itself");
             fill_synced(target, spec, policy, file_uid).await
@@ -401,9 +444,9 @@ pub(crate) async fn fill(target: &Target, spec: &Spec, policy: &Policy, file_uid
     filled.and(closed)
 }
 
+/// Gives what was built its name, with all that is in it on the medium before.
 fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error> {
     let unit = spec.unit();
-    let parent = unit.parent().unwrap_or(unit);
     let flash = spec.target.profile == Profile::Flash;
     layout::without_log(built)?;
     if flash {
@@ -417,7 +460,15 @@ fn put_in_place(spec: &Spec, built: &Path, workshop: &Path) -> Result<(), Error>
     if !layout::rename_new(from, unit)? {
         return Err(Error::WrongDatabase { path: unit.to_owned(), detail: "something else has its place".to_owned() });
     }
-    if flash { layout::sync(parent) } else { Ok(()) }
+    Ok(())
+}
+
+/// Brings the name of a database that was put in place to the medium.
+fn settle(spec: &Spec) -> Result<(), Error> {
+    match spec.unit().parent() {
+        Some(parent) if spec.target.profile == Profile::Flash => layout::sync(parent),
+        _ => Ok(()),
+    }
 }
 
 /// Takes a database that nobody has open back to an earlier version of one schema set.

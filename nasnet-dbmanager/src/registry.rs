@@ -1,11 +1,11 @@
-//! Routers come into being in two databases: the intent in `system.db`, then the file, then the mark that it is there.
-//!
-//! A crash between any two steps leaves an intent, and finishing an intent twice does the same as once.
+//! Which routers there are: their records, the files remembered of them, and the intents to create one that an earlier
+//! process left.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Now;
+use crate::custody;
 use crate::database::Database;
 use crate::error::Error;
 use crate::fleet_files::FleetFiles;
@@ -13,9 +13,9 @@ use crate::id::{Cause, RouterId};
 use crate::layout::{self, UNFINISHED};
 use crate::open;
 use crate::system::counters;
-use crate::system::routers::{self, Lifecycle, NewRouter, RouterRecord};
+use crate::system::routers::{self, Lifecycle, RouterRecord};
 
-const CREATE: Cause = Cause::new("router-create");
+pub(crate) const CREATE: Cause = Cause::new("router-create");
 const RAISE: Cause = Cause::new("counter-raise");
 const LOOK_UP: Cause = Cause::new("router-look-up");
 
@@ -50,11 +50,28 @@ impl Known {
 
 /// Returns the record of a router that must have a database.
 pub(crate) async fn active(system: &Database, id: &RouterId) -> Result<RouterRecord, Error> {
-    match get(system, id).await? {
+    judge(id, get(system, id).await?)
+}
+
+fn judge(id: &RouterId, record: Option<RouterRecord>) -> Result<RouterRecord, Error> {
+    match record {
         Some(record) if record.lifecycle == Lifecycle::Active => Ok(record),
         Some(record) if record.lifecycle == Lifecycle::Quarantined => Err(Error::Quarantined { id: id.clone() }),
         _ => Err(Error::RouterNotFound { id: id.clone() }),
     }
+}
+
+/// As [`active`]; also tells whether something was begun with the router that is not at its end.
+pub(crate) async fn active_or_moving(system: &Database, id: &RouterId) -> Result<(RouterRecord, bool), Error> {
+    let asked = id.clone();
+    let (record, intent) = system
+        .read(LOOK_UP, move |conn| {
+            Box::pin(async move {
+                Ok::<_, Error>((routers::get(conn, &asked).await?, custody::intent(conn, &asked).await?))
+            })
+        })
+        .await?;
+    Ok((judge(id, record)?, intent.is_some()))
 }
 
 async fn get(system: &Database, id: &RouterId) -> Result<Option<RouterRecord>, Error> {
@@ -84,36 +101,9 @@ pub(crate) async fn raise_counter(system: &Database, name: &'static str, at_leas
     system.write(RAISE, move |conn| Box::pin(async move { counters::raise(conn, name, at_least).await })).await
 }
 
-/// Creates a router.
-pub(crate) async fn create(
-    system: &Database,
-    files: &FleetFiles,
-    new: NewRouter,
-    now: Now,
-) -> Result<RouterRecord, Error> {
-    let id = new.id().clone();
-    let inserted: Result<(), Error> =
-        system.write(CREATE, move |conn| Box::pin(async move { routers::insert(conn, &new, &now).await })).await;
-    match inserted {
-        Err(Error::RouterExists { .. }) => {
-            // It may be an intent whose owner is gone.
-            finish(system, files, &id, now).await?;
-            return Err(Error::RouterExists { id });
-        }
-        other => other?,
-    }
-    let spec = files.router(&id, None);
-    match open::create(&spec, &files.policy(now)).await {
-        Ok(uid) => activate(system, &id, uid, now).await?,
-        Err(error) => {
-            // Nothing was built, so the id must not stay taken; if even this fails, the next start finishes the intent.
-            if let Err(failed) = abandon(system, &id).await {
-                tracing::warn!(router = %id, error = %failed, "taking back an unfinished router failed");
-            }
-            return Err(error);
-        }
-    }
-    active(system, &id).await
+/// Returns how many routers there are, in whatever state.
+pub(crate) async fn count(system: &Database) -> Result<usize, Error> {
+    system.read(LOOK_UP, |conn| Box::pin(async move { routers::count(conn).await })).await
 }
 
 async fn activate(system: &Database, id: &RouterId, uid: [u8; 16], now: Now) -> Result<(), Error> {
@@ -124,13 +114,8 @@ async fn activate(system: &Database, id: &RouterId, uid: [u8; 16], now: Now) -> 
         .await
 }
 
-async fn abandon(system: &Database, id: &RouterId) -> Result<(), Error> {
-    let id = id.clone();
-    system.write(CREATE, move |conn| Box::pin(async move { routers::abandon(conn, &id).await.map(|_| ()) })).await
-}
-
 /// Finishes one intent, unless its owner is at work.
-async fn finish(system: &Database, files: &FleetFiles, id: &RouterId, now: Now) -> Result<(), Error> {
+pub(crate) async fn finish(system: &Database, files: &FleetFiles, id: &RouterId, now: Now) -> Result<(), Error> {
     match get(system, id).await? {
         Some(record) if record.lifecycle == Lifecycle::Provisioning => {}
         _ => return Ok(()),

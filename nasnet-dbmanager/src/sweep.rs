@@ -28,6 +28,18 @@ pub(crate) async fn sweep(system: &Database, files: &FleetFiles, now: Now) -> Re
     Ok(())
 }
 
+/// Waits until nobody is at work on a router, and brings to its end what was begun with it and is not finished by then.
+pub(crate) async fn finish_alone(system: &Database, files: &FleetFiles, id: &RouterId, now: Now) -> Result<(), Error> {
+    let _alone = files.router_lock(id).exclusive(files.options().lock_timeout).await?;
+    let asked = id.clone();
+    let intent: Option<Intent> =
+        system.read(SWEEP, move |conn| Box::pin(async move { custody::intent(conn, &asked).await })).await?;
+    match intent {
+        Some(intent) => carry_out(system, files, &intent, now).await,
+        None => Ok(()),
+    }
+}
+
 async fn carry_out(system: &Database, files: &FleetFiles, intent: &Intent, now: Now) -> Result<(), Error> {
     tracing::info!(router = %intent.id, action = ?intent.action, "finishing what was begun before");
     match intent.action {
@@ -48,8 +60,8 @@ impl DbManager {
 
     /// Returns what was begun with a router and not brought to its end.
     pub(crate) async fn begun(&self, id: &RouterId) -> Result<Option<Intent>, Error> {
-        let intents = self.system().read(SWEEP, |conn| Box::pin(custody::intents(conn))).await?;
-        Ok(intents.into_iter().find(|intent| intent.id == *id))
+        let id = id.clone();
+        self.system().read(SWEEP, move |conn| Box::pin(async move { custody::intent(conn, &id).await })).await
     }
 
     /// As [`DbManager::finish_begun`], for a router that does not open as its record says: what looks lost may only be

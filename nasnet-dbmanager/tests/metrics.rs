@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use common::{Dirs, with_router};
+use common::{Dirs, put, with_router};
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
-use nasnet_dbmanager::{Cause, Error, observe};
+use nasnet_dbmanager::{BudgetLevel, Cause, DbManager, Error, FlashBudget, RouterDb, observe};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// One sum per series, written `name{label=value,...}`; a histogram adds a series of its own for the number of values.
 #[derive(Clone, Default)]
@@ -190,4 +192,133 @@ async fn raw_operations_on_the_thread_of_their_caller_are_counted_and_never_queu
     })
     .await
     .unwrap();
+}
+
+/// Holds the writer of a router until told to go on.
+async fn occupy(router: &RouterDb) -> (oneshot::Sender<()>, JoinHandle<Result<(), Error>>) {
+    let (go, wait) = oneshot::channel::<()>();
+    let (begun, holding) = oneshot::channel::<()>();
+    let router = router.clone();
+    let task = tokio::spawn(async move {
+        router
+            .write(Cause::new("occupied"), |_| {
+                Box::pin(async move {
+                    begun.send(()).ok();
+                    wait.await.ok();
+                    Ok(())
+                })
+            })
+            .await
+    });
+    holding.await.unwrap();
+    (go, task)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_before_it_is_queued_is_counted_by_its_reason() {
+    const LOW: Cause = Cause::new("refused-low").low();
+    let (book, dirs) = (book(), Dirs::new());
+    let mut options = dirs.options();
+    options.write_queue = 1;
+    options.budget = FlashBudget { bytes_per_day: 100_000, burst: 0, reserve_for_critical: 50_000 };
+    let manager = DbManager::open(options).await.unwrap();
+    let router = with_router(&manager, "home").await;
+    let refused = |reason: &str| book.sum(observe::REFUSED, &format!("database=router,reason={reason}"));
+    let (go, first) = occupy(&router).await;
+    let queued = {
+        let router = router.clone();
+        tokio::spawn(async move { put(&router, 1, 1).await })
+    };
+    while router.queue_depth() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(refused("queue_full"), 0.0);
+    assert!(matches!(put(&router, 2, 2).await, Err(Error::Overloaded { .. })));
+    assert_eq!(refused("queue_full"), 1.0);
+    go.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    queued.await.unwrap().unwrap();
+
+    assert_eq!(refused("budget"), 0.0);
+    let mut k = 0;
+    while manager.flash_level() == BudgetLevel::Ample {
+        k += 1;
+        put(&router, k, k).await.unwrap();
+    }
+    let low: Result<(), Error> = router.write(LOW, |conn| Box::pin(common::put_in(conn, 0, 0))).await;
+    assert!(matches!(low, Err(Error::OverBudget { .. })), "{low:?}");
+    assert_eq!(refused("budget"), 1.0);
+    for outcome in ["committed", "failed"] {
+        let ended = format!("cause=refused-low,database=router,outcome={outcome}");
+        assert_eq!(book.sum(observe::OPERATIONS, &ended), 0.0, "it was never an operation");
+    }
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_that_another_takes_down_is_counted_apart_from_the_one_that_failed() {
+    const VICTIM: Cause = Cause::new("taken-down");
+    const CULPRIT: Cause = Cause::new("takes-down");
+    let (book, dirs) = (book(), Dirs::new());
+    let mut options = dirs.options();
+    options.write_deadline = Duration::from_secs(1);
+    let manager = DbManager::open(options).await.unwrap();
+    let router = with_router(&manager, "home").await;
+    let (go, first) = occupy(&router).await;
+    let queue = |cause: Cause, sql: &'static str| -> JoinHandle<Result<(), Error>> {
+        let queued = router.clone();
+        tokio::spawn(async move {
+            queued
+                .write(cause, move |conn| {
+                    Box::pin(async move {
+                        sqlx::query(sql).execute(conn).await?;
+                        Ok(())
+                    })
+                })
+                .await
+        })
+    };
+    let until_queued = async |depth: usize| {
+        while router.queue_depth() < depth {
+            tokio::task::yield_now().await;
+        }
+    };
+    let victim = queue(VICTIM, "INSERT INTO kv (k, v) VALUES (1, 1)");
+    until_queued(1).await;
+    // Reaches its deadline, which rolls the transaction of all back.
+    let endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+                   INSERT INTO kv (k, v) SELECT i, i FROM n WHERE i < 0";
+    let culprit = queue(CULPRIT, endless);
+    until_queued(2).await;
+    go.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    let answers = (victim.await.unwrap(), culprit.await.unwrap());
+    assert!(matches!(answers, (Err(Error::NotApplied), Err(Error::WriteDeadline { .. }))), "{answers:?}");
+    let one = |cause: &str, outcome: &str| {
+        book.sum(observe::OPERATIONS, &format!("cause={cause},database=router,outcome={outcome}"))
+    };
+    assert_eq!((one("taken-down", "not_applied"), one("taken-down", "failed")), (1.0, 0.0));
+    assert_eq!((one("takes-down", "failed"), one("takes-down", "not_applied")), (1.0, 0.0));
+    assert_eq!(one("taken-down", "committed"), 0.0);
+    manager.shutdown().await.unwrap();
+}
+
+#[cfg(feature = "fault-injection")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_nobody_knows_the_end_of_is_counted_as_unknown() {
+    use nasnet_dbmanager::vfs::fault::{Fault, Operation};
+
+    const CAUSE: Cause = Cause::new("counted-unknown");
+    let (book, dirs) = (book(), Dirs::new());
+    let manager = dirs.open().await;
+    let router = with_router(&manager, "home").await;
+    let armed = Fault::fail(Operation::Sync, 1, Fault::IOERR_FSYNC).arm(dirs.root()).unwrap();
+    let answer: Result<(), Error> = router.write(CAUSE, |conn| Box::pin(common::put_in(conn, 1, 1))).await;
+    drop(armed);
+    assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
+    let one = |outcome: &str| {
+        book.sum(observe::OPERATIONS, &format!("cause=counted-unknown,database=router,outcome={outcome}"))
+    };
+    assert_eq!((one("unknown"), one("committed"), one("failed")), (1.0, 0.0, 0.0));
+    manager.shutdown().await.unwrap();
 }

@@ -7,7 +7,7 @@ use std::fs;
 
 use common::{CAUSE, Dirs, all, id, put, with_router};
 use nasnet_dbmanager::system::routers::Lifecycle;
-use nasnet_dbmanager::{DbManager, Error, NewRouter, RouterRecord};
+use nasnet_dbmanager::{DbManager, Error, NewRouter, RestoreMode, RouterRecord, Which};
 
 async fn record(manager: &DbManager, name: &str) -> Option<RouterRecord> {
     manager.system().routers().get(&id(name)).await.unwrap()
@@ -160,4 +160,79 @@ async fn an_interrupted_purge_or_quarantine_is_carried_out() {
         manager.router(&id("home")).await.unwrap();
         manager.shutdown().await.unwrap();
     }
+}
+
+/// Retires a router whose new place is taken, which fails after the intent is written and before the directory moves.
+async fn retire_in_vain(dirs: &Dirs, manager: &DbManager) {
+    let obstacle = dirs.data().join("retired/home");
+    fs::create_dir_all(obstacle.join("something")).unwrap();
+    let refused = manager.retire(&id("home")).await;
+    assert!(matches!(&refused, Err(Error::WrongDatabase { path, .. }) if *path == obstacle), "{refused:?}");
+    assert!(dirs.router_file(&id("home")).exists());
+}
+
+#[tokio::test]
+async fn a_retire_that_failed_before_its_rename_is_finished_for_whoever_asks_next() {
+    let dirs = Dirs::new();
+    let manager = dirs.open().await;
+    put(&*with_router(&manager, "home").await, 1, 10).await.unwrap();
+    retire_in_vain(&dirs, &manager).await;
+    // As long as it cannot be finished, nobody writes to a router that is about to leave.
+    let refused = manager.router(&id("home")).await;
+    assert!(matches!(refused, Err(Error::WrongDatabase { .. })), "{refused:?}");
+    fs::remove_dir_all(dirs.data().join("retired")).unwrap();
+    let gone = manager.router(&id("home")).await;
+    assert!(matches!(gone, Err(Error::RouterNotFound { .. })), "{gone:?}");
+    assert_eq!(record(&manager, "home").await.unwrap().lifecycle, Lifecycle::Retired);
+    manager.reinstate(&id("home")).await.unwrap();
+    assert_eq!(all(&manager.router(&id("home")).await.unwrap()).await, [(1, 10)]);
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_another_process_did_to_a_router_is_noticed_by_one_that_knew_it() {
+    let dirs = Dirs::new();
+    let mut options = dirs.options();
+    options.max_open = 1;
+    // Each has its own locks, registry connection and memory, as two processes have.
+    let (one, other) = (DbManager::open(options.clone()).await.unwrap(), DbManager::open(options).await.unwrap());
+    put(&*with_router(&one, "home").await, 1, 10).await.unwrap();
+    with_router(&one, "away").await;
+    let backup = one.backup(Which::Router(id("home")), dirs.root().join("backup")).await.unwrap();
+    // Known to the one, and closed by it again.
+    let know = async || {
+        drop(one.router(&id("home")).await.unwrap());
+        drop(one.router(&id("away")).await.unwrap());
+    };
+    let close = async || drop(other.router(&id("away")).await.unwrap());
+    for round in 0..2_i64 {
+        know().await;
+        // Retired, and retired half-way with the file where it was.
+        if round == 0 {
+            other.retire(&id("home")).await.unwrap();
+        } else {
+            retire_in_vain(&dirs, &other).await;
+            fs::remove_dir_all(dirs.data().join("retired")).unwrap();
+        }
+        let gone = one.router(&id("home")).await;
+        assert!(matches!(gone, Err(Error::RouterNotFound { .. })), "{round}: {gone:?}");
+        assert_eq!(record(&one, "home").await.unwrap().lifecycle, Lifecycle::Retired, "{round}");
+        other.reinstate(&id("home")).await.unwrap();
+        know().await;
+        // Restored: another file with another uid.
+        put(&other.router(&id("home")).await.unwrap(), 2 + round, 20).await.unwrap();
+        other.restore(&backup, RestoreMode::Router(id("home"))).await.unwrap();
+        close().await;
+        assert_eq!(all(&one.router(&id("home")).await.unwrap()).await, [(1, 10)], "{round}");
+        know().await;
+        // Set aside, while the one that knew it would find a file.
+        other.quarantine(&id("home"), "told by a test").await.unwrap();
+        let refused = one.router(&id("home")).await;
+        assert!(matches!(refused, Err(Error::Quarantined { .. })), "{round}: {refused:?}");
+        other.recover(&id("home")).await.unwrap();
+        close().await;
+        assert_eq!(all(&one.router(&id("home")).await.unwrap()).await, [(1, 10)], "{round}");
+    }
+    one.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
 }

@@ -141,6 +141,16 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// Retention has removed a part of the stream's history, and no tier that can be read now has it.
+    #[error("history of {stream} of {scope} is complete only behind {oldest}")]
+    BeyondHorizon {
+        /// The scope.
+        scope: Scope,
+        /// The stream.
+        stream: StreamName,
+        /// Everything of the stream after here is there.
+        oldest: Position,
+    },
     /// The cold directory is not usable now.
     #[error("cold tier {} is absent: {why}", dir.display())]
     ColdAbsent {

@@ -2,14 +2,17 @@
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use nasnet_dbmanager::{BootId, ClockQuality, Scope};
+use nasnet_dbmanager::{BootId, Cause, ClockQuality, Scope};
 
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::name::StreamName;
 use crate::position::Position;
 use crate::query::Query;
+use crate::retain::horizon::{self, Removed};
 use crate::store::EventStore;
+
+const HORIZON: Cause = Cause::new("event-horizon");
 
 /// Up to where a history goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +25,12 @@ pub enum Until {
     WallMs(i64),
 }
 
-/// Reads the events of a stream up to a position or an instant, oldest first.
+/// Reads the events of a stream up to a position or an instant, oldest first, from its very first one: what is folded from
+/// a part of them would be a guess.
 ///
 /// # Errors
-/// [`Error::Storage`] when the place of an instant cannot be found.
+/// [`Error::BeyondHorizon`] when retention has removed a part of the history and no tier that can be read now has it; as an
+/// item of the stream when that part is not its beginning. [`Error::Storage`] when the place of an instant cannot be found.
 ///
 /// # Cancel safety
 /// Safe.
@@ -36,11 +41,70 @@ pub async fn events_until(
     until: Until,
 ) -> Result<impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static, Error> {
     let query = Query::scope(scope.clone()).stream(stream.clone());
+    let gaps = match removed_of(store, scope, stream).await? {
+        Some(removed) => {
+            let gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0) };
+            gaps.check_beginning(store, query.clone()).await?;
+            Some(gaps)
+        }
+        None => None,
+    };
     let last = match until {
         Until::Position(position) => position,
         Until::WallMs(wall_ms) => place_of(store, query.clone(), wall_ms).await?,
     };
-    Ok(store.read(query.until(last)))
+    let mut gaps = gaps;
+    let tell = move |item| match &mut gaps {
+        Some(gaps) => gaps.tell(item),
+        None => item,
+    };
+    Ok(store.read(query.until(last)).map(tell))
+}
+
+/// What retention removed of a stream. A router that is gone has no warm tier it could have been removed from.
+async fn removed_of(store: &EventStore, scope: &Scope, stream: &StreamName) -> Result<Option<Removed>, Error> {
+    let database = match store.shared().manager.scope(scope).await {
+        Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => return Ok(None),
+        found => found?,
+    };
+    let stream = stream.clone();
+    database.read(HORIZON, move |conn| Box::pin(async move { horizon::of_stream(conn, &stream).await })).await
+}
+
+/// Looks for versions that retention has removed. Versions of a stream count up from 1, and those it removed may be read
+/// from the cold tier all the same.
+struct Gaps {
+    scope: Scope,
+    stream: StreamName,
+    removed: Removed,
+    /// The version read last, `None` behind a place that cannot be read, where any may follow.
+    last: Option<u64>,
+}
+
+impl Gaps {
+    fn beyond(&self) -> Error {
+        let (scope, stream) = (self.scope.clone(), self.stream.clone());
+        Error::BeyondHorizon { scope, stream, oldest: self.removed.through }
+    }
+
+    /// A history that does not begin at the beginning is refused before anything of it is read.
+    async fn check_beginning(&self, store: &EventStore, query: Query) -> Result<(), Error> {
+        match store.read_stored(query.limit(1)).next().await {
+            None => Err(self.beyond()),
+            Some(Ok(event)) if event.version > 1 => Err(self.beyond()),
+            // The reading of the history tells of what is damaged.
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn tell(&mut self, item: Result<Recorded, Error>) -> Result<Recorded, Error> {
+        let last = self.last;
+        self.last = item.as_ref().ok().map(|event| event.version);
+        match (last, &item) {
+            (Some(last), Ok(event)) if event.version > last + 1 && last < self.removed.version => Err(self.beyond()),
+            _ => item,
+        }
+    }
 }
 
 /// An event whose clock was not trusted.

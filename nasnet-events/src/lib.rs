@@ -36,7 +36,6 @@ mod epoch;
 mod hot;
 mod schedule;
 mod schema;
-#[allow(dead_code, reason = "records of scopes are read, but nothing prunes them yet")]
 mod truncation;
 mod warm;
 mod window;
@@ -60,6 +59,7 @@ mod options;
 mod read;
 mod replay;
 mod resolve;
+mod retain;
 mod seal;
 mod sealing;
 mod shared;
@@ -94,6 +94,9 @@ pub use position::Position;
 pub use query::Query;
 pub use receipt::{Achieved, Receipt};
 pub use replay::EventReplay;
+pub use retain::{
+    Blocked, Blocker, Forced, Keep, Retention, RetentionPlan, RetentionReport, ScopePlan, SnapshotHorizon,
+};
 pub use schema::{high_waters, schema_sets};
 pub use seal::SealReport;
 pub use shred::Shredded;

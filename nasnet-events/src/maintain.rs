@@ -1,4 +1,4 @@
-//! The loop that moves events down the tiers in time: flush, seal, train, archive.
+//! The loop that moves events down the tiers in time: flush, seal, train, archive, retain.
 
 use std::future::Future;
 use std::pin::pin;
@@ -12,6 +12,7 @@ use crate::cold::{ColdState, FRAME_EVENTS_MAX};
 use crate::error::Error;
 use crate::flush::{FlushReason, FlushReport};
 use crate::options::{ArchivePolicy, FlushPolicy};
+use crate::retain::Forced;
 use crate::schedule::{Rhythm, stretched};
 use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
@@ -24,6 +25,9 @@ const FRAMES_PER_STEP: u64 = 16;
 const RETRY: Duration = Duration::from_secs(10 * 60);
 /// Rows are looked at this often.
 const SEAL_EVERY: Duration = Duration::from_secs(60 * 60);
+/// What may go is looked for this often, and so many rows and segments of each scope go at most.
+const RETAIN_EVERY: Duration = Duration::from_secs(60 * 60);
+const RETAIN_UNITS: usize = 512;
 /// The minute of the day at which dictionaries are trained.
 const TRAIN_MINUTE: u16 = 180;
 /// Tmpfs has little room when less than one part in this is left.
@@ -36,15 +40,16 @@ struct Done {
     expired: Instant,
     sealed: Option<Instant>,
     trained: Option<Now>,
+    retained: Option<Instant>,
     archived: Option<Now>,
     archived_seq: u64,
     archive_not_before: Option<Instant>,
 }
 
 impl EventStore {
-    /// Flushes as [`FlushPolicy`] says, seals old rows, forgets in the hot tier what is old, trains dictionaries and
-    /// archives as [`ArchivePolicy`] says, until
-    /// `shutdown` completes; then flushes once more. While a database takes nothing, only the time counts. A medium that
+    /// Flushes as [`FlushPolicy`] says, seals old rows, forgets in the hot tier what is old, trains dictionaries, archives
+    /// as [`ArchivePolicy`] says and removes from the warm tier what [`crate::Retention`] does not keep, a bounded number
+    /// of rows and segments an hour, until `shutdown` completes; then flushes once more. While a database takes nothing, only the time counts. A medium that
     /// is away is looked for every minute, and what it missed is archived in bounded steps when it returns. The caller
     /// owns the loop: spawn it, and await it after completing `shutdown`.
     ///
@@ -65,6 +70,7 @@ impl EventStore {
             expired: Instant::now(),
             sealed: None,
             trained: Some(shared.manager.now()),
+            retained: None,
             archived: None,
             archived_seq: 0,
             archive_not_before: None,
@@ -94,6 +100,7 @@ impl EventStore {
             }
             self.seal_and_train(&mut done).await;
             more = self.archive_due(&mut done).await;
+            self.retain_due(&mut done).await;
             if done.expired.elapsed() >= look {
                 done.expired = Instant::now();
                 if let Err(error) = self.expire().await {
@@ -151,6 +158,36 @@ impl EventStore {
             if let Err(error) = self.train().await {
                 tracing::warn!(%error, "no dictionaries can be made");
             }
+        }
+    }
+
+    /// Marks ages, and removes what may go.
+    async fn retain_due(&self, done: &mut Done) {
+        if done.retained.is_some_and(|retained| retained.elapsed() < RETAIN_EVERY) {
+            return;
+        }
+        done.retained = Some(Instant::now());
+        if let Err(error) = self.mark_age_after(self.shared().options.retention.mark_every()).await {
+            tracing::warn!(%error, "ages are not marked, so nothing gets older");
+        }
+        let removed = match self.retention_plan().await {
+            Ok(plan) => self.retain_step(plan, RETAIN_UNITS).await,
+            Err(error) => Err(error),
+        };
+        match removed {
+            Ok(report) => {
+                for (scope, error) in &report.failed {
+                    tracing::warn!(%scope, %error, "its old events stay");
+                }
+                for forced in &report.forced {
+                    let Forced { consumer, events } = forced;
+                    tracing::warn!(%consumer, events, "events were removed before the consumer saw them");
+                }
+                if report.events > 0 {
+                    tracing::info!(%report, "old events were removed from the warm tier");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "old events stay"),
         }
     }
 

@@ -3,6 +3,7 @@
 use metrics::Unit;
 
 use crate::hot::shed::Swept;
+use crate::retain::Doomed;
 
 /// Counter: events that left the hot tier before their class demanded more of them, by `why` (`room`, `expired`).
 pub const SHED: &str = "nasnet_events_shed_total";
@@ -11,10 +12,14 @@ pub const LOST: &str = "nasnet_events_lost_total";
 /// Counter: incarnations of the hot tier whose tail was found lost. How many events that were is unknown.
 pub const TAILS_LOST: &str = "nasnet_events_tails_lost_total";
 
+/// Counter: events retention removed from the warm tier, by `why` (`retention`, or `guard`: past that of a consumer).
+pub const PRUNED: &str = "nasnet_events_pruned_total";
+
 /// Describes every metric of this crate to the recorder that is installed.
 pub fn describe() {
     metrics::describe_counter!(SHED, Unit::Count, "events removed from the hot tier, none of them lost");
     metrics::describe_counter!(LOST, Unit::Count, "events lost for want of room before they reached flash");
+    metrics::describe_counter!(PRUNED, Unit::Count, "events removed from the warm tier by retention");
     metrics::describe_counter!(TAILS_LOST, Unit::Count, "incarnations of the hot tier found to have lost their tail");
 }
 
@@ -26,6 +31,16 @@ pub(crate) fn removed(swept: &Swept, why: &'static str) {
     }
     if lost > 0 {
         metrics::counter!(LOST).increment(lost);
+    }
+}
+
+/// Counts what one committed transaction of retention removed.
+pub(crate) fn pruned(gone: &[Doomed]) {
+    for (why, forced) in [("retention", false), ("guard", true)] {
+        let events: u64 = gone.iter().filter(|unit| unit.forced.is_some() == forced).map(|unit| unit.events).sum();
+        if events > 0 {
+            metrics::counter!(PRUNED, "why" => why).increment(events);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::class::ClassRules;
+use crate::retain::Retention;
 use crate::upcast::Upcasters;
 
 /// Settings of an event store.
@@ -36,6 +37,8 @@ pub struct EventOptions {
     pub stall_after: Duration,
     /// How old forms of bodies are read. Default none.
     pub upcasters: Upcasters,
+    /// What the warm tier keeps.
+    pub retention: Retention,
     /// The cold tier, `None` = no cold tier.
     pub cold: Option<ColdOptions>,
 }
@@ -62,6 +65,7 @@ impl Default for EventOptions {
             rows_max: 512,
             stall_after: Duration::from_secs(30),
             upcasters: Upcasters::new(),
+            retention: Retention::default(),
             cold: None,
         }
     }
@@ -79,6 +83,13 @@ impl EventOptions {
     #[must_use]
     pub fn upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
+        self
+    }
+
+    /// Sets what the warm tier keeps.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
         self
     }
 

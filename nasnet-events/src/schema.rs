@@ -72,6 +72,8 @@ pub fn high_waters() -> Vec<HighWater> {
             [
                 warm(file, "event_rows", "SELECT MAX(pos) >> 40 FROM event_rows"),
                 warm(file, "event_segments", "SELECT MAX(last_pos) >> 40 FROM event_segments"),
+                // What is left of rows and segments that were removed.
+                warm(file, "event_chain", "SELECT MAX(pos) >> 40 FROM event_chain"),
                 warm(file, "event_sealed", "SELECT MAX(last_pos) >> 40 FROM event_sealed"),
             ]
         })

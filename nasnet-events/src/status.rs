@@ -10,6 +10,7 @@ use crate::epoch::{self, TailLost};
 use crate::error::Error;
 use crate::hot::{log, shed, truncated};
 use crate::position::Position;
+use crate::retain::{RetentionPlan, horizon};
 use crate::store::{EventStore, blocking};
 use crate::warm::segment::Lane;
 use crate::warm::{dictionary, rows, segment};
@@ -48,6 +49,8 @@ pub struct ScopeStatus {
     pub flushed_through: Option<Position>,
     /// Events up to here were read back from the cold tier.
     pub archived_through: Option<Position>,
+    /// How far retention has come, `None` when it has removed nothing. Not everything before it is gone.
+    pub retained_through: Option<Position>,
 }
 
 /// What a store holds and how it fares.
@@ -79,6 +82,8 @@ pub struct Status {
     pub flash: FlashReport,
     /// The warm tier by scope; a database that cannot be read has its error instead.
     pub warm: Vec<Result<ScopeStatus, Error>>,
+    /// What retention would remove from the warm tier now, and what holds the rest back.
+    pub retention: RetentionPlan,
     /// Whether the cold tier is there.
     pub cold_state: ColdState,
     /// The cold tier, when it is there.
@@ -148,6 +153,7 @@ impl EventStore {
             expired,
             flash: shared.manager.flash_report().await?,
             warm,
+            retention: self.retention_plan().await?,
             cold_state,
             cold,
             losses: shared.losses(),
@@ -184,6 +190,7 @@ impl EventStore {
                         dictionaries: dictionary::count(conn).await?,
                         flushed_through: (totals.segments > 0).then_some(tail.through),
                         archived_through: archive::confirmed(conn).await?,
+                        retained_through: horizon::retained(conn).await?,
                         scope,
                     })
                 })

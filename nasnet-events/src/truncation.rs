@@ -49,8 +49,8 @@ pub enum TruncatedBy {
 
 const LIST: &str = "SELECT after_pos, through_pos, events, lost, by, consumer, scope FROM event_truncated \
      WHERE through_pos > ?1 ORDER BY after_pos, id";
-const EXTEND: &str = "UPDATE event_truncated SET through_pos = MAX(through_pos, ?2), events = events + ?3, \
-     lost = lost + ?7 \
+const EXTEND: &str = "UPDATE event_truncated SET after_pos = MIN(after_pos, ?1), \
+     through_pos = MAX(through_pos, ?2), events = events + ?3, lost = lost + ?7 \
      WHERE id = (SELECT MAX(id) FROM event_truncated) AND through_pos >= ?1 AND by = ?4 AND consumer IS ?5 \
      AND scope IS ?6";
 const IS_KNOWN: &str =
@@ -124,14 +124,8 @@ pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result
         .collect()
 }
 
-/// What was removed above a position, of all scopes, oldest first. A scope whose database cannot be read now is left
-/// out: its events cannot be read now either.
-pub(crate) async fn since(shared: &Shared, after: Position) -> Result<Vec<Truncated>, Error> {
-    let scopes = epoch::scopes(&shared.manager).await?;
-    since_of(shared, &scopes, after).await
-}
-
-/// As [`since`], for some scopes; what was removed from the hot tier is of all scopes.
+/// What was removed above a position, of some scopes and of the hot tier, which is of all scopes; oldest first. A scope whose
+/// database cannot be read now is left out: its events cannot be read now either.
 pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position) -> Result<Vec<Truncated>, Error> {
     let (epoch, mut found) =
         shared.hot().await?.read(READ, move |conn| Box::pin(async move { truncated::list(conn, after).await })).await?;
@@ -207,6 +201,7 @@ impl EventStore {
     /// # Cancel safety
     /// Safe.
     pub async fn truncated(&self, after: Position) -> Result<Vec<Truncated>, Error> {
-        since(self.shared(), after).await
+        let scopes = epoch::scopes(&self.shared().manager).await?;
+        since_of(self.shared(), &scopes, after).await
     }
 }

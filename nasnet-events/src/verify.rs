@@ -204,6 +204,8 @@ struct Check<'a> {
     state: Option<Digest>,
     /// Where the walk began.
     began: Option<Position>,
+    /// Stretches that retention has removed: after one position, up to another.
+    gaps: Vec<(Position, Position)>,
     mark: Option<(Position, Digest)>,
     /// Whether the chain leads through the mark, once it has come by.
     passed: Option<bool>,
@@ -227,7 +229,17 @@ impl<'a> Check<'a> {
             digest: Digest::GENESIS,
             unbroken_after: stretch.after,
         };
-        Self { report, faults: Vec::new(), stretch, state: None, began: None, mark, passed: None, leaves }
+        Self {
+            report,
+            faults: Vec::new(),
+            stretch,
+            state: None,
+            began: None,
+            gaps: Vec::new(),
+            mark,
+            passed: None,
+            leaves,
+        }
     }
 
     fn fault(&mut self, position: Option<Position>, kind: FaultKind, detail: impl Into<String>) {
@@ -259,7 +271,11 @@ impl<'a> Check<'a> {
         match self.state {
             None => {}
             Some(state) if state == digest => {}
-            Some(_) if may_be_removed => self.report.unbroken_after = position,
+            Some(_) if may_be_removed => {
+                let before = self.gaps.last().map(|(_, through)| *through).max(self.report.last).max(self.began);
+                self.gaps.push((before.unwrap_or(Position::START), position));
+                self.report.unbroken_after = position;
+            }
             Some(_) => {
                 self.fault(Some(position), FaultKind::Broken, "what stands before is not what was chained");
             }
@@ -304,13 +320,18 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// True when retention has removed what stood there.
+    fn is_removed(&self, position: Position) -> bool {
+        self.gaps.iter().any(|(after, through)| *after < position && position <= *through)
+    }
+
     fn end(mut self, verification: &mut Verification) {
         if let (Some((marked, _)), None | Some(false)) = (self.mark, self.passed) {
             let end = self.report.last.max(self.began);
             let is_readable = !self.faults.iter().any(|fault| fault.kind == FaultKind::Unreadable);
             if self.passed == Some(false) {
                 self.fault(Some(marked), FaultKind::Rewritten, "the chain is another one than at the given head");
-            } else if self.began.is_some_and(|began| began > marked) {
+            } else if self.began.is_some_and(|began| began > marked) || self.is_removed(marked) {
                 verification.beyond.push((self.report.scope.clone(), self.report.lane));
             } else if end.is_none_or(|end| end < marked) && is_readable {
                 self.fault(Some(marked), FaultKind::Shorter, "the chain ends before the given head");

@@ -18,7 +18,7 @@ const WALK: Cause = Cause::new("event-verify");
 const ROWS: u32 = 512;
 const SEGMENTS: u32 = 8;
 
-const RECORDS: &str = "SELECT pos, digest FROM event_chain WHERE lane = 'rows' AND pos > ?1 AND pos <= ?2 ORDER BY pos";
+const RECORDS: &str = "SELECT pos, digest FROM event_chain WHERE lane = ?1 AND pos > ?2 AND pos <= ?3 ORDER BY pos";
 const RETAINED: &str = "SELECT MAX(through_pos) FROM event_retained WHERE (what = 0) = ?1";
 
 /// What is met along a chain.
@@ -142,7 +142,7 @@ impl EventStore {
     }
 }
 
-/// One page of rows; with the last position shown when more may follow.
+/// One page of rows, those that were sealed included; with the last position shown when more may follow.
 async fn row_steps(
     conn: &mut SqliteConnection,
     scope: &Scope,
@@ -154,51 +154,39 @@ async fn row_steps(
         let (position, digest) =
             rows::chained_at(conn, stretch.after).await?.unwrap_or((Position::START, Digest::GENESIS));
         steps.push(Step::At { position, digest, may_be_removed: true });
-        // Sealed rows come before those that are still rows, in the same chain.
-        let mut after = stretch.after;
-        loop {
-            let range = (after, stretch.until);
-            let (sealed, last) = lane_steps(conn, scope, segment::Lane::Sealed, range).await?;
-            steps.extend(sealed);
-            match last {
-                Some(last) => after = last,
-                None => break,
-            }
-        }
     }
-    let page = rows::page(conn, scope, (stretch.after, stretch.until), None, Order::Forwards, ROWS).await?;
-    let more = page.len() >= ROWS as usize;
-    let last = page.last().map(|row| row.position).filter(|_| more);
-    let records: Vec<(i64, Vec<u8>)> = sqlx::query_as(RECORDS)
-        .bind(stretch.after.to_key_clamped())
-        .bind(last.unwrap_or(stretch.until).to_key_clamped())
-        .fetch_all(&mut *conn)
-        .await?;
+    // Sealed rows stand among those that are still rows, in the same chain: a short run behind a hole is not sealed.
+    let range = (stretch.after, stretch.until);
+    let mut sealed = segment::metas(conn, scope, segment::Lane::Sealed, range, Order::Forwards, SEGMENTS).await?;
+    let mut last = sealed.last().map(|meta| meta.last).filter(|_| sealed.len() >= SEGMENTS as usize);
+    let until = last.unwrap_or(stretch.until).min(stretch.until);
+    let page = rows::page(conn, scope, (stretch.after, until), None, Order::Forwards, ROWS).await?;
+    if page.len() >= ROWS as usize {
+        last = page.last().map(|row| row.position);
+    }
+    let through = last.unwrap_or(stretch.until);
+    sealed.retain(|meta| meta.first <= through);
     let removed = removed_through(conn, false).await?;
-    let mut records =
-        records.into_iter().filter_map(|(pos, digest)| Some((Position::from_key(pos)?, Digest::from_slice(&digest)?)));
-    let mut next = records.next();
-    let mut behind = |steps: &mut Vec<Step>, before: Position| {
-        while let Some((position, digest)) = next.filter(|(position, _)| *position < before) {
-            steps.push(Step::At { position, digest, may_be_removed: position <= removed });
-            next = records.next();
-        }
-    };
+
+    let mut places: Vec<Place> = Vec::new();
+    for meta in sealed {
+        places.push((meta.first, false, steps_of(conn, scope, &meta, Some(removed)).await?));
+    }
     for row in page {
-        behind(&mut steps, row.position);
-        match row.event {
+        let steps = match row.event {
             Ok(event) => {
-                steps.push(Step::Event(Box::new(event)));
-                steps.extend(row.digest.map(Step::After));
+                let after = row.digest.map(Step::After);
+                std::iter::once(Step::Event(Box::new(event))).chain(after).collect()
             }
             Err(error) => {
                 let position = Some(row.position);
-                steps.push(Step::Damaged { position, through: position, error, after: row.digest });
+                vec![Step::Damaged { position, through: position, error, after: row.digest }]
             }
-        }
+        };
+        places.push((row.position, false, steps));
     }
-    behind(&mut steps, Position::END);
-    Ok((steps, last))
+    places.extend(records(conn, "rows", (stretch.after, through), removed).await?);
+    Ok((in_order(steps, places), last))
 }
 
 async fn segment_steps(
@@ -207,41 +195,71 @@ async fn segment_steps(
     range: (Position, Position),
     start: bool,
 ) -> Result<(Vec<Step>, Option<Position>), Error> {
-    let (mut steps, last) = lane_steps(conn, scope, segment::Lane::Flushed, range).await?;
-    if start && steps.is_empty() {
-        let chained = segment::chained(conn, scope).await?;
-        steps.extend(chained.map(|(position, digest)| Step::At { position, digest, may_be_removed: true }));
+    let metas = segment::metas(conn, scope, segment::Lane::Flushed, range, Order::Forwards, SEGMENTS).await?;
+    let removed = removed_through(conn, true).await?;
+    let last = metas.last().map(|meta| meta.last).filter(|_| metas.len() >= SEGMENTS as usize);
+    let mut steps = Vec::new();
+    if start {
+        let (position, digest) =
+            segment::chained_at(conn, scope, range.0).await?.unwrap_or((Position::START, Digest::GENESIS));
+        steps.push(Step::At { position, digest, may_be_removed: true });
     }
-    Ok((steps, last))
+    let mut places: Vec<Place> = Vec::new();
+    for meta in metas {
+        places.push((meta.first, false, steps_of(conn, scope, &meta, None).await?));
+    }
+    places.extend(records(conn, "segments", (range.0, last.unwrap_or(range.1)), removed).await?);
+    Ok((in_order(steps, places), last))
 }
 
-/// One page of segments; with the last position shown when more may follow.
-async fn lane_steps(
+/// What is shown at a position, and whether it is the record of something that was removed there.
+type Place = (Position, bool, Vec<Step>);
+
+/// How the chain is recorded behind what was removed.
+async fn records(
+    conn: &mut SqliteConnection,
+    lane: &'static str,
+    (after, through): (Position, Position),
+    removed: Position,
+) -> Result<Vec<Place>, Error> {
+    let query = sqlx::query_as(RECORDS).bind(lane).bind(after.to_key_clamped()).bind(through.to_key_clamped());
+    let found: Vec<(i64, Vec<u8>)> = query.fetch_all(conn).await?;
+    let place = |(pos, digest): (i64, Vec<u8>)| {
+        let (position, digest) = (Position::from_key(pos)?, Digest::from_slice(&digest)?);
+        Some((position, true, vec![Step::At { position, digest, may_be_removed: position <= removed }]))
+    };
+    Ok(found.into_iter().filter_map(place).collect())
+}
+
+/// Steps in the order of positions; what is recorded behind a place comes after what stands there.
+fn in_order(mut steps: Vec<Step>, mut places: Vec<Place>) -> Vec<Step> {
+    places.sort_by_key(|(position, is_record, _)| (*position, *is_record));
+    steps.extend(places.into_iter().flat_map(|(.., steps)| steps));
+    steps
+}
+
+/// The steps through one segment. `removed` = up to where what stood before it may be gone without a record.
+async fn steps_of(
     conn: &mut SqliteConnection,
     scope: &Scope,
-    lane: segment::Lane,
-    range: (Position, Position),
-) -> Result<(Vec<Step>, Option<Position>), Error> {
-    let mut steps = Vec::new();
-    let metas = segment::metas(conn, scope, lane, range, Order::Forwards, SEGMENTS).await?;
-    let removed = removed_through(conn, lane == segment::Lane::Flushed).await?;
-    let last = metas.last().map(|meta| meta.last).filter(|_| metas.len() >= SEGMENTS as usize);
-    for meta in metas {
-        let position = meta.first.before();
-        steps.push(Step::At { position, digest: meta.prev_digest, may_be_removed: position <= removed });
-        match segment::events(conn, scope, &meta).await {
-            Ok(events) => {
-                steps.extend(events.into_iter().map(|event| Step::Event(Box::new(event))));
-                steps.push(Step::After(meta.digest));
-            }
-            Err(error @ (Error::Corrupt { .. } | Error::DictionaryMissing { .. })) => {
-                let (position, through) = (Some(meta.first), Some(meta.last));
-                steps.push(Step::Damaged { position, through, error, after: Some(meta.digest) });
-            }
-            Err(error) => return Err(error),
+    meta: &segment::Meta,
+    removed: Option<Position>,
+) -> Result<Vec<Step>, Error> {
+    let position = meta.first.before();
+    let may_be_removed = removed.is_some_and(|removed| position <= removed);
+    let mut steps = vec![Step::At { position, digest: meta.prev_digest, may_be_removed }];
+    match segment::events(conn, scope, meta).await {
+        Ok(events) => {
+            steps.extend(events.into_iter().map(|event| Step::Event(Box::new(event))));
+            steps.push(Step::After(meta.digest));
         }
+        Err(error @ (Error::Corrupt { .. } | Error::DictionaryMissing { .. })) => {
+            let (position, through) = (Some(meta.first), Some(meta.last));
+            steps.push(Step::Damaged { position, through, error, after: Some(meta.digest) });
+        }
+        Err(error) => return Err(error),
     }
-    Ok((steps, last))
+    Ok(steps)
 }
 
 /// Up to where retention has moved its marks: rows and segments above it were never removed by it.

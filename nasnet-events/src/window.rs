@@ -5,6 +5,7 @@ use sqlx::SqliteConnection;
 
 use crate::error::Error;
 use crate::name::StreamName;
+use crate::retain::horizon;
 use crate::shared::Shared;
 use crate::warm::rows::RowHead;
 use crate::warm::{names, rows, segment};
@@ -19,7 +20,11 @@ struct Window {
 
 async fn fetch(conn: &mut SqliteConnection) -> Result<Window, Error> {
     let rows = rows::window(conn).await?;
-    let by_number = segment::stream_tops(conn).await?;
+    let mut by_number = segment::stream_tops(conn).await?;
+    for (stream, version) in horizon::tops(conn).await? {
+        let top = by_number.entry(stream).or_default();
+        *top = version.max(*top);
+    }
     let texts = if by_number.is_empty() { std::collections::HashMap::new() } else { names::all(conn).await? };
     let mut tops = Vec::with_capacity(by_number.len());
     for (number, top) in by_number {

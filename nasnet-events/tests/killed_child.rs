@@ -7,9 +7,13 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, NewRouter, RouterId, Scope};
-use nasnet_events::{EventOptions, EventStore, Expected, FlushReason, Query, StreamAppend};
+use nasnet_events::{
+    Class, EventOptions, EventStore, Expected, FlushReason, Item, Keep, Query, Retention, Span, StreamAppend,
+    TruncatedBy,
+};
 use support::{TEST, event, normal, options, read, router, stream};
 use ulid::Ulid;
 
@@ -20,7 +24,9 @@ async fn open(dir: &Path) -> (DbManager, EventStore) {
     if manager.routers().await.unwrap().is_empty() {
         manager.create_router(NewRouter::new(RouterId::parse("r1").unwrap())).await.unwrap();
     }
-    let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+    let keep = Keep::age(Duration::ZERO);
+    let retention = Retention::default().class(Class::Critical, keep).class(Class::Normal, keep);
+    let store = EventStore::open(&manager, EventOptions::default().retention(retention)).await.unwrap();
     (manager, store)
 }
 
@@ -69,6 +75,7 @@ fn child() {
             "append" => append_for_ever(&manager, &store).await,
             "reserve" => reserve_and_hang(&manager, &store).await,
             "count" => append_a_hundred(&manager, &store).await,
+            "retain" => retain_for_ever(&manager, &store).await,
             other => panic!("{other}"),
         }
     });
@@ -136,11 +143,34 @@ async fn append_a_hundred(manager: &DbManager, store: &EventStore) {
     std::process::exit(0);
 }
 
+/// Keeps nothing of what is older than the last mark, so that each round removes most of what there is.
+async fn retain_for_ever(manager: &DbManager, store: &EventStore) {
+    let everything = || async {
+        store.mark_age().await.unwrap();
+        let report = store.retain(store.retention_plan().await.unwrap()).await.unwrap();
+        assert!(report.failed.is_empty(), "{report:?}");
+        println!("\nremoved {}", report.events);
+    };
+    loop {
+        for number in 0..20 {
+            let event = event(manager, if number % 2 == 0 { "config.applied" } else { "alert.raised" });
+            let receipt = store.append(&router("r1"), &stream("s"), Expected::Any, vec![event]).await.unwrap();
+            if number % 5 == 4 {
+                store.flush(FlushReason::Requested).await.unwrap();
+            }
+            println!("\nversion {}", receipt.version);
+        }
+        everything().await;
+    }
+}
+
 /// Words of the child's lines that begin with one of ours; the test harness prints lines of its own.
 fn lines(child: &mut Process) -> impl Iterator<Item = (String, String)> + use<> {
     BufReader::new(child.0.stdout.take().unwrap()).lines().map_while(Result::ok).filter_map(|line| {
         let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
-        ["hot", "synced", "reserved", "done"].contains(&word).then(|| (word.to_owned(), rest.to_owned()))
+        ["hot", "synced", "reserved", "done", "version", "removed"]
+            .contains(&word)
+            .then(|| (word.to_owned(), rest.to_owned()))
     })
 }
 
@@ -190,6 +220,57 @@ fn what_a_killed_process_acknowledged_is_there() {
             });
         }
     }
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_removes_events_has_told_what_it_removed_and_nothing_else_is_gone() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut removed_in_all = 0;
+    // The last kills come right after a round of appends, while events are removed.
+    for kill_after in [41, 62, 80, 83, 101] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = spawn(dir.path(), "retain");
+        let mut output = lines(&mut child);
+        let mut told: Vec<(String, String)> = output.by_ref().take(kill_after).collect();
+        child.kill();
+        told.extend(output);
+        let of = |wanted: &str| -> Vec<u64> {
+            told.iter().filter(|(word, _)| word == wanted).filter_map(|(_, number)| number.parse().ok()).collect()
+        };
+        let (last_version, removed) =
+            (of("version").into_iter().max().unwrap(), of("removed").into_iter().sum::<u64>());
+        runtime.block_on(async {
+            let (manager, store) = open(dir.path()).await;
+            store.resolve().await.unwrap();
+            assert!(store.verify(Span::all()).await.unwrap().is_sound());
+            support::empty_hot(&manager).await;
+            let left = read(&store, Query::all()).await;
+            assert!(left.windows(2).all(|pair| pair[0].version < pair[1].version));
+            // The hot tier had everything; without it, what is flushed or a row is there, or the record tells of it.
+            let items = support::watch::shown(&store, "late").await;
+            let recorded: u64 = items
+                .iter()
+                .filter_map(|item| match item {
+                    Item::Truncated { removed, .. } if removed.by == TruncatedBy::Retention => Some(removed.events),
+                    _ => None,
+                })
+                .sum();
+            assert!(recorded >= removed, "{removed} were reported, {recorded} are recorded");
+            let flushed = store.status().await.unwrap().warm.iter().flatten().map(|warm| warm.flushed_through).max();
+            assert!(flushed.is_some());
+            let accounted = left.len() as u64 + recorded;
+            assert!(accounted + 5 >= last_version, "{accounted} of {last_version} events are accounted for");
+            let next = store.append(&router("r1"), &stream("s"), Expected::Any, vec![normal(&manager)]).await.unwrap();
+            assert!(next.version > last_version, "a version is given again");
+            assert!(
+                next.version <= accounted + 6,
+                "{accounted} events are accounted for, the next has {}",
+                next.version
+            );
+            removed_in_all += recorded;
+        });
+    }
+    assert!(removed_in_all > 0);
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! Random histories against a list: appends by two stores, transactions that commit, roll back or lose their receipt,
-//! flushes, archives, restarts and a hot tier that is wiped, also under the open stores. Every event that was promised is read once and in order,
+//! flushes, archives, retention, restarts and a hot tier that is wiped, also under the open stores. Every event that was promised is read once and in order,
 //! and every position of the epoch is an event or a void.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod support;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{
-    Achieved, Class, ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Position, Query,
-    Receipt, StreamAppend, prepare_cold_dir,
+    Achieved, Class, ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Keep, NewEvent, Position,
+    Query, Receipt, Retention, StreamAppend, prepare_cold_dir,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -47,8 +48,12 @@ enum Op {
     Archive {
         by: usize,
     },
-    /// What retention does once a day is over: archived events leave the hot log.
+    /// Archived events leave the hot log.
     Expire,
+    /// Archived events leave the warm tier, whatever their age.
+    Retain {
+        by: usize,
+    },
     /// tmpfs is wiped under the open stores.
     Wipe,
     Reopen {
@@ -85,6 +90,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..2_usize).prop_map(|by| Op::Flush { by }),
         1 => (0..2_usize).prop_map(|by| Op::Archive { by }),
         1 => Just(Op::Expire),
+        2 => (0..2_usize).prop_map(|by| Op::Retain { by }),
         1 => Just(Op::Wipe),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(clean, wipe)| Op::Reopen { clean, wipe }),
     ]
@@ -103,6 +109,8 @@ struct Acked {
     in_hot: bool,
     in_segment: bool,
     in_cold: bool,
+    /// Its row may be gone, and its id with it.
+    may_be_forgotten: bool,
 }
 
 impl Acked {
@@ -132,7 +140,11 @@ fn stream_of(number: usize) -> nasnet_events::StreamName {
 }
 
 async fn open(site: &Site) -> (DbManager, [EventStore; 2]) {
-    let options = EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device());
+    let keep = Keep::age(Duration::ZERO);
+    let all = [Class::Critical, Class::Normal, Class::Low].into_iter();
+    let retention = all.fold(Retention::default(), |retention, class| retention.class(class, keep));
+    let cold = ColdOptions::new(site.cold()).allow_same_device();
+    let options = EventOptions::default().cold(cold).retention(retention.full_history([""; 0]));
     let (manager, first) = site.open_with(options.clone()).await;
     prepare_cold_dir(&manager, &site.cold()).unwrap();
     let second = EventStore::open(&manager, options).await.unwrap();
@@ -173,6 +185,7 @@ impl World {
                 in_hot: true,
                 in_segment: false,
                 in_cold: false,
+                may_be_forgotten: false,
             });
         }
     }
@@ -228,8 +241,8 @@ impl World {
             }
             Op::Again { by, which } => {
                 // The window: what is in hot, and durable rows.
-                let known: Vec<Acked> =
-                    self.acked.iter().filter(|acked| acked.synced || acked.in_hot).cloned().collect();
+                let is_known = |acked: &&Acked| acked.in_hot || (acked.synced && !acked.may_be_forgotten);
+                let known: Vec<Acked> = self.acked.iter().filter(is_known).cloned().collect();
                 if known.is_empty() {
                     return;
                 }
@@ -258,6 +271,7 @@ impl World {
                 }
             }
             Op::Expire => self.expire().await,
+            Op::Retain { by } => self.retain(by).await,
             Op::Wipe => self.wipe().await,
             Op::Reopen { clean, wipe } => self.reopen(clean, wipe).await,
         }
@@ -314,6 +328,23 @@ impl World {
         }
         for acked in self.acked.iter_mut().filter(|acked| acked.position.epoch == self.epoch) {
             acked.in_hot &= acked.position.seq > through;
+        }
+    }
+
+    async fn retain(&mut self, by: usize) {
+        self.settle().await;
+        let store = &self.stores()[by];
+        store.mark_age().await.unwrap();
+        let report = store.retain(store.retention_plan().await.unwrap()).await.unwrap();
+        assert!(report.failed.is_empty() && report.skipped == 0, "{report:?}");
+        for warm in store.status().await.unwrap().warm {
+            let warm = warm.unwrap();
+            let archived = warm.archived_through.unwrap_or(Position::START);
+            assert!(warm.rows.oldest.is_none_or(|oldest| oldest > archived), "{warm:?}");
+            assert!(warm.segments.oldest.is_none_or(|oldest| oldest > archived || warm.segment_count == 1), "{warm:?}");
+        }
+        for acked in self.acked.iter_mut().filter(|acked| acked.in_cold) {
+            acked.may_be_forgotten = true;
         }
     }
 

@@ -6,11 +6,13 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{
-    ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Position, Query, prepare_cold_dir,
+    Class, ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Keep, Position, Query, Retention,
+    prepare_cold_dir,
 };
 use support::{Site, event, router, stream};
 use ulid::Ulid;
@@ -38,48 +40,26 @@ impl Model {
     }
 }
 
+/// Everything that was appended before the last mark may go, if it is archived.
+fn keep_nothing() -> Retention {
+    let keep = Keep::age(Duration::ZERO);
+    let all = [Class::Critical, Class::Normal, Class::Low].into_iter();
+    all.fold(Retention::default(), |retention, class| retention.class(class, keep)).full_history([""; 0])
+}
+
 fn scopes() -> [Scope; 3] {
     [Scope::System, router("r1"), router("r2")]
 }
 
-/// Removes from hot and warm what every scope has in the cold tier, as retention may.
-async fn prune(manager: &DbManager, store: &EventStore) {
+/// Has retention remove from the warm tier what the cold one has, and takes out of the hot tier what all scopes have there.
+async fn prune(manager: &DbManager, store: &EventStore) -> u64 {
+    store.mark_age().await.unwrap();
+    let report = store.retain(store.retention_plan().await.unwrap()).await.unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
     let status = store.status().await.unwrap();
     let confirmed = status.warm.iter().map(|scope| scope.as_ref().unwrap().archived_through);
-    let Some(confirmed) = confirmed.min().flatten() else { return };
+    let Some(confirmed) = confirmed.min().flatten() else { return report.events };
     let seq = i64::try_from(confirmed.seq).unwrap();
-    for scope in scopes() {
-        let database = manager.scope(&scope).await.unwrap();
-        database
-            .write(support::TEST, move |conn| {
-                Box::pin(async move {
-                    let through = (1_i64 << 40) + seq;
-                    for what in [-5_i64, -4, 0] {
-                        sqlx::query(
-                            "INSERT INTO event_retained (what, through_pos) SELECT ?1, ?2 WHERE NOT EXISTS
-                             (SELECT 1 FROM event_retained WHERE what = ?1 AND through_pos >= ?2)
-                             ON CONFLICT (what) DO UPDATE SET through_pos = excluded.through_pos",
-                        )
-                        .bind(what)
-                        .bind(through)
-                        .execute(&mut *conn)
-                        .await?;
-                    }
-                    for sql in [
-                        "DELETE FROM event_rows WHERE pos <= ?1",
-                        "DELETE FROM event_sealed WHERE last_pos <= ?1",
-                        // The newest says how far the scope is flushed.
-                        "DELETE FROM event_segments WHERE last_pos <= ?1
-                         AND first_pos < (SELECT MAX(first_pos) FROM event_segments)",
-                    ] {
-                        sqlx::query(sql).bind(through).execute(&mut *conn).await?;
-                    }
-                    Ok::<_, Error>(())
-                })
-            })
-            .await
-            .unwrap();
-    }
     manager
         .hot()
         .write(support::TEST, move |conn| {
@@ -96,6 +76,7 @@ async fn prune(manager: &DbManager, store: &EventStore) {
         })
         .await
         .unwrap();
+    report.events
 }
 
 async fn append(manager: DbManager, store: EventStore, model: Arc<Model>, by: usize, rounds: usize) {
@@ -157,6 +138,7 @@ async fn readers_see_every_event_once_while_events_move() {
     let site = Site::new();
     let mut options = EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device());
     options.rows_max = 40;
+    options.retention = keep_nothing();
     let (manager, store) = site.open_with(options).await;
     prepare_cold_dir(&manager, &site.cold()).unwrap();
     let model = Arc::new(Model::default());
@@ -165,7 +147,7 @@ async fn readers_see_every_event_once_while_events_move() {
     let movers = {
         let (manager, store, appending) = (manager.clone(), store.clone(), Arc::clone(&appending));
         tokio::spawn(async move {
-            let (mut sealed, mut archived, mut rounds) = (0, 0, 0);
+            let (mut sealed, mut archived, mut removed, mut rounds) = (0, 0, 0, 0);
             while appending.load(Ordering::Acquire) {
                 assert!(store.flush(FlushReason::Requested).await.unwrap().failed.is_empty());
                 let report = store.seal().await.unwrap();
@@ -176,11 +158,11 @@ async fn readers_see_every_event_once_while_events_move() {
                     let report = store.archive().await.unwrap();
                     assert!(report.failed.is_empty(), "{report:?}");
                     archived += report.events;
-                    prune(&manager, &store).await;
+                    removed += prune(&manager, &store).await;
                 }
                 rounds += 1;
             }
-            (sealed, archived)
+            (sealed, archived, removed)
         })
     };
     let readers: Vec<_> = (0..2)
@@ -201,11 +183,11 @@ async fn readers_see_every_event_once_while_events_move() {
         appender.await.unwrap();
     }
     appending.store(false, Ordering::Release);
-    let (sealed, archived) = movers.await.unwrap();
+    let (sealed, archived, removed) = movers.await.unwrap();
     for reader in readers {
         reader.await.unwrap();
     }
-    assert!(sealed > 0 && archived > 0, "sealed {sealed}, archived {archived}");
+    assert!(sealed > 0 && archived > 0 && removed > 0, "sealed {sealed}, archived {archived}, removed {removed}");
     for round in 0..12 {
         read_once(&store, &model, round).await;
     }

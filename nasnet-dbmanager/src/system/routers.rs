@@ -1,10 +1,10 @@
 //! The registry: which routers there are, and which database files must therefore exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
@@ -18,9 +18,21 @@ const INSERT: &str = "
     VALUES (?1, ?2, ?3, ?4, 'provisioning', ?5, ?6, ?7, ?5)
     ON CONFLICT (id) DO NOTHING";
 
+const INSERT_MANY: &str = "
+    INSERT INTO routers (id, name, host, port, lifecycle, created_ms, created_quality, created_boot, updated_ms)
+    SELECT value ->> 'id', value ->> 'name', value ->> 'host', value ->> 'port', 'provisioning', ?2, ?3, ?4, ?2
+    FROM json_each(?1) WHERE TRUE
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id";
+
 const ACTIVATE: &str = "
     UPDATE routers SET lifecycle = 'active', file_uid = ?2, updated_ms = ?3
     WHERE id = ?1 AND lifecycle = 'provisioning'";
+
+const ACTIVATE_MANY: &str = "
+    UPDATE routers SET lifecycle = 'active', file_uid = unhex(made.value ->> 1), updated_ms = ?2
+    FROM json_each(?1) AS made
+    WHERE routers.id = made.value ->> 0 AND routers.lifecycle = 'provisioning'";
 
 const ABANDON: &str = "DELETE FROM routers WHERE id = ?1 AND lifecycle = 'provisioning'";
 
@@ -48,11 +60,20 @@ const LIST: &str = "
            schema_versions, file_uid, last_backup_ms, created_ms, created_quality, created_boot, updated_ms
     FROM routers ORDER BY id";
 
+const GET_MANY: &str = "
+    SELECT id, name, host, port, status, lifecycle, capabilities, capabilities_as_of_ms, platform, model, version,
+           schema_versions, file_uid, last_backup_ms, created_ms, created_quality, created_boot, updated_ms
+    FROM routers WHERE id IN (SELECT value FROM json_each(?1))";
+
+const COUNT: &str = "SELECT COUNT(*) FROM routers";
+
 /// For the test of the query plans.
 #[cfg(test)]
 pub(super) const STATEMENTS: &[(&str, &str)] = &[
     ("routers::INSERT", INSERT),
+    ("routers::INSERT_MANY", INSERT_MANY),
     ("routers::ACTIVATE", ACTIVATE),
+    ("routers::ACTIVATE_MANY", ACTIVATE_MANY),
     ("routers::ABANDON", ABANDON),
     ("routers::MOVE", MOVE),
     ("routers::SET_STATUS", SET_STATUS),
@@ -60,7 +81,9 @@ pub(super) const STATEMENTS: &[(&str, &str)] = &[
     ("routers::SET_DEVICE", SET_DEVICE),
     ("routers::SET_SCHEMA_VERSIONS", SET_SCHEMA_VERSIONS),
     ("routers::GET", GET),
+    ("routers::GET_MANY", GET_MANY),
     ("routers::LIST", LIST),
+    ("routers::COUNT", COUNT),
 ];
 
 /// What the last contact with a router said.
@@ -251,6 +274,26 @@ pub async fn insert(conn: &mut SqliteConnection, new: &NewRouter, now: &Now) -> 
     if done.rows_affected() == 0 { Err(Error::RouterExists { id: new.id.clone() }) } else { Ok(()) }
 }
 
+/// Registers routers as [`insert`] does, in one statement, and returns those whose id was free; of two with one id the
+/// first is taken.
+///
+/// # Errors
+/// An error of the database.
+pub async fn insert_many(
+    conn: &mut SqliteConnection,
+    new: &[NewRouter],
+    now: &Now,
+) -> Result<BTreeSet<RouterId>, Error> {
+    let row = |new: &NewRouter| {
+        let name = new.name.as_deref().unwrap_or(new.id.as_str());
+        json!({ "id": new.id.as_str(), "name": name, "host": new.host, "port": new.port })
+    };
+    let rows: Value = new.iter().map(row).collect();
+    let query = sqlx::query_scalar(INSERT_MANY).bind(rows.to_string()).bind(now.wall_ms).bind(now.quality.as_str());
+    let inserted: Vec<String> = query.bind(&now.boot.as_bytes()[..]).fetch_all(conn).await?;
+    inserted.iter().map(|id| id.parse()).collect()
+}
+
 /// Marks a router that was being created as active, its file now being in place; returns whether it was being created.
 ///
 /// # Errors
@@ -263,6 +306,17 @@ pub async fn activate(
 ) -> Result<bool, Error> {
     let query = sqlx::query(ACTIVATE).bind(id.as_str()).bind(&file_uid[..]).bind(now.wall_ms);
     Ok(query.execute(conn).await?.rows_affected() > 0)
+}
+
+/// Marks routers as [`activate`] does, in one statement; those that were not being created stay as they are.
+///
+/// # Errors
+/// An error of the database.
+pub async fn activate_many(conn: &mut SqliteConnection, made: &[(RouterId, [u8; 16])], now: &Now) -> Result<(), Error> {
+    let row = |(id, uid): &(RouterId, [u8; 16])| json!([id.as_str(), format!("{:032x}", u128::from_be_bytes(*uid))]);
+    let rows: Value = made.iter().map(row).collect();
+    sqlx::query(ACTIVATE_MANY).bind(rows.to_string()).bind(now.wall_ms).execute(conn).await?;
+    Ok(())
 }
 
 /// Takes back the registration of a router that was never completed; returns whether there was one.
@@ -358,6 +412,24 @@ pub async fn get(conn: &mut SqliteConnection, id: &RouterId) -> Result<Option<Ro
     sqlx::query(GET).bind(id.as_str()).fetch_optional(conn).await?.as_ref().map(decode).transpose()
 }
 
+/// Returns those of these routers that are registered, in whatever state.
+///
+/// # Errors
+/// [`Error::Decode`] for a damaged record, or an error of the database.
+pub async fn get_many(conn: &mut SqliteConnection, ids: &[RouterId]) -> Result<Vec<RouterRecord>, Error> {
+    let ids: Value = ids.iter().map(|id| json!(id.as_str())).collect();
+    sqlx::query(GET_MANY).bind(ids.to_string()).fetch_all(conn).await?.iter().map(decode).collect()
+}
+
+/// Returns how many routers there are, in whatever state.
+///
+/// # Errors
+/// An error of the database.
+pub async fn count(conn: &mut SqliteConnection) -> Result<usize, Error> {
+    let count: i64 = sqlx::query_scalar(COUNT).fetch_one(conn).await?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 /// Returns all routers, in whatever state, by id.
 ///
 /// # Errors
@@ -392,8 +464,6 @@ fn decode(row: &SqliteRow) -> Result<RouterRecord, Error> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::system::scratch::{Scratch, now};
 
@@ -431,6 +501,26 @@ mod tests {
         assert!(matches!(error, Error::RouterExists { .. }), "{error:?}");
         assert!(!abandon(conn, &id).await.expect("abandon"), "an active router is never swept");
         assert_eq!(get(conn, &id).await.expect("get"), Some(record));
+    }
+
+    #[tokio::test]
+    async fn many_are_registered_and_made_active_as_one_by_one() {
+        let mut scratch = Scratch::new().await;
+        let conn = &mut scratch.conn;
+        let id = |name: &str| RouterId::parse(name).expect("id");
+        insert(conn, &NewRouter::new(id("there")), &now()).await.expect("insert");
+        let full = NewRouter::new(id("b")).name("\"B\" \u{1f4e1}").host("192.0.2.1").port(8728);
+        let twice = NewRouter::new(id("b")).name("another");
+        let new = [NewRouter::new(id("a")), full, NewRouter::new(id("there")), twice];
+        let inserted = insert_many(conn, &new, &now()).await.expect("insert");
+        assert_eq!(inserted, BTreeSet::from([id("a"), id("b")]));
+        activate_many(conn, &[(id("b"), UID), (id("gone"), UID)], &now()).await.expect("activate");
+        let found = get_many(conn, &[id("b"), id("a"), id("gone")]).await.expect("get");
+        let [a, b] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((&*a.name, a.lifecycle, a.host.as_deref(), a.port), ("a", Lifecycle::Provisioning, None, None));
+        assert_eq!((&*b.name, b.lifecycle, b.file_uid), ("\"B\" \u{1f4e1}", Lifecycle::Active, Some(UID)));
+        assert_eq!((b.host.as_deref(), b.port, b.created_boot), (Some("192.0.2.1"), Some(8728), now().boot));
+        assert_eq!(count(conn).await.expect("count"), 3);
     }
 
     #[tokio::test]

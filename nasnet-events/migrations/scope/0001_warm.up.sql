@@ -125,7 +125,12 @@ CREATE TRIGGER event_segments_leave_their_digest AFTER DELETE ON event_segments
 BEGIN
     INSERT INTO event_chain (lane, pos, digest) VALUES ('segments', OLD.last_pos, OLD.digest);
     DELETE FROM event_chain WHERE lane = 'segments'
-        AND pos < (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'segments');
+        AND pos = (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'segments' AND c.pos < OLD.last_pos)
+        AND NOT EXISTS (SELECT 1 FROM event_segments s WHERE s.first_pos > event_chain.pos AND s.first_pos < OLD.last_pos);
+    DELETE FROM event_chain WHERE lane = 'segments' AND pos = OLD.last_pos
+        AND EXISTS (SELECT 1 FROM event_chain c WHERE c.lane = 'segments' AND c.pos > OLD.last_pos AND c.pos <
+                    COALESCE((SELECT MIN(s.first_pos) FROM event_segments s WHERE s.first_pos > OLD.last_pos),
+                             9223372036854775807));
 END;
 
 -- How far each projection kept in this database has come: moves in the transaction of its model.
@@ -175,7 +180,9 @@ CREATE TABLE event_truncated (
 -- The highest version of each stream from which retention removed events: versions are never given again.
 CREATE TABLE event_tops (
     stream  INTEGER PRIMARY KEY REFERENCES event_names (id),
-    version INTEGER NOT NULL CHECK (version > 0)
+    version INTEGER NOT NULL CHECK (version > 0),
+    -- No event after here was removed.
+    pos     INTEGER NOT NULL CHECK (pos > 0)
 ) STRICT;
 
 -- Up to where events may be deleted; moves in the transaction that deletes them, and never back.
@@ -223,7 +230,7 @@ BEGIN
 END;
 
 CREATE TRIGGER event_tops_grow BEFORE UPDATE ON event_tops
-WHEN NEW.version < OLD.version
+WHEN NEW.version < OLD.version OR NEW.pos < OLD.pos
 BEGIN
     SELECT RAISE(ABORT, 'a version is never given again');
 END;

@@ -24,11 +24,11 @@ CREATE INDEX event_subjects_by_name ON event_subjects (subject);
 
 -- How long the fleet had been running when the order of events stood where: ages that no clock can fake.
 CREATE TABLE event_ages (
-    pos       INTEGER PRIMARY KEY CHECK (pos >= 0),
-    -- Time all boots had run until then, in which a mark was made. Time between them is not counted.
-    uptime_ms INTEGER NOT NULL CHECK (uptime_ms >= 0),
-    boot      BLOB NOT NULL CHECK (length(boot) = 16),
-    boottime_ms INTEGER NOT NULL,
-    wall_ms   INTEGER NOT NULL,
-    synced    INTEGER NOT NULL CHECK (synced IN (0, 1))
+    number      INTEGER PRIMARY KEY,
+    -- Everything up to here had been appended.
+    pos         INTEGER NOT NULL CHECK (pos >= 0),
+    -- Time counted until then: from the first to the last mark of each boot. Time between two boots is not counted.
+    uptime_ms   INTEGER NOT NULL CHECK (uptime_ms >= 0),
+    boot        BLOB NOT NULL CHECK (length(boot) = 16),
+    boottime_ms INTEGER NOT NULL
 ) STRICT;

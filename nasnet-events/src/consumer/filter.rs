@@ -95,6 +95,24 @@ impl Filter {
         self.classes.as_ref().is_none_or(|classes| classes.contains(&class))
     }
 
+    /// True when some of a lot of events may be wanted, of which only their types and streams are known, and their class if
+    /// it is the same. A name that is unknown may be any.
+    pub(crate) fn may_want<'a>(
+        &self,
+        class: Option<Class>,
+        mut kinds: impl Iterator<Item = Option<&'a str>>,
+        mut streams: impl Iterator<Item = Option<&'a str>>,
+    ) -> bool {
+        let query = self.query();
+        let is_stream = |stream: &str| {
+            self.stream.as_ref().is_none_or(|wanted| wanted.as_str() == stream)
+                && self.stream_prefix.as_ref().is_none_or(|prefix| stream.starts_with(prefix))
+        };
+        class.is_none_or(|class| self.wants_class(class))
+            && kinds.any(|kind| kind.is_none_or(|kind| query.wants_kind(kind)))
+            && streams.any(|stream| stream.is_none_or(is_stream))
+    }
+
     /// The same selection as a query, everything from the beginning.
     pub fn query(&self) -> Query {
         let mut query = match &self.scopes {

@@ -18,6 +18,9 @@ use crate::warm::names;
 const LEVEL: i32 = 3;
 
 const REMOVED: &str = "SELECT pos, digest FROM event_chain WHERE lane = 'segments' ORDER BY pos DESC LIMIT 1";
+const CHAINED_AT: &str = "SELECT pos, digest FROM (SELECT * FROM (SELECT last_pos AS pos, digest FROM event_segments \
+     WHERE first_pos <= ?1 AND last_pos <= ?1 ORDER BY first_pos DESC LIMIT 1) UNION ALL SELECT pos, digest \
+     FROM event_chain WHERE lane = 'segments' AND pos <= ?1) ORDER BY pos DESC LIMIT 1";
 const CHAINED: &str = "SELECT last_pos, digest FROM event_segments ORDER BY first_pos DESC LIMIT 1";
 
 /// The statements about one of the two tables.
@@ -194,7 +197,7 @@ pub(crate) fn parse_lists(bytes: &[u8]) -> Result<(), Malformed> {
     parse_streams(bytes).map(drop)
 }
 
-fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
+pub(crate) fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
     let mut reader = Reader::new(bytes);
     let mut ids = Vec::new();
     while !reader.is_empty() {
@@ -203,7 +206,7 @@ fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
     Ok(ids)
 }
 
-fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
+pub(crate) fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
     let mut reader = Reader::new(bytes);
     let mut streams = Vec::new();
     while !reader.is_empty() {
@@ -310,6 +313,18 @@ pub(crate) async fn chained(conn: &mut SqliteConnection, scope: &Scope) -> Resul
     if found.is_none() {
         found = sqlx::query_as(REMOVED).fetch_optional(conn).await?;
     }
+    found.map(|(last, chained)| Ok((position(scope, last)?, digest(scope, chained)?))).transpose()
+}
+
+/// Where the chain of flushed events stands behind everything up to a position, and its last event there; `None` before
+/// the first.
+pub(crate) async fn chained_at(
+    conn: &mut SqliteConnection,
+    scope: &Scope,
+    at: Position,
+) -> Result<Option<(Position, Digest)>, Error> {
+    let found: Option<(i64, Vec<u8>)> =
+        sqlx::query_as(CHAINED_AT).bind(at.to_key_clamped()).fetch_optional(conn).await?;
     found.map(|(last, chained)| Ok((position(scope, last)?, digest(scope, chained)?))).transpose()
 }
 
