@@ -22,12 +22,14 @@ async fn recorded() -> Result<Vec<Recorded>, Failure> {
     Ok(events)
 }
 
+type Encode = fn(&[Recorded]) -> Vec<u8>;
+type Decode = fn(&[u8]) -> Vec<Recorded>;
+
 fn codec(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let events = runtime.block_on(recorded()).expect("events");
     let block = events.get(..128).expect("a block of events");
-    type Encode = fn(&[Recorded]) -> Vec<u8>;
-    let codecs: [(&str, &[Recorded], Encode, fn(&[u8]) -> Vec<Recorded>); 4] = [
+    let codecs: [(&str, &[Recorded], Encode, Decode); 4] = [
         ("hot_plain_128", block, |events| encode_block(events, None), decode_block),
         ("hot_zstd1_128", block, |events| encode_block(events, Some(1)), decode_block),
         ("segment_zstd3_1000", &events, |events| encode_block(events, Some(3)), decode_block),
