@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod events;
+pub mod flash;
 pub mod footprint;
 pub mod hot;
 pub mod leases;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use ulid::Ulid;
 
 use self::copy::{Inspection, Scratch, blocking};
+use crate::annex::carry::{self, HeldAnnexes};
 use crate::budget::BACKUP_FILES;
 use crate::custody::{self, KnownBackup};
 use crate::dir_lock::DirLock;
@@ -139,10 +140,14 @@ impl DbManager {
         let _database = self.scope(scope).await?;
         let spec = self.spec_of(scope);
         let scratch = Scratch::new(self.run_dir());
+        let mut annexes = HeldAnnexes::of(&spec.target.path)?;
         copy::vacuum_into(&spec.target, scratch.path()).await?;
+        annexes.add_new()?;
         let found = copy::inspect(scratch.path(), &spec.identity).await?;
         let (from, to) = (scratch.path().to_owned(), workshop.join(BackupFile::file_name(scope)));
         let packed = blocking(move || copy::pack(&from, &to)).await?;
+        let (of, to) = (scope.clone(), workshop.to_owned());
+        let annexes = blocking(move || annexes.copy_to(&to, &of)).await?;
         let file = BackupFile {
             scope: scope.clone(),
             file_uid: hex(found.file_uid),
@@ -152,6 +157,7 @@ impl DbManager {
             database_bytes: packed.database_bytes,
             rows: found.rows,
             schemas: found.schemas,
+            annexes,
         };
         drop(scratch);
         self.verify_at(&workshop.join(BackupFile::file_name(scope)), &file).await?;
@@ -164,7 +170,8 @@ impl DbManager {
 
     async fn verify_at(&self, path: &Path, file: &BackupFile) -> Result<(), Error> {
         let scratch = Scratch::new(self.run_dir());
-        unpack_checked(path, scratch.path(), file, &self.spec_of(&file.scope)).await
+        unpack_checked(path, scratch.path(), file, &self.spec_of(&file.scope)).await?;
+        verify_annexes(path.parent().unwrap_or(path), file).await
     }
 
     /// Returns what the database of a scope must be, whatever its uid.
@@ -254,6 +261,12 @@ pub(crate) async fn unpack_checked(path: &Path, to: &Path, file: &BackupFile, sp
         }
     }
     Ok(())
+}
+
+/// Compares the annexes in a directory with what the manifest says.
+pub(crate) async fn verify_annexes(dir: &Path, file: &BackupFile) -> Result<(), Error> {
+    let (dir, scope, annexes) = (dir.to_owned(), file.scope.clone(), file.annexes.clone());
+    blocking(move || carry::verify(&dir, &scope, &annexes)).await
 }
 
 /// Compares what is in a database with what the manifest says is in it.

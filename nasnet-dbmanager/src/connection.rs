@@ -65,6 +65,8 @@ pub(crate) struct Target {
     pub(crate) ledger: Option<Arc<Ledger>>,
     /// The room it shares with others; none for files in memory.
     pub(crate) space: Option<Arc<Space>>,
+    /// The bytes of its annexes, which count as its own.
+    pub(crate) annex_bytes: Arc<AtomicU64>,
 }
 
 impl Target {
@@ -122,12 +124,23 @@ impl Target {
 
     /// Returns the pages the file may have.
     fn pages_max(&self) -> u64 {
-        (self.bytes_max() / u64::from(PAGE_BYTES)).clamp(1, u64::from(u32::MAX - 1))
+        (self.own_bytes(self.bytes_max()) / u64::from(PAGE_BYTES)).clamp(1, u64::from(u32::MAX - 1))
     }
 
     /// Returns the pages it may have before only critical operations get more.
     fn pages_soft(&self) -> u64 {
-        self.pages_max() * SOFT_PERCENT / 100
+        let soft = self.bytes_max() / 100 * SOFT_PERCENT;
+        (self.own_bytes(soft) / u64::from(PAGE_BYTES)).min(u64::from(u32::MAX - 1))
+    }
+
+    /// Returns what is left of a number of bytes for the file itself.
+    fn own_bytes(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.annex_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Returns the bytes the file may grow to for operations of a class, given its annexes.
+    pub(crate) fn bytes_for(&self, class: Class, tight: bool) -> u64 {
+        self.pages_for(class, tight).saturating_mul(u64::from(PAGE_BYTES))
     }
 
     /// Returns the pages the file may grow to for operations of a class.

@@ -11,6 +11,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 
+use crate::annex::Annexes;
 use crate::budget::Ledger;
 use crate::db_lock::FileLock;
 use crate::error::Error;
@@ -22,6 +23,7 @@ use crate::observe::{self, OpenMark, Outcome};
 use crate::open::Opened;
 use crate::raw::RawConn;
 use crate::reader::ReaderPool;
+use crate::schema::FileKind;
 use crate::vfs::{self, Written};
 use crate::vitals::Vitals;
 use crate::writer::{self, Checkpoint, CheckpointMode, Job, Operation, Pending, RawOperation, Seat, Writer};
@@ -56,6 +58,8 @@ struct Shared {
     /// `None` when opened for reading only.
     line: Option<Line>,
     readers: ReaderPool,
+    /// Of router databases: what moves their directory moves these.
+    annexes: Option<Annexes>,
     /// What bounds its writes; none for files in memory.
     ledger: Option<Arc<Ledger>>,
     vitals: Arc<Vitals>,
@@ -87,6 +91,7 @@ impl Database {
         let readers = ReaderPool::new(target.clone(), limits.read, Arc::clone(&lock), Arc::clone(&vitals));
         let path = target.path.clone();
         let ledger = target.ledger.clone();
+        let annexes = (vitals.kind() == FileKind::Router).then(|| Annexes::new(target.clone()));
         let line = match writer {
             None => None,
             Some(guarded) => {
@@ -103,6 +108,7 @@ impl Database {
             file_uid,
             line,
             readers,
+            annexes,
             ledger,
             open: OpenMark::new(vitals.kind()),
             vitals,
@@ -292,7 +298,12 @@ impl Database {
         self.shared.file_uid
     }
 
-    /// Returns what this process has written to the file, its log included.
+    /// Returns the annexes of a router database; `None` for others.
+    pub fn annexes(&self) -> Option<&Annexes> {
+        self.shared.annexes.as_ref()
+    }
+
+    /// Returns what this process has written to the file, its log and its annexes included.
     pub fn written(&self) -> Written {
         vfs::written(&self.shared.path)
     }

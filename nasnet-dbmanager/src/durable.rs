@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -23,7 +23,11 @@ mod watch {
         done()
     }
 
-    pub(super) fn append(_: &Path, _: u64, _: &[u8], done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn append(_: &Path, _: u64, bytes: &[u8], done: impl FnOnce(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        done(bytes)
+    }
+
+    pub(super) fn cut(_: &Path, _: u64, done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         done()
     }
 
@@ -99,7 +103,7 @@ impl NewFile {
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        watch::append(&self.part, self.written, bytes, || self.file.write_all(bytes))?;
+        watch::append(&self.part, self.written, bytes, |bytes| self.file.write_all(bytes))?;
         self.written += bytes.len() as u64;
         Ok(bytes.len())
     }
@@ -116,6 +120,17 @@ impl Drop for NewFile {
             remove_file(&self.part).ok();
         }
     }
+}
+
+/// Writes at the end of an open file and brings content and length to the medium.
+pub(crate) fn append_synced(file: &File, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    watch::append(path, offset, bytes, |bytes| file.write_all_at(bytes, offset))?;
+    watch::sync_file(path, || file.sync_data())
+}
+
+/// Cuts an open file.
+pub(crate) fn cut(file: &File, path: &Path, size: u64) -> io::Result<()> {
+    watch::cut(path, size, || file.set_len(size))
 }
 
 /// Brings the content and length of a file to the medium.

@@ -54,6 +54,14 @@ pub enum Error {
         /// The result code.
         code: i32,
     },
+    /// An annex does not hold what a row says is there; the rows and the other annexes are not affected.
+    #[error("annex {}: {detail}", path.display())]
+    Annex {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// A value cannot be stored.
     #[error("{what} cannot be stored: {detail}")]
     Encode {

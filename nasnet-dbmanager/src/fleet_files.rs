@@ -138,6 +138,7 @@ impl FleetFiles {
                 },
                 ledger: (kind.profile() == Profile::Flash).then(|| Arc::clone(&self.ledger)),
                 space: (kind.profile() == Profile::Flash).then(|| Arc::clone(&self.space)),
+                annex_bytes: Arc::default(),
             },
             lock,
             identity,

@@ -76,6 +76,11 @@ pub(crate) fn wal_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Names the directory of the annexes of a database file.
+pub(crate) fn annex_of(path: &Path) -> PathBuf {
+    path.with_extension("annex")
+}
+
 /// Refuses a database that is to be moved without its log: closing does not say that its checkpoint failed.
 pub(crate) fn without_log(path: &Path) -> Result<(), Error> {
     if size_of(&wal_of(path))? == 0 {

@@ -34,6 +34,7 @@ mod keys;
 mod manager;
 mod raw;
 
+mod annex;
 mod attach;
 mod fleet;
 mod loader;
@@ -85,6 +86,8 @@ pub mod vfs;
 
 pub use futures_util::future::BoxFuture;
 
+pub use annex::carry::AnnexFile;
+pub use annex::{AnnexFamily, AnnexPlace, Annexes};
 pub use attach::AttachedRows;
 pub use budget::{BudgetLevel, Charge, FlashBudget, FlashReport};
 pub use clock::{BootId, Clock, ClockQuality, ManualClock, Now, SystemClock};

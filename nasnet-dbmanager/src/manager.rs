@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ulid::Ulid;
 
+use crate::annex::Annexes;
 use crate::budget::{BudgetLevel, FlashReport, MARKER_FILES, ULID_HIGH_WATER};
 use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
@@ -521,7 +522,7 @@ fn database_stats(router: Option<&RouterId>, profile: Profile, leases: usize, da
         on_flash: profile == Profile::Flash,
         leases,
         queue_depth: database.queue_depth(),
-        bytes: layout::size_of(database.path()).unwrap_or(0),
+        bytes: layout::size_of(database.path()).unwrap_or(0) + database.annexes().map_or(0, Annexes::bytes),
         bytes_max: None,
         written: database.written(),
     }

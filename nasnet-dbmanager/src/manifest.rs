@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::annex::carry::AnnexFile;
 use crate::error::Error;
 use crate::id::{RouterId, Scope};
 
@@ -113,6 +114,9 @@ pub struct BackupFile {
     pub rows: BTreeMap<String, u64>,
     /// The version of each schema set.
     pub schemas: BTreeMap<String, u32>,
+    /// Its annexes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub annexes: Vec<AnnexFile>,
 }
 
 /// A database that is missing in a backup.
@@ -174,9 +178,10 @@ impl Manifest {
         self.files.iter().filter_map(of).collect()
     }
 
-    /// Returns the size of its compressed files.
+    /// Returns the size of its files.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+        let annexes = |file: &BackupFile| file.annexes.iter().map(|annex| annex.bytes).sum::<u64>();
+        self.files.iter().map(|file| file.bytes.saturating_add(annexes(file))).sum()
     }
 
     pub(crate) fn path_of(&self, scope: &Scope) -> PathBuf {
@@ -192,7 +197,14 @@ impl Manifest {
             if self.files[..index].iter().any(|other| other.scope == file.scope) {
                 return Err(format!("it names {} twice", file.scope));
             }
-            for digest in [&file.sha256, &file.database_sha256] {
+            for (index, annex) in file.annexes.iter().enumerate() {
+                let twice = file.annexes[..index].iter().any(|other| other.name == annex.name);
+                if twice || !annex.has_good_name() || file.scope == Scope::System {
+                    return Err(format!("an annex of {} is none", file.scope));
+                }
+            }
+            let annexes = file.annexes.iter().map(|annex| &annex.sha256);
+            for digest in [&file.sha256, &file.database_sha256].into_iter().chain(annexes) {
                 if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                     return Err(format!("a digest of {} is none", file.scope));
                 }
@@ -257,6 +269,7 @@ mod tests {
             database_bytes: 4096,
             rows: BTreeMap::from([("t".to_owned(), 3)]),
             schemas: BTreeMap::from([("state".to_owned(), 2)]),
+            annexes: Vec::new(),
         }
     }
 

@@ -16,7 +16,9 @@ use ulid::Ulid;
 
 pub use self::verdict::{Moment, Verdict, verdict};
 
+use crate::annex::carry;
 use crate::backup::copy;
+use crate::budget::PUT_IN_PLACE;
 use crate::clock::Now;
 use crate::connection::{Role, Target};
 use crate::custody::{self, Action, AsideReason, Intent, SetAside};
@@ -354,6 +356,12 @@ impl DbManager {
         spec.target = Target { path: place.join(Layout::router_file_name(id)), ..spec.target };
         let uid = open::create_alone(&spec, &files.policy(self.now())).await?;
         let damaged = files.layout().quarantine(&aside.directory).join(Layout::router_file_name(id));
+        let (from, beside) = (damaged.clone(), spec.target.path.clone());
+        match copy::blocking(move || carry::rescue(&from, &beside)).await {
+            Ok(bytes) => files.charge_file(PUT_IN_PLACE, &spec.target.path, bytes),
+            Err(error @ Error::NoSpace { .. }) => return Err(error),
+            Err(error) => tracing::warn!(router = %id, %error, "the annexes of a damaged database are lost in part"),
+        }
         let salvaged = salvage::salvage(&damaged, &spec.target, files.layout(), self.now()).await;
         let tables = match salvaged {
             Ok(tables) => tables,

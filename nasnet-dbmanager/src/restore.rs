@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::annex::carry;
 use crate::backup;
 use crate::backup::copy::{self, Scratch};
 use crate::budget::{MARKER_FILES, PUT_IN_PLACE};
@@ -203,6 +204,9 @@ impl DbManager {
         let uid = meta::new_file_uid()?;
         copy::make_usable(&path, uid).await?;
         self.inner.files.charge_file(PUT_IN_PLACE, &path, layout::size_of(&path)?);
+        let (from, annexes, beside) = (manifest.dir.clone(), file.annexes.clone(), path.clone());
+        let bytes = copy::blocking(move || carry::put(&from, &scope, &annexes, &beside)).await?;
+        self.inner.files.charge_file(PUT_IN_PLACE, &path, bytes);
         self.raise_past(&path, FileKind::Router).await?;
         layout::sync(place)?;
         Ok(uid)

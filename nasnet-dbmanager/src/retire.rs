@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::annex::carry::HeldAnnexes;
 use crate::backup::copy::{self, Scratch};
 use crate::budget::RETIRED_FILES;
 use crate::clock::Now;
@@ -94,7 +95,8 @@ impl DbManager {
     }
 
     /// Purges a retired router as [`DbManager::purge`] does, after its database was compressed into a file of `dir` that
-    /// was read back; returns the file. `zstd -d` gives the database back.
+    /// was read back; returns the file. `zstd -d` gives the database back; its annexes lie in a directory beside it that has
+    /// the same name but for its end, `.annex`.
     ///
     /// Its secrets cannot be opened any more: they are purged, and so is the key of what its database holds sealed.
     ///
@@ -129,6 +131,7 @@ impl DbManager {
             return Err(Error::MissingDatabase { path });
         }
         let (copied, read_back) = (Scratch::new(self.run_dir()), Scratch::new(self.run_dir()));
+        let annexes = HeldAnnexes::of(&path)?;
         copy::vacuum_into(&Target { path, ..spec.target.clone() }, copied.path()).await?;
         copy::inspect(copied.path(), &spec.identity).await?;
         let name = format!("router-{}.db.zst", self.aside_name(id));
@@ -141,11 +144,14 @@ impl DbManager {
             layout::remove_tree(&unfinished).ok();
             return Err(Error::BadBackup { path: unfinished, detail: "it does not read back as written".to_owned() });
         }
+        // First, so that whoever finds the database finds them.
+        let beside = to.clone();
+        let annexes = copy::blocking(move || annexes.archive(&beside)).await?;
         if !layout::rename_new(&unfinished, &to)? {
             return Err(Error::BadBackup { path: to, detail: "something else has its name".to_owned() });
         }
         layout::sync(dir)?;
-        self.inner.files.charge_file(RETIRED_FILES, &to, packed.bytes);
+        self.inner.files.charge_file(RETIRED_FILES, &to, packed.bytes.saturating_add(annexes));
         Ok(to)
     }
 

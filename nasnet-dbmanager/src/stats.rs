@@ -46,7 +46,7 @@ pub struct DatabaseStats {
     pub leases: usize,
     /// Operations waiting for its writer.
     pub queue_depth: usize,
-    /// The bytes of the file, without its log.
+    /// The bytes of the file and its annexes, without its log.
     pub bytes: u64,
     /// The bytes it may have now; none for files in memory. One that was larger already does not grow.
     pub bytes_max: Option<u64>,

@@ -132,6 +132,18 @@ pub enum Error {
         /// The dictionary.
         dictionary: crate::warm::dictionary::DictionaryId,
     },
+    /// The body of a segment is not in the annex its row names; other segments are not affected.
+    #[error("segment {segment} of {scope} has no body in {}: {why}", path.display())]
+    SegmentBody {
+        /// The scope.
+        scope: Scope,
+        /// The segment's first position.
+        segment: Position,
+        /// The annex.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The database of a scope cannot be read now; the events of other scopes are not affected.
     #[error("events of {scope} cannot be read: {source}")]
     Unreadable {
@@ -259,6 +271,11 @@ impl Error {
             Self::NotDurable { reached: None, source: Some(source) } => source.is_retryable(),
             _ => false,
         }
+    }
+
+    /// True when other segments can be read nevertheless.
+    pub(crate) fn is_of_one_segment(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::DictionaryMissing { .. } | Self::SegmentBody { .. })
     }
 
     pub(crate) fn corrupt(what: impl Into<String>, why: impl std::fmt::Display) -> Self {

@@ -15,8 +15,8 @@ use crate::position::Position;
 use crate::shared::Shared;
 use crate::store::EventStore;
 use crate::truncation;
-use crate::warm::dictionary;
 use crate::warm::segment::{self, Lane};
+use crate::warm::{bodies, dictionary};
 
 const FLUSH: Cause = Cause::new("event-flush");
 /// Hot rows read by one statement.
@@ -234,20 +234,23 @@ impl Shared {
             }
             let prepared = segment::prepare(std::mem::take(&mut events), dictionary.as_ref())?;
             let complete = complete.unwrap_or(tail.complete);
-            let own = scope.clone();
+            let (own, annexes) = (scope.clone(), database.annexes().cloned());
             let (done, prepared) = database
                 .write(FLUSH, move |conn| {
                     Box::pin(async move {
                         let now = segment::tail(conn, &own).await?;
                         if now.through != tail.through {
-                            return Ok::<_, Error>((false, prepared));
+                            return Ok::<_, Error>((None, prepared));
                         }
-                        segment::insert(conn, Lane::Flushed, &prepared, &now, through, complete).await?;
-                        Ok((true, prepared))
+                        let annexes = annexes.as_ref();
+                        let place =
+                            segment::insert(conn, annexes, Lane::Flushed, &prepared, &now, through, complete).await?;
+                        Ok((Some(place), prepared))
                     })
                 })
                 .await?;
-            if done {
+            if let Some(place) = done {
+                bodies::confirm(database.annexes(), Lane::Flushed, place);
                 break Some((prepared.events.len() as u64, prepared.body.len() as u64));
             }
             events = prepared.events;

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
 use crate::cold::ColdDir;
@@ -235,8 +235,11 @@ impl Cursor {
         let found = match self.shared.manager.scope(scope).await {
             Ok(database) => {
                 let (query, scope) = (Arc::clone(&self.query), scope.clone());
+                let annexes = database.annexes().cloned();
                 database
-                    .read(READ, move |conn| Box::pin(async move { read_warm(conn, &query, &scope, range).await }))
+                    .read(READ, move |conn| {
+                        Box::pin(async move { read_warm(conn, annexes.as_ref(), &query, &scope, range).await })
+                    })
                     .await
             }
             // A router that is gone has no warm tier; the cold one may remember it.
@@ -429,6 +432,7 @@ fn stalled(scope: &Scope, epoch: u32, first: u64, last: u64) -> Error {
 
 async fn read_warm(
     conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
     query: &Query,
     scope: &Scope,
     range: Range,
@@ -463,7 +467,7 @@ async fn read_warm(
     let mut slices = vec![single];
     // Rows first: what is sealed meanwhile is in a segment before it is no row any more.
     for lane in [Lane::Sealed, Lane::Flushed] {
-        slices.push(read_segments(conn, query, scope, lane, range, (kinds.as_ref(), streams.as_ref())).await?);
+        slices.push(read_segments(conn, annexes, query, scope, lane, range, (kinds.as_ref(), streams.as_ref())).await?);
     }
     Ok(slices)
 }
@@ -471,6 +475,7 @@ async fn read_warm(
 /// Events of one lane of segments. What does not hold the wanted numbers of types and streams is not read.
 async fn read_segments(
     conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
     query: &Query,
     scope: &Scope,
     lane: Lane,
@@ -489,9 +494,9 @@ async fn read_segments(
                 Order::Backwards => rest.high = meta.first.before(),
             }
             if meta.may_hold(kinds, streams) && query.wants_span(meta.wall_ms) {
-                match segment::events(conn, scope, &meta).await {
+                match segment::events(conn, annexes, scope, &meta).await {
                     Ok(events) => packed.events.extend(events.into_iter().filter(|event| query.matches(event))),
-                    Err(error @ (Error::Corrupt { .. } | Error::DictionaryMissing { .. })) => packed.errors.push(error),
+                    Err(error) if error.is_of_one_segment() => packed.errors.push(error),
                     Err(error) => return Err(error),
                 }
             }

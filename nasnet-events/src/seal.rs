@@ -13,6 +13,7 @@ use crate::event::Recorded;
 use crate::hot::log::Order;
 use crate::position::Position;
 use crate::store::{EventStore, blocking};
+use crate::warm::bodies;
 use crate::warm::dictionary::{self, Dictionary};
 use crate::warm::rows::{self, Stored};
 use crate::warm::segment::{self, Lane, Tail};
@@ -119,6 +120,8 @@ impl EventStore {
     async fn seal_scope(&self, scope: &Scope, report: &mut SealReport) -> Result<(), Error> {
         let shared = Arc::clone(self.shared());
         let database = shared.manager.scope(scope).await?;
+        // A good moment: nothing is flushed or sealed meanwhile.
+        bodies::remove_unnamed(&database, bodies::UNNAMED_KEPT).await?;
         let mut after = Position::START;
         for _ in 0..STEPS_MAX {
             // Rows of a transaction that is not resolved say how it ended, so they stay.
@@ -143,28 +146,31 @@ impl EventStore {
             let prepared = blocking(move || segment::prepare(run, dictionary.as_ref())).await?;
             let events = prepared.events.len() as u64;
             let chained = step.before;
+            let annexes = database.annexes().cloned();
             let done = database
                 .write(SEAL, move |conn| {
                     Box::pin(async move {
                         // Another process may have sealed them, or retention removed some.
                         if before(conn, first).await? != chained || rows::count(conn, first, last).await? != events {
-                            return Ok::<_, Error>(false);
+                            return Ok::<_, Error>(None);
                         }
                         let tail = Tail { digest: chained, ..Tail::EMPTY };
-                        segment::insert(conn, Lane::Sealed, &prepared, &tail, last, Position::START).await?;
+                        let annexes = annexes.as_ref();
+                        let place =
+                            segment::insert(conn, annexes, Lane::Sealed, &prepared, &tail, last, Position::START)
+                                .await?;
                         sqlx::query(MARK).bind(last.to_key()?).execute(&mut *conn).await?;
                         let removed = sqlx::query(REMOVE).bind(keys_json).execute(&mut *conn).await?.rows_affected();
                         if removed == events {
-                            Ok(true)
+                            Ok(Some(place))
                         } else {
                             Err(Error::corrupt("event_rows", format!("{removed} of {events} sealed rows were removed")))
                         }
                     })
                 })
                 .await?;
-            if !done {
-                return Ok(());
-            }
+            let Some(place) = done else { return Ok(()) };
+            bodies::confirm(database.annexes(), Lane::Sealed, place);
             report.segments += 1;
             report.events += events;
         }

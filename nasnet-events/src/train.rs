@@ -1,6 +1,6 @@
 //! Makes dictionaries from what the warm tier holds, beside everything else.
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
 use crate::epoch;
@@ -41,8 +41,10 @@ impl EventStore {
     async fn train_scope(&self, scope: &Scope) -> Result<bool, Error> {
         let database = self.shared().manager.scope(scope).await?;
         let tried = self.shared().trained_through(scope);
-        let own = scope.clone();
-        let found = database.read(TRAIN, move |conn| Box::pin(async move { samples(conn, &own, tried).await })).await?;
+        let (own, annexes) = (scope.clone(), database.annexes().cloned());
+        let found = database
+            .read(TRAIN, move |conn| Box::pin(async move { samples(conn, annexes.as_ref(), &own, tried).await }))
+            .await?;
         let Some((events, in_use)) = found else { return Ok(false) };
         let through = events.iter().map(|event| event.position).max().unwrap_or(Position::START);
         let (events, trained) = blocking(move || {
@@ -62,6 +64,7 @@ impl EventStore {
 /// The newest events in segments and the dictionary in use, `None` when there is no reason to make another.
 async fn samples(
     conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
     scope: &Scope,
     tried: Position,
 ) -> Result<Option<(Vec<Recorded>, Option<Dictionary>)>, Error> {
@@ -77,7 +80,7 @@ async fn samples(
                 break;
             }
             // A damaged segment is told where it is read.
-            if let Ok(found) = segment::events(conn, scope, &meta).await {
+            if let Ok(found) = segment::events(conn, annexes, scope, &meta).await {
                 events.extend(found);
             }
         }

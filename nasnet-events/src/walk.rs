@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
 use crate::chain::Digest;
@@ -70,11 +70,11 @@ impl EventStore {
         let mut is_first = true;
         loop {
             let (own, low, start) = (scope.clone(), after, is_first);
+            let annexes = database.annexes().cloned();
             let (steps, last) = database
                 .read(WALK, move |conn| {
-                    Box::pin(
-                        async move { row_steps(conn, &own, Stretch { after: low, until: stretch.until }, start).await },
-                    )
+                    let stretch = Stretch { after: low, until: stretch.until };
+                    Box::pin(async move { row_steps(conn, annexes.as_ref(), &own, stretch, start).await })
                 })
                 .await?;
             steps.into_iter().for_each(&mut *see);
@@ -97,8 +97,11 @@ impl EventStore {
         let mut is_first = true;
         loop {
             let (own, range, start) = (scope.clone(), (after, stretch.until), is_first);
+            let annexes = database.annexes().cloned();
             let (steps, last) = database
-                .read(WALK, move |conn| Box::pin(async move { segment_steps(conn, &own, range, start).await }))
+                .read(WALK, move |conn| {
+                    Box::pin(async move { segment_steps(conn, annexes.as_ref(), &own, range, start).await })
+                })
                 .await?;
             is_first = false;
             steps.into_iter().for_each(&mut *see);
@@ -147,6 +150,7 @@ impl EventStore {
 /// One page of rows, those that were sealed included; with the last position shown when more may follow.
 async fn row_steps(
     conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
     scope: &Scope,
     stretch: Stretch,
     start: bool,
@@ -172,7 +176,7 @@ async fn row_steps(
 
     let mut places: Vec<Place> = Vec::new();
     for meta in sealed {
-        places.push((meta.first, false, steps_of(conn, scope, &meta).await?));
+        places.push((meta.first, false, steps_of(conn, annexes, scope, &meta).await?));
     }
     for row in page {
         let steps = match row.event {
@@ -193,6 +197,7 @@ async fn row_steps(
 
 async fn segment_steps(
     conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
     scope: &Scope,
     range: (Position, Position),
     start: bool,
@@ -208,7 +213,7 @@ async fn segment_steps(
     }
     let mut places: Vec<Place> = Vec::new();
     for meta in metas {
-        places.push((meta.first, false, steps_of(conn, scope, &meta).await?));
+        places.push((meta.first, false, steps_of(conn, annexes, scope, &meta).await?));
     }
     places.extend(records(conn, "segments", (range.0, last.unwrap_or(range.1)), removed).await?);
     Ok((in_order(steps, places), last))
@@ -241,15 +246,20 @@ fn in_order(mut steps: Vec<Step>, mut places: Vec<Place>) -> Vec<Step> {
 }
 
 /// The steps through one segment. What was removed before it has left a record.
-async fn steps_of(conn: &mut SqliteConnection, scope: &Scope, meta: &segment::Meta) -> Result<Vec<Step>, Error> {
+async fn steps_of(
+    conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
+    scope: &Scope,
+    meta: &segment::Meta,
+) -> Result<Vec<Step>, Error> {
     let position = meta.first.before();
     let mut steps = vec![Step::At { position, digest: meta.prev_digest, may_be_removed: false }];
-    match segment::events(conn, scope, meta).await {
+    match segment::events(conn, annexes, scope, meta).await {
         Ok(events) => {
             steps.extend(events.into_iter().map(|event| Step::Event(Box::new(event))));
             steps.push(Step::After(meta.digest));
         }
-        Err(error @ (Error::Corrupt { .. } | Error::DictionaryMissing { .. })) => {
+        Err(error) if error.is_of_one_segment() => {
             let (position, through) = (Some(meta.first), Some(meta.last));
             steps.push(Step::Damaged { position, through, error, after: Some(meta.digest) });
         }

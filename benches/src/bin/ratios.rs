@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table is the output of this program")]
 
+#[path = "ratios/flash.rs"]
+mod flash;
 #[path = "ratios/hot.rs"]
 mod hot;
 #[path = "ratios/p13.rs"]
@@ -70,6 +72,7 @@ async fn main() -> Result<(), Failure> {
     if wanted("P8") || wanted("P11") {
         rows.extend(p8::rows().await?);
     }
+    rows.extend(flash::rows(disk, wanted).await?);
     if wanted("P14") {
         rows.extend(p14::rows(disk).await?);
     }

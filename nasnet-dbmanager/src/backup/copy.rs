@@ -229,7 +229,8 @@ fn pump(
     }
 }
 
-fn of_write(path: &Path, error: io::Error) -> Error {
+/// Tells a medium that is full from one that fails.
+pub(crate) fn of_write(path: &Path, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Error::NoSpace { detail: format!("{}: {error}", path.display()) }
@@ -275,7 +276,7 @@ impl<T: Read> Read for Hashing<T> {
     }
 }
 
-fn hex(hash: Sha256) -> String {
+pub(crate) fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -12,7 +12,7 @@ const PAGE_BYTES: u64 = 4096;
 /// the kernel writes them back at some time anyway.
 const DIRTY_PAGES_MAX: usize = 8192;
 
-/// What was written to a database file, its WAL and its rollback journal since the process started.
+/// What was written to a database file, its WAL, its rollback journal and its annexes since the process started.
 ///
 /// Counts only grow; work with differences.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Written {
     pub wal_bytes: u64,
     /// The part of `bytes` that went to the rollback journal.
     pub journal_bytes: u64,
+    /// The part of `bytes` that went to annexes.
+    pub annex_bytes: u64,
 }
 
 impl Sub for Written {
@@ -47,6 +49,7 @@ impl Sub for Written {
             db_bytes: self.db_bytes.saturating_sub(earlier.db_bytes),
             wal_bytes: self.wal_bytes.saturating_sub(earlier.wal_bytes),
             journal_bytes: self.journal_bytes.saturating_sub(earlier.journal_bytes),
+            annex_bytes: self.annex_bytes.saturating_sub(earlier.annex_bytes),
         }
     }
 }
@@ -57,6 +60,7 @@ pub(super) enum Part {
     Database,
     Wal,
     Journal,
+    Annex,
 }
 
 /// The counts of one database, shared by all its open files; clones read the same counts.
@@ -70,6 +74,7 @@ struct Counts {
     database: FileCounts,
     wal: FileCounts,
     journal: FileCounts,
+    annex: FileCounts,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +95,7 @@ impl Meter {
     /// Returns what was written so far.
     pub fn written(&self) -> Written {
         let counts = self.lock();
-        let parts = [&counts.database, &counts.wal, &counts.journal];
+        let parts = [&counts.database, &counts.wal, &counts.journal, &counts.annex];
         let sum = |count: fn(&FileCounts) -> u64| parts.iter().map(|part| count(part)).sum();
         Written {
             bytes: sum(|part| part.bytes),
@@ -100,6 +105,7 @@ impl Meter {
             db_bytes: counts.database.bytes,
             wal_bytes: counts.wal.bytes,
             journal_bytes: counts.journal.bytes,
+            annex_bytes: counts.annex.bytes,
         }
     }
 
@@ -112,6 +118,14 @@ impl Meter {
         if len > 0 {
             self.lock().part(part).wrote(offset, len);
         }
+    }
+
+    /// Notes an append to an annex and its sync. Annexes are told apart by their number, so that the same page of two is
+    /// two pages.
+    pub(crate) fn annex_written(&self, file: u32, offset: u64, len: u64) {
+        const FILE_BYTES: u64 = 1 << 31;
+        self.wrote(Part::Annex, u64::from(file) * FILE_BYTES + offset % FILE_BYTES, len);
+        self.synced(Part::Annex);
     }
 
     pub(super) fn synced(&self, part: Part) {
@@ -136,6 +150,7 @@ impl Counts {
             Part::Database => &mut self.database,
             Part::Wal => &mut self.wal,
             Part::Journal => &mut self.journal,
+            Part::Annex => &mut self.annex,
         }
     }
 }

@@ -72,8 +72,13 @@ CREATE TABLE event_segments (
     digest       BLOB NOT NULL CHECK (length(digest) = 32),
     -- CRC32C over all other columns.
     crc          INTEGER NOT NULL,
+    -- Where the body is in the annexes of its kind when it is not here (docs/adr/0010). What no row names there means
+    -- nothing.
+    file         INTEGER CHECK (file > 0),
+    file_offset  INTEGER CHECK ((file_offset IS NULL) = (file IS NULL)),
+    file_bytes   INTEGER CHECK ((file_bytes IS NULL) = (file IS NULL)),
     -- Last, so that the columns above are read without its pages.
-    body         BLOB NOT NULL
+    body         BLOB CHECK ((body IS NULL) = (file IS NOT NULL))
 ) STRICT;
 
 -- Rows that were sealed: many in one block, which goes on in the chain of the rows. Their positions lie between those of
@@ -93,7 +98,10 @@ CREATE TABLE event_sealed (
     prev_digest  BLOB NOT NULL CHECK (length(prev_digest) = 32),
     digest       BLOB NOT NULL CHECK (length(digest) = 32),
     crc          INTEGER NOT NULL,
-    body         BLOB NOT NULL
+    file         INTEGER CHECK (file > 0),
+    file_offset  INTEGER CHECK ((file_offset IS NULL) = (file IS NULL)),
+    file_bytes   INTEGER CHECK ((file_bytes IS NULL) = (file IS NULL)),
+    body         BLOB CHECK ((body IS NULL) = (file IS NOT NULL))
 ) STRICT;
 
 CREATE TABLE event_cursors (

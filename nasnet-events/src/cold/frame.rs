@@ -5,6 +5,7 @@
 //! chain before and after them; and a CRC32C.
 
 use sha2::{Digest as _, Sha256};
+use zstd::zstd_safe::{CParameter, Strategy};
 
 use crate::chain::{self, Digest};
 use crate::event::Recorded;
@@ -17,6 +18,16 @@ pub(crate) const FRAME_EVENTS_MAX: usize = 1_000;
 pub(crate) const FRAME_BYTES_MAX: usize = 4 << 20;
 
 const LEVEL: i32 = 9;
+/// Level 9 with a search that weighs literals against matches, in tables as small as those of the level itself: lines
+/// differ in short places, for which the quick search of the level is no good. It makes frames a seventh smaller.
+const SEARCH: [CParameter; 6] = [
+    CParameter::Strategy(Strategy::ZSTD_btopt),
+    CParameter::MinMatch(4),
+    CParameter::TargetLength(256),
+    CParameter::SearchLog(8),
+    CParameter::HashLog(16),
+    CParameter::ChainLog(20),
+];
 /// Magic number of the first kind of skippable frame.
 pub(crate) const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 const MAGIC: &[u8; 4] = b"NNEV";
@@ -52,7 +63,7 @@ pub(crate) fn encode(events: &[Recorded], before: Digest) -> Result<(Header, Vec
         serde_json::to_writer(&mut lines, event).map_err(|_| Malformed("event is not JSON"))?;
         lines.push(b'\n');
     }
-    let packed = zstd::bulk::compress(&lines, LEVEL).map_err(|_| Malformed("zstd cannot compress"))?;
+    let packed = compress(&lines).map_err(|_| Malformed("zstd cannot compress"))?;
     let times = events.iter().map(|event| event.wall_ms);
     let mut kinds: Vec<String> = events.iter().map(|event| event.kind.to_string()).collect();
     kinds.sort_unstable();
@@ -71,6 +82,14 @@ pub(crate) fn encode(events: &[Recorded], before: Digest) -> Result<(Header, Vec
     let mut bytes = header.prefixed()?;
     bytes.extend_from_slice(&packed);
     Ok((header, bytes))
+}
+
+fn compress(lines: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+    for parameter in SEARCH {
+        compressor.set_parameter(parameter)?;
+    }
+    compressor.compress(lines)
 }
 
 /// The length of the description that follows a prefix; `None` when this is no prefix of ours.

@@ -16,9 +16,9 @@ use crate::warm::{names, segment};
 const UNITS_MAX: i64 = 16_384;
 
 const ROWS: &str = "SELECT pos, kind, stream, flags, wall_ms, length(body) FROM event_rows ORDER BY pos LIMIT ?1";
-const SEGMENTS: &str = "SELECT first_pos, last_pos, events, wall_max_ms, kinds, streams, length(body) \
+const SEGMENTS: &str = "SELECT first_pos, last_pos, events, wall_max_ms, kinds, streams, COALESCE(file_bytes, length(body)) \
      FROM event_segments ORDER BY first_pos LIMIT ?1";
-const SEALED: &str = "SELECT first_pos, last_pos, events, wall_max_ms, kinds, streams, length(body) \
+const SEALED: &str = "SELECT first_pos, last_pos, events, wall_max_ms, kinds, streams, COALESCE(file_bytes, length(body)) \
      FROM event_sealed ORDER BY first_pos LIMIT ?1";
 const NEWEST: &str = "SELECT MAX(first_pos) FROM event_segments";
 

@@ -18,6 +18,7 @@ use crate::retain::plan::{self, Doomed, Due, Forced, RetentionPlan, ScopePlan, T
 use crate::retain::{facts, marks, remove};
 use crate::shared::Shared;
 use crate::store::EventStore;
+use crate::warm::bodies;
 
 const PLAN: Cause = Cause::new("event-retention");
 /// It frees what others need, so a full medium and a budget that is used up let it pass.
@@ -240,6 +241,11 @@ impl EventStore {
             };
             report.add(&step.gone);
             report.skipped += step.skipped;
+        }
+        if !report.is_dry {
+            // A file of bodies goes once no segment is left in it, and is noted as such now.
+            let _nothing_is_flushed = self.shared().flushing.lock().await;
+            bodies::remove_unnamed(&database, bodies::UNNAMED_KEPT).await?;
         }
         Ok(())
     }

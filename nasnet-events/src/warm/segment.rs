@@ -1,8 +1,9 @@
 //! Normal events of one flush as one compressed row, chained to the one before by its digest.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
-use nasnet_dbmanager::Scope;
+use nasnet_dbmanager::{AnnexPlace, Annexes, Scope};
 use sqlx::SqliteConnection;
 
 use crate::block::{self, Packing};
@@ -12,6 +13,7 @@ use crate::event::Recorded;
 use crate::hot::log::Order;
 use crate::position::Position;
 use crate::varint::{self, Malformed, Reader};
+use crate::warm::bodies::{self, Body};
 use crate::warm::dictionary::{self, Dictionary, DictionaryId};
 use crate::warm::names;
 
@@ -59,16 +61,16 @@ macro_rules! sql {
                 "INSERT INTO ",
                 $table,
                 " (first_pos, last_pos, through_pos, complete_pos, events, wall_min_ms, ",
-                "wall_max_ms, kinds, streams, raw_bytes, dictionary, prev_digest, digest, crc, body) ",
-                "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+                "wall_max_ms, kinds, streams, raw_bytes, dictionary, prev_digest, digest, crc, file, file_offset, ",
+                "file_bytes, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
             ),
             last: concat!("SELECT through_pos, complete_pos, digest FROM ", $table, " ORDER BY first_pos DESC LIMIT 1"),
             metas_forwards: metas!($table, ""),
             metas_backwards: metas!($table, " DESC"),
-            body: concat!("SELECT body FROM ", $table, " WHERE first_pos = ?1"),
+            body: concat!("SELECT file, file_offset, file_bytes, body FROM ", $table, " WHERE first_pos = ?1"),
             streams: concat!("SELECT streams FROM ", $table),
             totals: concat!(
-                "SELECT COUNT(*), COALESCE(SUM(events), 0), COALESCE(SUM(length(body)), 0), MIN(first_pos), ",
+                "SELECT COUNT(*), COALESCE(SUM(events), 0), COALESCE(SUM(COALESCE(file_bytes, length(body))), 0), MIN(first_pos), ",
                 "MAX(last_pos) FROM ",
                 $table
             ),
@@ -141,7 +143,7 @@ impl Tail {
 /// Events made ready outside of the transaction that stores them.
 pub(crate) struct Prepared {
     pub(crate) events: Vec<Recorded>,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Arc<[u8]>,
     raw_bytes: usize,
     dictionary: Option<DictionaryId>,
 }
@@ -159,7 +161,7 @@ pub(crate) fn prepare(events: Vec<Recorded>, dictionary: Option<&Dictionary>) ->
             (body, used) = (with, Some(dictionary.id));
         }
     }
-    Ok(Prepared { events, body, raw_bytes, dictionary: used })
+    Ok(Prepared { events, body: body.into(), raw_bytes, dictionary: used })
 }
 
 impl Meta {
@@ -209,22 +211,38 @@ pub(crate) fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
 pub(crate) fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
     let mut reader = Reader::new(bytes);
     let mut streams = Vec::new();
+    let mut id = 0_u64;
     while !reader.is_empty() {
-        streams.push((reader.varint()?.cast_signed(), reader.varint()?));
+        id = id.checked_add(reader.varint()?).ok_or(Malformed("stream number too large"))?;
+        streams.push((id.cast_signed(), reader.varint()?));
     }
     Ok(streams)
 }
 
-/// Stores a segment in the caller's write transaction, directly after `tail`.
+/// The list of streams with the highest version of each: numbers ascend, and each is the distance from the one before, since
+/// most are neighbours.
+fn put_streams(streams: &BTreeMap<i64, u64>) -> Vec<u8> {
+    let (mut bytes, mut before) = (Vec::new(), 0);
+    for (id, top) in streams {
+        varint::put(&mut bytes, id.cast_unsigned() - before);
+        varint::put(&mut bytes, *top);
+        before = id.cast_unsigned();
+    }
+    bytes
+}
+
+/// Stores a segment in the caller's write transaction, directly after `tail`. Its place in an annex, if it got one, is to be
+/// confirmed after the commit.
 pub(crate) async fn insert(
     conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
     lane: Lane,
     prepared: &Prepared,
     tail: &Tail,
     through: Position,
     complete: Position,
-) -> Result<(), Error> {
-    let (Some(first), Some(last)) = (prepared.events.first(), prepared.events.last()) else { return Ok(()) };
+) -> Result<Option<AnnexPlace>, Error> {
+    let (Some(first), Some(last)) = (prepared.events.first(), prepared.events.last()) else { return Ok(None) };
     let mut tops: BTreeMap<&str, u64> = BTreeMap::new();
     let mut kinds: BTreeSet<&str> = BTreeSet::new();
     for event in &prepared.events {
@@ -238,11 +256,8 @@ pub(crate) async fn insert(
     for kind in kinds {
         varint::put(&mut kind_bytes, names::number(&ids, kind)?.cast_unsigned());
     }
-    let mut stream_bytes = Vec::new();
-    for (stream, top) in tops {
-        varint::put(&mut stream_bytes, names::number(&ids, stream)?.cast_unsigned());
-        varint::put(&mut stream_bytes, top);
-    }
+    let numbered = tops.into_iter().map(|(stream, top)| Ok((names::number(&ids, stream)?, top)));
+    let stream_bytes = put_streams(&numbered.collect::<Result<_, Error>>()?);
     let times = prepared.events.iter().map(|event| event.wall_ms);
     let mut meta = Meta {
         lane,
@@ -261,6 +276,7 @@ pub(crate) async fn insert(
         crc: 0,
     };
     meta.crc = i64::from(meta.checksum(&prepared.body)?);
+    let place = bodies::store(conn, annexes, lane, &prepared.body).await?;
     sqlx::query(lane.sql().insert)
         .bind(meta.first.to_key()?)
         .bind(meta.last.to_key()?)
@@ -276,10 +292,13 @@ pub(crate) async fn insert(
         .bind(meta.prev_digest.0.to_vec())
         .bind(meta.digest.0.to_vec())
         .bind(meta.crc)
-        .bind(prepared.body.as_slice())
+        .bind(place.map(|place| i64::from(place.file)))
+        .bind(place.map(|place| place.offset.cast_signed()))
+        .bind(place.map(|place| place.bytes.cast_signed()))
+        .bind(place.is_none().then_some(&prepared.body[..]))
         .execute(conn)
         .await?;
-    Ok(())
+    Ok(place)
 }
 
 fn position(scope: &Scope, key: i64) -> Result<Position, Error> {
@@ -372,12 +391,22 @@ pub(crate) async fn metas(
 }
 
 /// Reads and checks the events of a segment.
-pub(crate) async fn events(conn: &mut SqliteConnection, scope: &Scope, meta: &Meta) -> Result<Vec<Recorded>, Error> {
+pub(crate) async fn events(
+    conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
+    scope: &Scope,
+    meta: &Meta,
+) -> Result<Vec<Recorded>, Error> {
     let sql = meta.lane.sql();
     let what = || format!("{scope} {} row {}", sql.table, meta.first.to_key_clamped());
-    let body: Vec<u8> = sqlx::query_scalar(sql.body).bind(meta.first.to_key()?).fetch_one(&mut *conn).await?;
+    let found: bodies::Columns = sqlx::query_as(sql.body).bind(meta.first.to_key()?).fetch_one(&mut *conn).await?;
+    let damaged = |path, why: &str| match path {
+        Some(path) => Error::SegmentBody { scope: scope.clone(), segment: meta.first, path, why: why.to_owned() },
+        None => Error::corrupt(what(), why),
+    };
+    let Body { bytes: body, path } = bodies::load(annexes, meta.lane, found).map_err(|error| error.about(damaged))?;
     if i64::from(meta.checksum(&body)?) != meta.crc {
-        return Err(Error::corrupt(what(), "checksum differs"));
+        return Err(damaged(path, "checksum differs"));
     }
     let dictionary = match meta.dictionary {
         None => None,
@@ -431,4 +460,28 @@ pub(crate) async fn totals(conn: &mut SqliteConnection, lane: Lane) -> Result<To
         first: found.3.and_then(Position::from_key),
         last: found.4.and_then(Position::from_key),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_list_of_streams_comes_back(streams in prop::collection::btree_map(1..i64::MAX, any::<u64>(), 0..50)) {
+            let expected: Vec<_> = streams.iter().map(|(id, top)| (*id, *top)).collect();
+            prop_assert_eq!(parse_streams(&put_streams(&streams)), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn numbers_that_run_over_are_refused() {
+        let mut bytes = Vec::new();
+        for number in [u64::MAX, 1, 1, 1] {
+            varint::put(&mut bytes, number);
+        }
+        assert!(parse_streams(&bytes).is_err());
+    }
 }

@@ -1,5 +1,5 @@
 //! A fleet in a temporary directory, and short ways to make events.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::cast_possible_truncation)]
 
 pub mod watch;
 
@@ -108,6 +108,18 @@ pub fn normal(manager: &DbManager) -> NewEvent {
 pub fn event(manager: &DbManager, name: &str) -> NewEvent {
     let id = manager.next_ulid();
     NewEvent::new(id, kind(name), &serde_json::json!({ "interface": "wg0", "id": id })).unwrap()
+}
+
+/// An event whose body hardly compresses.
+pub fn large(manager: &DbManager, name: &str, bytes: usize) -> NewEvent {
+    let id = manager.next_ulid();
+    let mut state = id.0 as u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + (state >> 58) as u8 % 64)
+    });
+    let noise: String = noise.filter(|letter| letter.is_ascii_alphanumeric()).take(bytes).collect();
+    NewEvent::new(id, kind(name), &serde_json::json!({ "noise": noise, "id": id })).unwrap()
 }
 
 pub async fn read(store: &EventStore, query: Query) -> Vec<Recorded> {

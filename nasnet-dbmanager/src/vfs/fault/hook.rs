@@ -220,20 +220,39 @@ pub(crate) mod plain {
         Ok(())
     }
 
-    /// One piece of a file that is written from its start to its end.
+    /// A piece at the end of a file.
     pub(crate) fn append(
         path: &Path,
         offset: u64,
         bytes: &[u8],
-        done: impl FnOnce() -> io::Result<()>,
+        done: impl FnOnce(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let path = full(path);
-        checked(Operation::Write, &path)?;
-        done()?;
+        match strike(Operation::Write, &path) {
+            None => {}
+            Some(Effect::Fail { code }) => return Err(error(code)),
+            Some(Effect::Kill) => die(),
+            Some(Effect::KillHalfWritten) => {
+                // Whether even that succeeds makes no difference to a process about to end.
+                let _ = done(&bytes[..bytes.len() / 2]);
+                die()
+            }
+        }
+        done(bytes)?;
         let handle = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed);
         let file = || FileRef { handle, path: path.clone() };
         note(&path, || Entry::Open { handle, path: path.clone(), created: offset == 0 });
         note(&path, || Entry::Write { file: file(), offset, bytes: bytes.to_vec() });
+        Ok(())
+    }
+
+    pub(crate) fn cut(path: &Path, size: u64, done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let path = full(path);
+        checked(Operation::Truncate, &path)?;
+        done()?;
+        let handle = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed);
+        note(&path, || Entry::Open { handle, path: path.clone(), created: false });
+        note(&path, || Entry::Truncate { file: FileRef { handle, path: path.clone() }, size });
         Ok(())
     }
 
