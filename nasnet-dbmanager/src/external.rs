@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::custody::{self, Action, AsideReason, Intent};
 use crate::durable;
@@ -18,7 +18,7 @@ use crate::high_water;
 use crate::id::{Cause, RouterId};
 use crate::layout;
 use crate::manager::{DbManager, Inner};
-use crate::open::{self, Policy, Spec};
+use crate::open::{self, Opened, Policy, Spec};
 use crate::options::OnOpen;
 use crate::schema::FileKind;
 use crate::system::audit::{self, AuditEntry};
@@ -287,17 +287,42 @@ pub struct ExternalRestore {
     pub log: Option<String>,
 }
 
+/// A system database that was replaced from outside and adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReplacedSystem {
+    pub(crate) at_ms: i64,
+    pub(crate) log: Option<String>,
+}
+
 /// The files this process adopted.
 #[derive(Debug, Default)]
-pub(crate) struct ExternalRestores(Mutex<BTreeMap<RouterId, ExternalRestore>>);
+pub(crate) struct ExternalRestores(Mutex<Adopted>);
+
+#[derive(Debug, Default)]
+struct Adopted {
+    system: Option<ReplacedSystem>,
+    routers: BTreeMap<RouterId, ExternalRestore>,
+}
 
 impl ExternalRestores {
     pub(crate) fn of(&self, id: &RouterId) -> Option<ExternalRestore> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.adopted().routers.get(id).cloned()
+    }
+
+    pub(crate) fn of_system(&self) -> Option<ReplacedSystem> {
+        self.adopted().system.clone()
     }
 
     fn note(&self, restore: ExternalRestore) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(restore.router.clone(), restore);
+        self.adopted().routers.insert(restore.router.clone(), restore);
+    }
+
+    pub(crate) fn note_system(&self, restore: ReplacedSystem) {
+        self.adopted().system = Some(restore);
+    }
+
+    fn adopted(&self) -> MutexGuard<'_, Adopted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -305,18 +330,32 @@ impl DbManager {
     /// Returns the routers whose files were replaced while they were closed, as this process found and adopted them. The
     /// audit log has them all, as `router.restored_externally`.
     pub fn external_restores(&self) -> Vec<ExternalRestore> {
-        self.inner.external.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.inner.external.adopted().routers.values().cloned().collect()
     }
 }
 
 impl Inner {
-    /// Takes over a file that was checked: counters go past what it uses, a log that is not its own goes to `safety/`.
-    pub(crate) async fn adopt(&self, id: &RouterId, path: &Path) -> Result<(), Error> {
-        let now = self.files.options().clock.now();
+    /// Takes over a file that was checked. As long as that fails, the file is met as replaced by whoever opens it next.
+    pub(crate) async fn adopt(&self, id: &RouterId, spec: &Spec, mut opened: Opened) -> Result<Opened, Error> {
         if self.system.is_read_only() {
-            self.external.note(ExternalRestore { router: id.clone(), at_ms: now.wall_ms, log: None });
-            return Ok(());
+            let at_ms = self.files.options().clock.now().wall_ms;
+            self.external.note(ExternalRestore { router: id.clone(), at_ms, log: None });
+            return Ok(opened);
         }
+        match self.note_adoption(id, spec.path()).await {
+            Ok(()) => opened.adopted(spec),
+            Err(error) => {
+                if let Some(writer) = opened.writer.take() {
+                    writer.close().await.ok();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Moves counters past what a file uses, puts a log that is not its own into `safety/`, and notes both.
+    async fn note_adoption(&self, id: &RouterId, path: &Path) -> Result<(), Error> {
+        let now = self.files.options().clock.now();
         for (counter, found) in high_water::in_file(&self.files.options().high_waters, path, FileKind::Router).await? {
             self.system.counters().raise(counter, found).await?;
         }
@@ -355,11 +394,11 @@ impl Inner {
     pub(crate) async fn adopt_replaced(&self, id: &RouterId, spec: &Spec) -> Result<(), Error> {
         let policy = self.files.policy(self.files.options().clock.now());
         let opened = open::open(spec, &Policy { on_open: OnOpen::ReadOnly, ..policy }).await?;
-        if opened.is_replaced { self.adopt(id, spec.path()).await } else { Ok(()) }
+        if opened.is_replaced { self.adopt(id, spec, opened).await.map(drop) } else { Ok(()) }
     }
 }
 
-fn move_log(stale: &Path, place: &Path) -> Result<(), Error> {
+pub(crate) fn move_log(stale: &Path, place: &Path) -> Result<(), Error> {
     layout::create_dir(place)?;
     let Some(name) = stale.file_name() else { return Ok(()) };
     durable::rename(stale, &place.join(name)).map_err(|error| Error::io("rename", stale, error))?;

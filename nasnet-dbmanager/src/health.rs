@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::custody::AsideReason;
 use crate::database::Database;
 use crate::error::Error;
-use crate::external::ExternalRestore;
+use crate::external::{ExternalRestore, ReplacedSystem};
 use crate::id::{RouterId, Scope};
 use crate::manager::DbManager;
 use crate::quarantine::{LostRange, RestoredFrom};
@@ -188,6 +188,10 @@ impl DbManager {
         let hot = self.hot();
         let databases = [self.system(), &hot, self.runtime(), self.locks()].map(single);
         let why: Vec<String> = found.chain(databases.into_iter().flatten()).collect();
-        if why.is_empty() { DbHealth::Ok } else { DbHealth::Degraded { why: why.join("; ") } }
+        match (why.is_empty(), self.inner.external.of_system()) {
+            (false, _) => DbHealth::Degraded { why: why.join("; ") },
+            (true, Some(ReplacedSystem { at_ms, log })) => DbHealth::RestoredExternally { at_ms, log },
+            (true, None) => DbHealth::Ok,
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::clock::{Clock, ClockQuality, Now};
 use crate::connection;
 use crate::database::Database;
 use crate::error::Error;
-use crate::external::ExternalRestores;
+use crate::external::{ExternalRestores, ReplacedSystem};
 use crate::fleet_files::FleetFiles;
 use crate::health::Failures;
 use crate::high_water;
@@ -28,6 +28,7 @@ use crate::open::{self, Spec};
 use crate::options::{OnDamage, OnOpen, Options};
 use crate::quarantine::{Recoveries, alarm, is_recoverable};
 use crate::registry::{self, Known};
+use crate::restore;
 use crate::rotation;
 use crate::schema::{FileKind, Profile, check_sets};
 use crate::seal::{MasterKey, Sealer};
@@ -87,8 +88,11 @@ impl DbManager {
         let home = Home::enter(&options, || Ok((UlidGen::new(None).next(&now), meta::new_file_uid()?))).await?;
         let fleet_id = home.marker.fleet_id;
         let files = FleetFiles::new(home.layout.clone(), fleet_id, sets, options);
-        let (home, key, system) = open_system(home, &files, now).await?;
+        let (home, key, system, replaced) = open_system(home, &files, now).await?;
         let opened = Self::open_rest(home, files, key, system.clone(), now).await;
+        if let (Ok(opened), Some(replaced)) = (&opened, replaced) {
+            opened.inner.external.note_system(replaced);
+        }
         if opened.is_err() {
             system.close().await.ok();
         }
@@ -420,14 +424,11 @@ impl Inner {
 
     async fn start_router(&self, id: &RouterId, spec: &Spec, mut opened: open::Opened) -> Result<Database, Error> {
         observe_newest(&self.files, spec, &mut opened).await?;
-        let is_replaced = opened.is_replaced;
-        let vitals = self.files.vitals(spec, opened.file_uid);
-        let database = Database::start(opened, self.files.limits(), vitals);
-        if is_replaced && let Err(error) = self.adopt(id, database.path()).await {
-            database.close().await.ok();
-            return Err(error);
+        if opened.is_replaced {
+            opened = self.adopt(id, spec, opened).await?;
         }
-        Ok(database)
+        let vitals = self.files.vitals(spec, opened.file_uid);
+        Ok(Database::start(opened, self.files.limits(), vitals))
     }
 
     /// Adds what was written to the ledger; `save` also where it outlives the boot, if that is worth a write.
@@ -477,7 +478,11 @@ impl fmt::Debug for DbManager {
 }
 
 /// Opens the system database, creating it and the master key in a fleet that is being founded.
-async fn open_system(mut home: Home, files: &FleetFiles, now: Now) -> Result<(Home, Arc<MasterKey>, Database), Error> {
+async fn open_system(
+    mut home: Home,
+    files: &FleetFiles,
+    now: Now,
+) -> Result<(Home, Arc<MasterKey>, Database, Option<ReplacedSystem>), Error> {
     let spec = files.single(FileKind::System, home.marker.system_uid());
     let founding = home.is_unfinished();
     if founding && files.options().on_open == OnOpen::ReadOnly {
@@ -489,8 +494,9 @@ async fn open_system(mut home: Home, files: &FleetFiles, now: Now) -> Result<(Ho
         home.finish()?;
     }
     let home = home.share(files.options()).await?;
+    let replaced = restore::system::adopt_replaced(files, &spec, now).await?;
     let system = start(files, &spec, now).await?;
-    Ok((home, key, system))
+    Ok((home, key, system, replaced))
 }
 
 pub(crate) async fn open_single(files: &FleetFiles, kind: FileKind, now: Now) -> Result<Database, Error> {

@@ -146,7 +146,8 @@ async fn open_if(spec: &Spec, policy: &Policy, wanted: fn(&Look) -> bool) -> Res
                     }
                     _ => Some(guarded),
                 };
-                let lock = if spec.identity.kind == FileKind::Router { noting(lock, spec, is_first)? } else { lock };
+                // A file that took the place of another goes on being noticed until it is adopted.
+                let lock = if is_replaced || !is_noted(spec, policy) { lock } else { noting(lock, spec, is_first)? };
                 return Ok(Some(Opened { target: spec.target.clone(), writer, lock, file_uid, is_replaced }));
             }
         }
@@ -177,6 +178,23 @@ async fn look(spec: &Spec, policy: &Policy) -> Result<Look, Error> {
             let lock = spec.lock.shared(policy.lock_timeout).await?;
             Ok(Look { lock, is_first: false, is_replaced: false, was_left: true })
         }
+    }
+}
+
+/// Tells whether it is noted how the file is left: for those that are never made anew, by whoever may adopt another.
+fn is_noted(spec: &Spec, policy: &Policy) -> bool {
+    match spec.identity.kind {
+        FileKind::Router => true,
+        FileKind::System => policy.on_open != OnOpen::ReadOnly,
+        _ => false,
+    }
+}
+
+impl Opened {
+    /// Notes that a file which took the place of another is the one of this database from now on.
+    pub(crate) fn adopted(mut self, spec: &Spec) -> Result<Self, Error> {
+        self.lock = noting(self.lock, spec, true)?;
+        Ok(self)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::{Dirs, all, id, options, put, with_router};
-use nasnet_dbmanager::{DbHealth, DbManager, Error, FileKind, HighWater, Scope};
+use nasnet_dbmanager::{DbHealth, DbManager, Error, FileKind, HighWater, OnOpen, Scope};
 
 /// Names the directory the child writes to; its presence makes a test the child.
 const CHILD_DIR: &str = "NASNET_EXTERNAL_TEST_DIR";
@@ -175,5 +175,120 @@ fn the_log_of_a_killed_process_is_never_played_into_a_file_put_in_the_place_of_i
             drop(router);
             manager.shutdown().await.unwrap();
         });
+    }
+}
+
+async fn reserve(manager: &DbManager) -> u64 {
+    manager.system().counters().reserve("tokens", 1).await.unwrap()
+}
+
+async fn system_adoptions(manager: &DbManager) -> usize {
+    let entries = manager.system().audit_log().list(None, 100).await.unwrap();
+    entries.iter().filter(|record| record.action == "system.restored_externally").count()
+}
+
+/// A closed fleet, an old copy of its system database, and the largest value of a counter given since.
+async fn with_an_old_system(dirs: &Dirs) -> (PathBuf, u64) {
+    let file = dirs.data().join("system.db");
+    let manager = dirs.open().await;
+    put(&*with_router(&manager, "home").await, 1, 10).await.unwrap();
+    reserve(&manager).await;
+    manager.shutdown().await.unwrap();
+    let copy = dirs.root().join("copy.db");
+    command("cp", &["-p"], [&file, &copy]);
+    let manager = dirs.open().await;
+    put(&*with_router(&manager, "later").await, 2, 20).await.unwrap();
+    let given = reserve(&manager).await;
+    manager.shutdown().await.unwrap();
+    (copy, given)
+}
+
+async fn is_caught_up(dirs: &Dirs, given: u64, log: bool) {
+    let manager = dirs.open().await;
+    let health = manager.health().await.unwrap().remove(0).health;
+    assert!(matches!(&health, DbHealth::RestoredExternally { log: found, .. } if found.is_some() == log), "{health:?}");
+    let next = reserve(&manager).await;
+    assert!(next > given, "{next} is given after {given}");
+    // What the copy does not know is registered again.
+    assert_eq!(all(&manager.router(&id("later")).await.unwrap()).await, [(2, 20)]);
+    assert_eq!(all(&manager.router(&id("home")).await.unwrap()).await[0], (1, 10));
+    assert_eq!(system_adoptions(&manager).await, 1);
+    manager.shutdown().await.unwrap();
+    drop(manager);
+    let manager = dirs.open().await;
+    assert_eq!(manager.health().await.unwrap().remove(0).health, DbHealth::Ok);
+    assert_eq!(system_adoptions(&manager).await, 1, "told once");
+    assert!(reserve(&manager).await > next);
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_old_copy_of_the_system_database_is_adopted_and_gives_no_number_out_again() {
+    for (program, arguments) in [("cp", &[][..]), ("cp", &["-p"]), ("mv", &["-f"])] {
+        let dirs = Dirs::new();
+        let (copy, given) = with_an_old_system(&dirs).await;
+        command(program, arguments, [&copy, &dirs.data().join("system.db")]);
+        // Whoever only reads does not adopt it, and does not keep it from being adopted.
+        let mut reading = dirs.options();
+        reading.on_open = OnOpen::ReadOnly;
+        DbManager::open(reading).await.unwrap().shutdown().await.unwrap();
+        is_caught_up(&dirs, given, false).await;
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_copy_of_the_system_database_is_refused_until_a_good_one_is_there() {
+    let dirs = Dirs::new();
+    let (copy, given) = with_an_old_system(&dirs).await;
+    let file = dirs.data().join("system.db");
+    let mut bytes = fs::read(&copy).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xa5);
+    fs::write(&file, &bytes).unwrap();
+    for _ in 0..2 {
+        let error = DbManager::open(dirs.options()).await.unwrap_err();
+        assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+        assert_eq!(fs::read(&file).unwrap(), bytes, "nothing is changed");
+    }
+    command("cp", &[], [&copy, &file]);
+    is_caught_up(&dirs, given, false).await;
+}
+
+#[test]
+fn the_log_of_a_killed_process_is_never_played_into_a_system_database_put_in_place() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Some(root) = std::env::var_os(CHILD_DIR) {
+        runtime.block_on(async {
+            let manager = DbManager::open(options(Path::new(&root))).await.unwrap();
+            for _ in 0..30 {
+                reserve(&manager).await;
+            }
+            println!("\nwritten");
+            std::io::stdout().flush().unwrap();
+            std::future::pending::<()>().await;
+        });
+    }
+    const THIS: &str = "the_log_of_a_killed_process_is_never_played_into_a_system_database_put_in_place";
+    for way in [None, Some(("cp", &[][..])), Some(("cp", &["-p"])), Some(("mv", &["-f"]))] {
+        let dirs = Dirs::new();
+        let (copy, given) = runtime.block_on(with_an_old_system(&dirs));
+        killed_after_writing(&dirs, THIS);
+        let file = dirs.data().join("system.db");
+        let log = fs::read(file.with_extension("db-wal")).unwrap();
+        assert!(log.len() > 4096, "there is a log to be played");
+        match way {
+            Some((program, arguments)) => {
+                command(program, arguments, [&copy, &file]);
+                runtime.block_on(is_caught_up(&dirs, given + 30, true));
+                let kept = fs::read_dir(dirs.data().join("safety")).unwrap().next().unwrap().unwrap();
+                assert!(fs::read(kept.path().join("system.db-wal.stale")).unwrap() == log, "{way:?}");
+            }
+            // The control: what a killed process left is its own.
+            None => runtime.block_on(async {
+                let manager = dirs.open().await;
+                assert_eq!((reserve(&manager).await, system_adoptions(&manager).await), (given + 31, 0));
+                manager.shutdown().await.unwrap();
+            }),
+        }
     }
 }

@@ -70,7 +70,7 @@ struct Args {
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
-    /// Processes that share the cases of a campaign that can be shared; one for each core when not given.
+    /// Processes that share the cases of a campaign that can be shared; one or two for each core when not given.
     #[arg(long)]
     workers: Option<u64>,
     /// Be one of them: `1/2` takes every second case, from the second on.
@@ -149,6 +149,8 @@ struct Plan {
     floor_120s: u64,
     /// Whether processes may share the cases.
     shared: bool,
+    /// More than one where a process mostly waits for the threads of its databases and leaves its core to another.
+    workers_per_core: u64,
     control: fn(u64) -> Result<Controls, Failure>,
     case: fn(&mut Turn) -> Result<Found, Failure>,
 }
@@ -173,7 +175,9 @@ impl Campaign {
             Self::YankedMedia => ("yanked-media", 200, yanked_media::control, yanked_media::case),
         };
         // The locks campaign is four processes by itself, and times how they wait for each other.
-        Plan { name, floor_120s, shared: !matches!(self, Self::Locks), control, case }
+        let shared = !matches!(self, Self::Locks);
+        let workers_per_core = if matches!(self, Self::PowerLoss) { 2 } else { 1 };
+        Plan { name, floor_120s, shared, workers_per_core, control, case }
     }
 
     /// Whether it mounts file systems.

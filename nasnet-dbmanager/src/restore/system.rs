@@ -14,6 +14,7 @@ use crate::clock::Now;
 use crate::connection::{Guarded, Role, Target, check_version};
 use crate::custody;
 use crate::error::Error;
+use crate::external::{self, Replaced, ReplacedSystem};
 use crate::fleet_files::FleetFiles;
 use crate::high_water;
 use crate::home::Home;
@@ -22,7 +23,9 @@ use crate::layout;
 use crate::manager::DbManager;
 use crate::manifest::{self, Manifest, Which};
 use crate::meta;
-use crate::options::Options;
+use crate::migrate;
+use crate::open::Spec;
+use crate::options::{OnOpen, Options};
 use crate::schema::FileKind;
 use crate::system::audit::{self, AuditEntry};
 use crate::system::data_keys::{self, Wrapped};
@@ -155,10 +158,38 @@ async fn all_counters(conn: &mut SqliteConnection) -> Result<BTreeMap<String, u6
 async fn catch_up(
     files: &FleetFiles,
     target: &Target,
-    (mut found, keys): (BTreeMap<String, u64>, Vec<Wrapped>),
+    (found, keys): (BTreeMap<String, u64>, Vec<Wrapped>),
     manifest: &Manifest,
     now: Now,
 ) -> Result<SystemRestored, Error> {
+    let known = known_on_disk(files, found).await?;
+    let mut guarded = target.connect(Role::Writer).await?;
+    let caught_up = async {
+        // Those of routers that came later, and all as the present master key wrapped them.
+        data_keys::adopt(&mut guarded.conn, &keys).await?;
+        let entry = AuditEntry::new("storage", "system.restored");
+        note_all(&mut guarded, files, &known, (entry, manifest.id.to_string()), now).await
+    }
+    .await;
+    let closed = guarded.close().await;
+    let (counters, adopted, missing) = caught_up?;
+    closed?;
+    // The file goes to its place alone: what was caught up must be in it.
+    layout::without_log(&target.path)?;
+    layout::sync(&target.path)?;
+    Ok(SystemRestored { backup_ms: manifest.created_ms, safety: None, counters, adopted, missing })
+}
+
+/// What the directories of a fleet say, whatever its registry does.
+struct OnDisk {
+    /// The largest value found of each counter.
+    counters: BTreeMap<String, u64>,
+    /// The routers that have a database, with its uid.
+    routers: BTreeMap<RouterId, [u8; 16]>,
+}
+
+/// Looks at the files of a fleet that nobody has open; `found` are values of counters known already.
+async fn known_on_disk(files: &FleetFiles, mut found: BTreeMap<String, u64>) -> Result<OnDisk, Error> {
     let mut note = |numbers: Vec<(&'static str, u64)>| {
         for (counter, number) in numbers {
             let known = found.entry(counter.to_owned()).or_default();
@@ -184,20 +215,7 @@ async fn catch_up(
             on_disk.insert(id, uid);
         }
     }
-    let mut guarded = target.connect(Role::Writer).await?;
-    let caught_up = async {
-        // Those of routers that came later, and all as the present master key wrapped them.
-        data_keys::adopt(&mut guarded.conn, &keys).await?;
-        note_all(&mut guarded, files, &found, &on_disk, manifest, now).await
-    }
-    .await;
-    let closed = guarded.close().await;
-    let restored = caught_up?;
-    closed?;
-    // The file goes to its place alone: what was caught up must be in it.
-    layout::without_log(&target.path)?;
-    layout::sync(&target.path)?;
-    Ok(restored)
+    Ok(OnDisk { counters: found, routers: on_disk })
 }
 
 fn router_files(files: &FleetFiles) -> Result<Vec<(RouterId, PathBuf)>, Error> {
@@ -206,14 +224,16 @@ fn router_files(files: &FleetFiles) -> Result<Vec<(RouterId, PathBuf)>, Error> {
     Ok(ids.map(|id| (id.clone(), files.layout().router(&id))).filter(|(_, path)| path.is_file()).collect())
 }
 
+/// The counters, the routers that were registered again, and those that have no database.
+type CaughtUp = (BTreeMap<String, u64>, Vec<RouterId>, Vec<RouterId>);
+
 async fn note_all(
     guarded: &mut Guarded,
     files: &FleetFiles,
-    found: &BTreeMap<String, u64>,
-    on_disk: &BTreeMap<RouterId, [u8; 16]>,
-    manifest: &Manifest,
+    OnDisk { counters: found, routers: on_disk }: &OnDisk,
+    (entry, origin): (AuditEntry, String),
     now: Now,
-) -> Result<SystemRestored, Error> {
+) -> Result<CaughtUp, Error> {
     let mut tx = guarded.conn.begin_with("BEGIN IMMEDIATE").await?;
     let mut values = all_counters(&mut tx).await?;
     for (name, value) in found {
@@ -248,11 +268,67 @@ async fn note_all(
     for intent in custody::intents(&mut tx).await? {
         custody::end(&mut tx, &intent.id).await?;
     }
-    let entry = AuditEntry::new("storage", "system.restored")
-        .details(serde_json::json!({ "backup": manifest.id, "adopted": adopted.len(), "missing": missing.len() }));
+    let entry =
+        entry.details(serde_json::json!({ "backup": origin, "adopted": adopted.len(), "missing": missing.len() }));
     audit::append_in(&mut tx, &entry, &now).await?;
     tx.commit().await?;
-    Ok(SystemRestored { backup_ms: manifest.created_ms, safety: None, counters: values, adopted, missing })
+    Ok((values, adopted, missing))
+}
+
+/// Adopts a system database that somebody put in the place of the one that was closed last, before anybody uses it: as in
+/// a restore, its counters and its registry are brought up to what is on disk. Keys and counters that were nowhere else than
+/// in the file that is gone are lost with it, but for the block that every counter is moved by.
+pub(crate) async fn adopt_replaced(files: &FleetFiles, spec: &Spec, now: Now) -> Result<Option<ReplacedSystem>, Error> {
+    if files.options().on_open != OnOpen::Migrate {
+        return Ok(None);
+    }
+    // Whoever uses it has looked.
+    let Some(alone) = spec.lock.try_exclusive()? else { return Ok(None) };
+    match adopt_alone(files, spec, &alone.noted()?, now).await {
+        Ok(Some(adopted)) => Ok(Some(adopted)),
+        // What was noted of the file stays as it is, for whoever looks next.
+        other => alone.downgrade().and(other),
+    }
+}
+
+async fn adopt_alone(files: &FleetFiles, spec: &Spec, note: &str, now: Now) -> Result<Option<ReplacedSystem>, Error> {
+    let path = spec.path();
+    if spec.is_missing()? {
+        return Ok(None);
+    }
+    let stale = external::stale_log_of(path);
+    match external::look(path, note)? {
+        Some(Replaced { stale_log: true }) => external::set_log_aside(path)?,
+        None if !stale.exists() => return Ok(None),
+        _ => {}
+    }
+    tracing::warn!(path = %path.display(), "the system database was replaced from outside and is adopted");
+    let mut guarded = spec.target.connect_for_examination().await?;
+    let examined = async {
+        copy::integrity_check(&mut guarded.conn).await?;
+        meta::verify(&mut guarded.conn, path, &spec.identity).await
+    }
+    .await;
+    let closed = guarded.close().await;
+    examined?;
+    closed?;
+    let known = known_on_disk(files, BTreeMap::new()).await?;
+    let mut guarded = spec.target.connect(Role::Writer).await?;
+    let caught_up = async {
+        let pending = migrate::pending(&mut guarded.conn, path, &spec.sets).await?;
+        migrate::run_pending(&mut guarded, path, &pending, now.wall_ms).await?;
+        let entry = AuditEntry::new("storage", "system.restored_externally");
+        note_all(&mut guarded, files, &known, (entry, "outside".to_owned()), now).await
+    }
+    .await;
+    let closed = guarded.close().await;
+    caught_up?;
+    closed?;
+    let log = stale.exists().then(|| manifest::directory_name(&Which::System, UlidGen::new(None).next(&now)));
+    if let Some(log) = &log {
+        external::move_log(&stale, &files.layout().safety(log))?;
+    }
+    Ok(Some(ReplacedSystem { at_ms: now.wall_ms, log }))
 }
 
 /// Makes the built and the present file change places; tells whether there was a present one.

@@ -47,6 +47,11 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
+/// A runtime of one thread, for what is done alone and one thing after the other: fewer threads to wake.
+pub(crate) fn quiet_runtime() -> Result<Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
 pub(crate) fn options(data: &Path, run: &Path, schema: Schema) -> Options {
     let migrations = match schema {
         Schema::Old => vec![ROWS],

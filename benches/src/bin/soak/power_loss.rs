@@ -38,7 +38,7 @@ pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
         first: usize::try_from(random.below(STRIDE))?,
         ..Replay::new(random.number())
     };
-    let report = cut(&runtime, &story, &replay)?;
+    let report = cut(&story, &replay)?;
     let mut found = Found { cases: report.states, ..Found::default() };
     found.count(workload.label(), report.states);
     found.count("laid_out", report.distinct);
@@ -57,12 +57,12 @@ pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     let failed = |report: &ReplayReport| !report.failures.is_empty();
     let few = Replay { every: 5, variants: vec![Variant::DropAll, Variant::Sectors], ..Replay::new(seed) };
     let honest = story::record(&runtime, Workload::Create, &mut Random::new(seed), false)?;
-    let lies = cut(&runtime, &honest, &few.clone().medium(Medium::LiesAboutSync))?;
-    let names = cut(&runtime, &honest, &few.clone().medium(Medium::NoDirectorySync))?;
+    let lies = cut(&honest, &few.clone().medium(Medium::LiesAboutSync))?;
+    let names = cut(&honest, &few.clone().medium(Medium::NoDirectorySync))?;
     let custody = story::record(&runtime, Workload::Custody, &mut Random::new(seed), false)?;
-    let moves = cut(&runtime, &custody, &few.clone().medium(Medium::NoDirectorySync))?;
+    let moves = cut(&custody, &few.clone().medium(Medium::NoDirectorySync))?;
     let early = story::record(&runtime, Workload::Write, &mut Random::new(seed), true)?;
-    let early = cut(&runtime, &early, &Replay { every: 1, variants: vec![Variant::DropAll], ..few })?;
+    let early = cut(&early, &Replay { every: 1, variants: vec![Variant::DropAll], ..few })?;
     let off = plain(&runtime, SqliteSynchronous::Off, seed)?;
     let full = plain(&runtime, SqliteSynchronous::Full, seed)?;
     Ok(vec![
@@ -83,13 +83,16 @@ struct Look {
     retired: bool,
     /// Whether the second router is there.
     second: bool,
+    /// How many of those created together are there.
+    together: usize,
     /// A value of the counter given now.
     counter: u64,
     backups: usize,
 }
 
 /// Cuts the power at the points asked for and looks at what is left.
-fn cut(runtime: &Runtime, story: &Story, replay: &Replay) -> Result<ReplayReport, Failure> {
+fn cut(story: &Story, replay: &Replay) -> Result<ReplayReport, Failure> {
+    let runtime = fleet::quiet_runtime()?;
     let look = |dir: &Path| -> Result<Look, String> {
         let run = TempDir::new_in("/dev/shm").map_err(|error| error.to_string())?;
         runtime.block_on(reopen(dir, &run.path().join("run"), story)).map_err(|error| error.to_string())
@@ -113,6 +116,7 @@ fn judge(story: &Story, state: &CrashState, look: &Result<Look, String>) -> Opti
         let lost = match acked {
             Acked::Counter(value) => look.counter <= *value,
             Acked::Second => !look.second,
+            Acked::Together => look.together < story::TOGETHER,
             Acked::Backup => look.backups == 0,
             Acked::Router => look.router.is_none(),
             Acked::Group(number) if story.stages.is_empty() => {
@@ -159,6 +163,17 @@ async fn reopen(dir: &Path, run: &Path, story: &Story) -> Result<Look, Error> {
         Err(Error::RouterNotFound { .. }) => false,
         Err(error) => return Err(error),
     };
+    let mut together = 0;
+    for id in story::together().take(if story.together { story::TOGETHER } else { 0 }) {
+        match db.router(&id?).await {
+            Ok(router) => {
+                fleet::write_group(&router, 1).await?;
+                together += 1;
+            }
+            Err(Error::RouterNotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
     let counter = db.system().counters().reserve(story::COUNTER, 1).await?;
     // What has the name of a backup is one.
     let mut backups = 0;
@@ -169,7 +184,7 @@ async fn reopen(dir: &Path, run: &Path, story: &Story) -> Result<Look, Error> {
         }
     }
     db.shutdown().await?;
-    Ok(Look { router, retired, second, counter, backups })
+    Ok(Look { router, retired, second, together, counter, backups })
 }
 
 async fn connect(path: &Path, synchronous: SqliteSynchronous) -> Result<SqliteConnection, Failure> {

@@ -88,7 +88,7 @@ pub(crate) fn work(plan: &Plan, args: &Args, share: Share) -> Result<Tally, Fail
 /// Runs the control while other processes try the cases, or, alone, after having tried them all.
 pub(crate) fn run(plan: &Plan, args: &Args) -> Result<(Tally, Controls), Failure> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    let workers = args.workers.unwrap_or(cores).max(1);
+    let workers = args.workers.unwrap_or(cores * plan.workers_per_core).max(1);
     if args.case.is_some() || !plan.shared || workers == 1 {
         let caught = (plan.control)(args.seed)?;
         return Ok((work(plan, args, Share { first: 0, of: 1 })?, caught));

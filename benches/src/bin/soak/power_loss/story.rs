@@ -18,7 +18,7 @@ pub(super) const COUNTER: &str = "soak";
 /// What is going on when the power is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Workload {
-    /// A fleet is founded, a router created and written to.
+    /// A fleet is founded, a router created and written to, then others are created together.
     Create,
     /// An existing router is written to, alone and in groups, with checkpoints in between.
     Write,
@@ -56,6 +56,8 @@ pub(super) enum Acked {
     Router,
     /// The second one.
     Second,
+    /// Those created together.
+    Together,
     /// A backup.
     Backup,
     /// A value of the counter.
@@ -75,6 +77,7 @@ impl Acked {
             Self::Backup => (3, 0),
             Self::Counter(value) => (4, value),
             Self::Stage(at) => (5, at as u64),
+            Self::Together => (6, 0),
         };
         kind << KIND | value
     }
@@ -87,7 +90,8 @@ impl Acked {
             2 => Self::Second,
             3 => Self::Backup,
             4 => Self::Counter(value),
-            _ => Self::Stage(usize::try_from(value).unwrap_or(usize::MAX)),
+            5 => Self::Stage(usize::try_from(value).unwrap_or(usize::MAX)),
+            _ => Self::Together,
         }
     }
 }
@@ -103,12 +107,21 @@ pub(super) struct Stage {
 pub(super) struct Story {
     pub(super) recording: Recording,
     pub(super) schema: Schema,
+    /// Whether routers were created together.
+    pub(super) together: bool,
     /// Where groups come and go on purpose: what must be there, step by step.
     pub(super) stages: Vec<Stage>,
 }
 
 pub(super) fn second() -> Result<RouterId, Error> {
     RouterId::parse("second")
+}
+
+/// Routers created in one call.
+pub(super) const TOGETHER: usize = 4;
+
+pub(super) fn together() -> impl Iterator<Item = Result<RouterId, Error>> {
+    (0..TOGETHER).map(|number| RouterId::parse(&format!("together-{number}")))
 }
 
 pub(super) fn backups(disk: &Path) -> PathBuf {
@@ -160,13 +173,17 @@ pub(super) fn record(
             }
             _ => work(&data, &run, schema, groups, &ack, early, random).await?,
         }
+        if workload == Workload::Create && !early {
+            create_together(&data, &run).await?;
+            ack(Acked::Together);
+        }
         Ok::<_, Failure>(())
     })?;
     let recording = recorder.stop();
     // The power cut takes the run directory away.
     drop(place);
     if workload != Workload::Recover {
-        return Ok(Story { recording, schema, stages });
+        return Ok(Story { recording, schema, together: workload == Workload::Create, stages });
     }
     record_recovery(runtime, &recording, random)
 }
@@ -176,6 +193,17 @@ async fn create_second(data: &Path, run: &Path) -> Result<(), Error> {
     db.create_router(NewRouter::new(second()?)).await?;
     fleet::write_group(&*db.router(&second()?).await?, 1).await?;
     db.shutdown().await
+}
+
+async fn create_together(data: &Path, run: &Path) -> Result<(), Failure> {
+    let db = DbManager::open(fleet::options(data, run, Schema::Old)).await?;
+    let new = together().map(|id| id.map(NewRouter::new)).collect::<Result<Vec<_>, _>>()?;
+    let report = db.create_routers(new).await;
+    db.shutdown().await?;
+    match report.failures().next() {
+        Some((id, error)) => Err(format!("{id}: {error}").into()),
+        None => Ok(()),
+    }
 }
 
 async fn migrate_all(data: &Path, run: &Path) -> Result<(), Failure> {
@@ -278,7 +306,7 @@ fn record_recovery(runtime: &Runtime, first: &Recording, random: &mut Random) ->
         drop(router);
         db.shutdown().await
     })?;
-    Ok(Story { recording: recorder.stop(), schema: Schema::Old, stages: Vec::new() })
+    Ok(Story { recording: recorder.stop(), schema: Schema::Old, together: false, stages: Vec::new() })
 }
 
 /// Opens the fleet and writes the groups of a range.
