@@ -29,6 +29,7 @@ features:
     cargo check --locked -p nasnet-dbmanager --no-default-features --features fault-injection
     cargo check --locked -p nasnet-state --no-default-features
     cargo check --locked -p nasnet-events --no-default-features
+    cargo check --locked -p nasnet-events --no-default-features --features fault-injection
     cargo check --locked -p nasnet-events --no-default-features --features fuzzing
     cargo check --locked -p nasnet-events --no-default-features --features http
     cargo check --locked -p nasnet-locking --no-default-features

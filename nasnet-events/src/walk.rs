@@ -19,7 +19,9 @@ const ROWS: u32 = 512;
 const SEGMENTS: u32 = 8;
 
 const RECORDS: &str = "SELECT pos, digest FROM event_chain WHERE lane = ?1 AND pos > ?2 AND pos <= ?3 ORDER BY pos";
-const RETAINED: &str = "SELECT MAX(through_pos) FROM event_retained WHERE (what = 0) = ?1";
+/// What sealing took is in segments.
+const RETAINED: &str =
+    "SELECT MAX(through_pos) FROM event_retained WHERE (what = 0 AND ?1) OR (what NOT IN (0, -4) AND NOT ?1)";
 
 /// What is met along a chain.
 #[derive(Debug)]
@@ -174,7 +176,7 @@ async fn row_steps(
 
     let mut places: Vec<Place> = Vec::new();
     for meta in sealed {
-        places.push((meta.first, false, steps_of(conn, annexes, scope, &meta, Some(removed)).await?));
+        places.push((meta.first, false, steps_of(conn, annexes, scope, &meta).await?));
     }
     for row in page {
         let steps = match row.event {
@@ -211,7 +213,7 @@ async fn segment_steps(
     }
     let mut places: Vec<Place> = Vec::new();
     for meta in metas {
-        places.push((meta.first, false, steps_of(conn, annexes, scope, &meta, None).await?));
+        places.push((meta.first, false, steps_of(conn, annexes, scope, &meta).await?));
     }
     places.extend(records(conn, "segments", (range.0, last.unwrap_or(range.1)), removed).await?);
     Ok((in_order(steps, places), last))
@@ -243,17 +245,15 @@ fn in_order(mut steps: Vec<Step>, mut places: Vec<Place>) -> Vec<Step> {
     steps
 }
 
-/// The steps through one segment. `removed` = up to where what stood before it may be gone without a record.
+/// The steps through one segment. What was removed before it has left a record.
 async fn steps_of(
     conn: &mut SqliteConnection,
     annexes: Option<&Annexes>,
     scope: &Scope,
     meta: &segment::Meta,
-    removed: Option<Position>,
 ) -> Result<Vec<Step>, Error> {
     let position = meta.first.before();
-    let may_be_removed = removed.is_some_and(|removed| position <= removed);
-    let mut steps = vec![Step::At { position, digest: meta.prev_digest, may_be_removed }];
+    let mut steps = vec![Step::At { position, digest: meta.prev_digest, may_be_removed: false }];
     match segment::events(conn, annexes, scope, meta).await {
         Ok(events) => {
             steps.extend(events.into_iter().map(|event| Step::Event(Box::new(event))));

@@ -7,14 +7,10 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, NewRouter, RouterId, Scope};
-use nasnet_events::{
-    Class, EventOptions, EventStore, Expected, FlushReason, Item, Keep, Query, Retention, Span, StreamAppend,
-    TruncatedBy,
-};
-use support::{TEST, event, normal, options, read, router, stream};
+use nasnet_events::{EventStore, Expected, FlushReason, Item, Query, Span, StreamAppend, TruncatedBy};
+use support::{TEST, event, keep_nothing, normal, options, read, router, stream};
 use ulid::Ulid;
 
 const CHILD: &str = "NASNET_EVENTS_TEST_CHILD";
@@ -24,9 +20,7 @@ async fn open(dir: &Path) -> (DbManager, EventStore) {
     if manager.routers().await.unwrap().is_empty() {
         manager.create_router(NewRouter::new(RouterId::parse("r1").unwrap())).await.unwrap();
     }
-    let keep = Keep::age(Duration::ZERO);
-    let retention = Retention::default().class(Class::Critical, keep).class(Class::Normal, keep);
-    let store = EventStore::open(&manager, EventOptions::default().retention(retention)).await.unwrap();
+    let store = EventStore::open(&manager, keep_nothing()).await.unwrap();
     (manager, store)
 }
 

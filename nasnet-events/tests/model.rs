@@ -6,16 +6,15 @@
 mod support;
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{
-    Achieved, Class, ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Keep, NewEvent, Position,
-    Query, Receipt, Retention, StreamAppend, prepare_cold_dir,
+    Achieved, Class, ColdOptions, Error, EventStore, Expected, FlushReason, NewEvent, Position, Query, Receipt,
+    StreamAppend, prepare_cold_dir,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::{Site, event, on_hot, read_ids, router, stream, transaction};
+use support::{Site, event, keep_nothing, on_hot, read_ids, router, stream, transaction};
 use ulid::Ulid;
 
 const KINDS: [(&str, Class); 3] =
@@ -140,11 +139,7 @@ fn stream_of(number: usize) -> nasnet_events::StreamName {
 }
 
 async fn open(site: &Site) -> (DbManager, [EventStore; 2]) {
-    let keep = Keep::age(Duration::ZERO);
-    let all = [Class::Critical, Class::Normal, Class::Low].into_iter();
-    let retention = all.fold(Retention::default(), |retention, class| retention.class(class, keep));
-    let cold = ColdOptions::new(site.cold()).allow_same_device();
-    let options = EventOptions::default().cold(cold).retention(retention.full_history([""; 0]));
+    let options = keep_nothing().cold(ColdOptions::new(site.cold()).allow_same_device());
     let (manager, first) = site.open_with(options.clone()).await;
     prepare_cold_dir(&manager, &site.cold()).unwrap();
     let second = EventStore::open(&manager, options).await.unwrap();

@@ -445,6 +445,34 @@ async fn the_record_is_sound_after_retention_and_leads_through_every_earlier_hea
 }
 
 #[tokio::test]
+async fn sealed_rows_that_somebody_cut_out_are_missed() {
+    let site = Site::new();
+    let mut options = EventOptions::default();
+    options.rows_max = 8;
+    let (manager, store) = site.open_with(options).await;
+    for _ in 0..2 {
+        for _ in 0..60 {
+            let applied = event(&manager, "config.applied");
+            store.append(&router("r1"), &stream("s"), Expected::Any, vec![applied]).await.unwrap();
+        }
+        assert_eq!(store.seal().await.unwrap().segments, 1);
+    }
+    assert!(store.verify(Span::all()).await.unwrap().is_sound());
+    for which in ["MIN", "MAX"] {
+        let sql = format!(
+            "CREATE TABLE copy AS SELECT * FROM event_sealed;
+             DROP TRIGGER IF EXISTS event_sealed_are_retained; DROP TRIGGER IF EXISTS event_sealed_leave_their_digest;
+             DELETE FROM event_sealed WHERE first_pos = (SELECT {which}(first_pos) FROM event_sealed)"
+        );
+        on_scope(&manager, &router("r1"), sql.leak()).await;
+        assert!(!store.verify(Span::all()).await.unwrap().is_sound(), "{which}");
+        let mend = "DELETE FROM event_sealed; INSERT INTO event_sealed SELECT * FROM copy; DROP TABLE copy";
+        on_scope(&manager, &router("r1"), mend).await;
+        assert!(store.verify(Span::all()).await.unwrap().is_sound());
+    }
+}
+
+#[tokio::test]
 async fn a_transaction_that_fails_at_any_statement_has_removed_nothing() {
     let site = Site::new();
     let (manager, store) = site.open().await;

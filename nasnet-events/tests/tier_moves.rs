@@ -6,15 +6,11 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::{DbManager, Scope};
-use nasnet_events::{
-    Class, ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Keep, Position, Query, Retention,
-    prepare_cold_dir,
-};
-use support::{Site, event, router, stream};
+use nasnet_events::{ColdOptions, Error, EventStore, Expected, FlushReason, Position, Query, prepare_cold_dir};
+use support::{Site, event, keep_nothing, router, stream};
 use ulid::Ulid;
 
 /// What was acknowledged, in the order of positions, and how far it may be relied on to be complete.
@@ -38,13 +34,6 @@ impl Model {
         let acked = self.acked.lock().unwrap();
         acked.iter().filter(|(.., scope)| scope == wanted).map(|(position, id, _)| (*position, *id)).collect()
     }
-}
-
-/// Everything that was appended before the last mark may go, if it is archived.
-fn keep_nothing() -> Retention {
-    let keep = Keep::age(Duration::ZERO);
-    let all = [Class::Critical, Class::Normal, Class::Low].into_iter();
-    all.fold(Retention::default(), |retention, class| retention.class(class, keep)).full_history([""; 0])
 }
 
 fn scopes() -> [Scope; 3] {
@@ -136,10 +125,9 @@ async fn read_once(store: &EventStore, model: &Model, round: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_see_every_event_once_while_events_move() {
     let site = Site::new();
-    let mut options = EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device());
+    let mut options = keep_nothing().cold(ColdOptions::new(site.cold()).allow_same_device());
     // As many rows as make a segment are too many.
     options.rows_max = 1;
-    options.retention = keep_nothing();
     let (manager, store) = site.open_with(options).await;
     prepare_cold_dir(&manager, &site.cold()).unwrap();
     let model = Arc::new(Model::default());

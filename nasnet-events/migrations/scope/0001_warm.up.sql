@@ -123,10 +123,30 @@ BEGIN
     INSERT INTO event_chain (lane, pos, digest) VALUES ('rows', OLD.pos, OLD.digest);
     DELETE FROM event_chain WHERE lane = 'rows'
         AND pos = (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'rows' AND c.pos < OLD.pos)
-        AND NOT EXISTS (SELECT 1 FROM event_rows r WHERE r.pos > event_chain.pos AND r.pos < OLD.pos);
+        AND NOT EXISTS (SELECT 1 FROM event_rows r WHERE r.pos > event_chain.pos AND r.pos < OLD.pos)
+        AND NOT EXISTS (SELECT 1 FROM event_sealed s WHERE s.first_pos > event_chain.pos AND s.first_pos <= OLD.pos);
     DELETE FROM event_chain WHERE lane = 'rows' AND pos = OLD.pos
-        AND EXISTS (SELECT 1 FROM event_chain c WHERE c.lane = 'rows' AND c.pos > OLD.pos AND c.pos <
-                    COALESCE((SELECT MIN(r.pos) FROM event_rows r WHERE r.pos > OLD.pos), 9223372036854775807));
+        AND EXISTS (SELECT 1 FROM event_chain c WHERE c.lane = 'rows' AND c.pos > OLD.pos
+                    AND c.pos < COALESCE((SELECT MIN(r.pos) FROM event_rows r WHERE r.pos > OLD.pos), 9223372036854775807)
+                    AND c.pos < COALESCE((SELECT MIN(s.first_pos) FROM event_sealed s WHERE s.first_pos > OLD.pos),
+                                         9223372036854775807));
+END;
+
+-- Rows that were sealed left theirs when they went, in the same chain.
+CREATE TRIGGER event_sealed_leave_their_digest AFTER DELETE ON event_sealed
+BEGIN
+    INSERT INTO event_chain (lane, pos, digest) VALUES ('rows', OLD.last_pos, OLD.digest)
+        ON CONFLICT (lane, pos) DO NOTHING;
+    DELETE FROM event_chain WHERE lane = 'rows'
+        AND pos = (SELECT MAX(c.pos) FROM event_chain c WHERE c.lane = 'rows' AND c.pos < OLD.last_pos)
+        AND NOT EXISTS (SELECT 1 FROM event_rows r WHERE r.pos > event_chain.pos AND r.pos < OLD.last_pos)
+        AND NOT EXISTS (SELECT 1 FROM event_sealed s WHERE s.first_pos > event_chain.pos AND s.first_pos < OLD.last_pos);
+    DELETE FROM event_chain WHERE lane = 'rows' AND pos = OLD.last_pos
+        AND EXISTS (SELECT 1 FROM event_chain c WHERE c.lane = 'rows' AND c.pos > OLD.last_pos
+                    AND c.pos < COALESCE((SELECT MIN(r.pos) FROM event_rows r WHERE r.pos > OLD.last_pos),
+                                         9223372036854775807)
+                    AND c.pos < COALESCE((SELECT MIN(s.first_pos) FROM event_sealed s WHERE s.first_pos > OLD.last_pos),
+                                         9223372036854775807));
 END;
 
 CREATE TRIGGER event_segments_leave_their_digest AFTER DELETE ON event_segments

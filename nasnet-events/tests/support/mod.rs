@@ -5,12 +5,13 @@ pub mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::{Cause, DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{
-    Error, EventOptions, EventStore, EventType, NewEvent, PendingReceipt, Query, Receipt, Recorded, StreamAppend,
-    StreamName,
+    Class, Error, EventOptions, EventStore, EventType, Keep, NewEvent, PendingReceipt, Query, Receipt, Recorded,
+    Retention, StreamAppend, StreamName,
 };
 use ulid::Ulid;
 
@@ -77,6 +78,14 @@ impl Site {
 pub fn options(dir: &Path) -> Options {
     let (data, run) = (dir.join("data"), dir.join("run"));
     Options::new(data).run_dir(run).schemas(nasnet_events::schema_sets())
+}
+
+/// Retention that lets go of everything that was appended before the last mark, as soon as nothing holds it back.
+pub fn keep_nothing() -> EventOptions {
+    let keep = Keep::age(Duration::ZERO);
+    let all = [Class::Critical, Class::Normal, Class::Low].into_iter();
+    let retention = all.fold(Retention::default(), |retention, class| retention.class(class, keep));
+    EventOptions::default().retention(retention.full_history([""; 0]))
 }
 
 pub fn router(id: &str) -> Scope {

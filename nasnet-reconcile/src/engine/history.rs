@@ -2,7 +2,8 @@
 
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::{RouterId, Scope};
-use nasnet_events::{Position, Query};
+use nasnet_events::Position;
+use nasnet_events::history::{Until, events_until};
 use nasnet_state::history::{self, ResourceAt};
 use nasnet_state::{ChangeEvent, Error as StateError};
 use ulid::Ulid;
@@ -28,7 +29,8 @@ impl Reconciler {
     /// Tells what a resource was, by folding its events from whatever tier they are in. `None` if it did not exist yet.
     ///
     /// # Errors
-    /// [`Error::Events`]; [`Error::State`] when the events do not continue each other. A guess is never returned.
+    /// [`Error::Events`], also when the history goes back beyond the horizon of retention; [`Error::State`] when the events
+    /// do not continue each other. A guess is never returned.
     ///
     /// # Cancel safety
     /// Safe.
@@ -52,13 +54,15 @@ impl Reconciler {
     /// Returns every change of a resource with its position and the wall clock's reading, oldest first.
     ///
     /// # Errors
-    /// [`Error::Events`] when an event cannot be read; [`Error::State`] when one is not a change.
+    /// [`Error::Events`] when an event cannot be read, or retention has removed a part of the history
+    /// ([`nasnet_events::Error::BeyondHorizon`]); [`Error::State`] when one is not a change.
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn changes(&self, router: &RouterId, uid: Ulid) -> Result<Vec<(Position, i64, ChangeEvent)>, Error> {
-        let query = Query::scope(Scope::Router(router.clone())).stream(resource_stream(uid)?);
-        let recorded: Vec<_> = self.events.read(query).try_collect().await?;
+        let (scope, stream) = (Scope::Router(router.clone()), resource_stream(uid)?);
+        let recorded = events_until(&self.events, &scope, &stream, Until::Position(Position::END)).await?;
+        let recorded: Vec<_> = recorded.try_collect().await?;
         let mut changes = Vec::with_capacity(recorded.len());
         for event in recorded {
             let change: ChangeEvent = event.body_as().map_err(|error| StateError::BrokenHistory {
