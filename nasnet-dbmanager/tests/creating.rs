@@ -113,7 +113,7 @@ async fn a_call_that_nobody_waits_for_any_more_is_brought_to_its_end() {
         })
         .await
         .unwrap();
-        put(&*manager.router(&id(&format!("c{number}-9"))).await.unwrap(), 1, 1).await.unwrap();
+        put(&manager.router(&id(&format!("c{number}-9"))).await.unwrap(), 1, 1).await.unwrap();
     }
     manager.shutdown().await.unwrap();
 }
