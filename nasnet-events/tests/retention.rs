@@ -1,5 +1,5 @@
 //! Retention removes what is old and wanted by nobody, never because of a clock, and what is left stays provable.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 mod support;
 
@@ -560,6 +560,27 @@ async fn dictionaries_go_once_nothing_needs_them_and_none_before() {
         .await
         .unwrap();
     assert_eq!(left, [1, 3, 4]);
+}
+
+#[tokio::test]
+async fn removing_a_segment_costs_less_flash_than_its_flush_did() {
+    const SEGMENTS: u64 = 100;
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let written = async || manager.scope(&router("r1")).await.unwrap().written().bytes;
+    let before = written().await;
+    for _ in 0..SEGMENTS {
+        let events: Vec<_> = (0..55).map(|_| event(&manager, "alert.raised")).collect();
+        store.append(&router("r1"), &stream("s"), Expected::Any, events).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+    }
+    let flushed = written().await;
+    let_pass(&site, &store, 8 * DAY).await;
+    let report = retain(&store).await;
+    assert_eq!((report.segments, report.events), (SEGMENTS - 1, (SEGMENTS - 1) * 55));
+    let (flush, removal) = ((flushed - before) / SEGMENTS, (written().await - flushed) / report.segments);
+    println!("{flush} bytes to flush a segment into its database, {removal} to remove it");
+    assert!(removal < flush / 2, "{flush} to flush, {removal} to remove");
 }
 
 #[tokio::test]
