@@ -14,7 +14,9 @@ use tokio::runtime::Runtime;
 async fn with_archive(place: &Place) -> Result<Hot, Failure> {
     let cold = place.disk.path().join("cold");
     std::fs::create_dir_all(&cold)?;
-    let options = EventOptions::default().cold(ColdOptions::new(&cold).allow_same_device());
+    let mut options = EventOptions::default().cold(ColdOptions::new(&cold).allow_same_device());
+    // Durable rows are old at once.
+    options.seal_after = Duration::ZERO;
     let hot = Hot::open(place, options).await?;
     prepare_cold_dir(&hot.db, &cold)?;
     Ok(hot)
@@ -44,6 +46,20 @@ async fn archives(hot: &Hot, generator: &mut Generator, events: usize, rounds: u
     Ok(spent)
 }
 
+async fn seals(hot: &Hot, generator: &mut Generator, events: usize, rounds: u64) -> Result<Duration, Failure> {
+    let mut spent = Duration::ZERO;
+    for _ in 0..rounds {
+        let mut samples = generator.samples(events);
+        samples.iter_mut().for_each(|sample| sample.kind = "config.applied");
+        hot.append_to("operation/bench", samples).await?;
+        let start = Instant::now();
+        let report = hot.store.seal().await?;
+        spent += start.elapsed();
+        assert_eq!((report.events, report.failed.len()), (events as u64, 0), "all of them are old enough");
+    }
+    Ok(spent)
+}
+
 fn tiers(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let place = Place::new(None).expect("two directories");
@@ -59,6 +75,14 @@ fn tiers(criterion: &mut Criterion) {
                 .iter_custom(|rounds| runtime.block_on(flushes(&hot, &mut generator, events, rounds)).expect("flush"));
         });
     }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("seal");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(500));
+    group.bench_function("500", |bencher| {
+        bencher.iter_custom(|rounds| runtime.block_on(seals(&hot, &mut generator, 500, rounds)).expect("seal"));
+    });
     group.finish();
 
     let mut group = criterion.benchmark_group("archive");

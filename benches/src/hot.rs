@@ -46,20 +46,35 @@ impl Hot {
         Ok(NewEvent::with_body(self.db.next_ulid(), EventType::parse(sample.kind)?, body))
     }
 
+    /// Makes appends of samples, each to its own stream.
+    ///
+    /// # Errors
+    /// When one is none.
+    pub fn appends(&self, samples: Vec<Sample>) -> Result<Vec<StreamAppend>, Failure> {
+        let append = |sample: Sample| {
+            let stream = StreamName::parse(&sample.stream)?;
+            Ok(StreamAppend::new(stream, Expected::Any, vec![self.event(sample)?]))
+        };
+        samples.into_iter().map(append).collect()
+    }
+
+    /// Appends to many streams and returns when all is committed.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub async fn append_each(&self, appends: Vec<StreamAppend>) -> Result<(), Failure> {
+        for receipt in self.store.append_each(&self.scope, appends).await? {
+            receipt?;
+        }
+        Ok(())
+    }
+
     /// Appends samples, each to its own stream, and returns when all are committed.
     ///
     /// # Errors
     /// When one is refused.
     pub async fn append(&self, samples: Vec<Sample>) -> Result<(), Failure> {
-        let mut appends = Vec::with_capacity(samples.len());
-        for sample in samples {
-            let stream = StreamName::parse(&sample.stream)?;
-            appends.push(StreamAppend::new(stream, Expected::Any, vec![self.event(sample)?]));
-        }
-        for receipt in self.store.append_each(&self.scope, appends).await? {
-            receipt?;
-        }
-        Ok(())
+        self.append_each(self.appends(samples)?).await
     }
 
     /// Appends samples to one stream.

@@ -1,21 +1,23 @@
 //! Appending to many streams at once.
 
+use std::sync::Arc;
+
 use nasnet_dbmanager::Scope;
-use tokio::sync::oneshot;
 
 use crate::durability::{self, Way};
 use crate::error::Error;
 use crate::event::StreamAppend;
-use crate::hot::appender::{Append, Command};
+use crate::hot::appender::{Append, Command, Reply, Together};
 use crate::receipt::Receipt;
 use crate::sealing;
 use crate::store::EventStore;
 use crate::window;
 
 /// Where the answer for one stream comes from.
-enum Answer {
+enum Source {
     Ready(Result<Receipt, Error>),
-    Queued(oneshot::Receiver<Result<Receipt, Error>>),
+    /// The appender, in the order of the queue.
+    Queued,
 }
 
 impl EventStore {
@@ -36,45 +38,47 @@ impl EventStore {
         appends: Vec<StreamAppend>,
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
         window::load(self.shared(), scope).await?;
-        let mut places = self.places(appends.iter().map(|append| append.events.len()).sum())?;
-        let mut answers = Vec::with_capacity(appends.len());
+        let places = self.places(appends.iter().map(|append| append.events.len()).sum())?;
+        let now = self.shared().manager.now();
+        let mut sources = Vec::with_capacity(appends.len());
         let mut hot = Vec::with_capacity(appends.len());
         let mut durable = Vec::new();
         for StreamAppend { stream, expected, events } in appends {
             let keys = sealing::for_append(self.shared(), &events).await?;
-            let events = match self.record(scope, &stream, events, &keys) {
+            let events = match self.record(scope, &stream, events, &keys, &now) {
                 Ok(events) => events,
                 Err(error) => {
-                    answers.push(Some(Answer::Ready(Err(error))));
+                    sources.push(Source::Ready(Err(error)));
                     continue;
                 }
             };
             if matches!(durability::way(None, &events), Way::Durable) {
-                durable.push((answers.len(), stream, expected, events));
-                answers.push(None);
-                continue;
+                durable.push((sources.len(), stream, expected, events));
+            } else {
+                hot.push((stream, expected, events));
             }
-            let (reply, answer) = oneshot::channel();
-            let permit = places.split(events.len()).ok_or(Error::Overloaded { queue: events.len() })?;
-            hot.push(Append { scope: scope.clone(), stream, expected, events, reply, _permit: permit });
-            answers.push(Some(Answer::Queued(answer)));
+            sources.push(Source::Queued);
         }
-        drop(places);
+        let (together, answers) = Together::new(hot.len(), places);
         if !hot.is_empty() {
-            self.queue().send(Command::Appends(hot)).map_err(|_| Error::Closed)?;
+            let queued = hot.into_iter().enumerate().map(|(index, (stream, expected, events))| {
+                let reply = Reply::Together { with: Arc::clone(&together), index };
+                Append { scope: scope.clone(), stream, expected, events, reply }
+            });
+            self.queue().send(Command::Appends(queued.collect())).map_err(|_| Error::Closed)?;
         }
+        drop(together);
         for (index, stream, expected, events) in durable {
-            answers[index] = Some(Answer::Ready(self.append_durable(scope, &stream, expected, events).await));
+            sources[index] = Source::Ready(self.append_durable(scope, &stream, expected, events).await);
         }
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            results.push(match answer {
-                None => Err(Error::Closed),
-                Some(Answer::Ready(result)) => result,
-                Some(Answer::Queued(answer)) => match answer.await {
-                    Err(_) => Err(Error::Closed),
-                    Ok(Err(Error::Conflict(conflict))) => Err(Error::Conflict(self.with_missed(conflict).await)),
-                    Ok(result) => result,
+        let mut answers = answers.await.map_err(|_| Error::Closed)?.into_iter();
+        let mut results = Vec::with_capacity(sources.len());
+        for source in sources {
+            results.push(match source {
+                Source::Ready(answer) => answer,
+                Source::Queued => match answers.next().flatten().unwrap_or(Err(Error::Closed)) {
+                    Err(Error::Conflict(conflict)) => Err(Error::Conflict(self.with_missed(conflict).await)),
+                    answer => answer,
                 },
             });
         }

@@ -4,6 +4,7 @@
 //! flag 1 the payload's length as a varint and the payload in zstd, or with flag 2 the same in zstd with a dictionary. The payload holds the count, the distinct texts, the
 //! distinct 16-byte ids, one column after the other, and the bodies.
 
+use std::cell::RefCell;
 use std::hash::Hash;
 
 use foldhash::{HashMap, HashMapExt as _};
@@ -25,6 +26,9 @@ const WITH_DICTIONARY: u8 = 2;
 const HEADER_BYTES: usize = 6;
 /// The most bytes a payload may claim to need, so that a damaged length cannot exhaust memory.
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+
+/// Payloads up to this length are compressed with a context that is kept.
+const KEPT_CONTEXT_BYTES: usize = 256 << 10;
 
 /// Bytes of the per-event flags.
 mod flag {
@@ -119,7 +123,7 @@ pub(crate) fn encode(events: &[&Recorded], packing: Packing<'_>) -> Result<(Vec<
     let failed = |_| Malformed("zstd cannot compress");
     let (packed, flag) = match packing {
         Packing::Plain => (None, 0),
-        Packing::Zstd(level) => (Some(zstd::bulk::compress(&payload, level).map_err(failed)?), COMPRESSED),
+        Packing::Zstd(level) => (Some(compress(&payload, level).map_err(failed)?), COMPRESSED),
         Packing::Dictionary(level, dictionary) => {
             let mut compressor = zstd::bulk::Compressor::with_dictionary(level, dictionary).map_err(failed)?;
             (Some(compressor.compress(&payload).map_err(failed)?), WITH_DICTIONARY)
@@ -136,6 +140,27 @@ pub(crate) fn encode(events: &[&Recorded], packing: Packing<'_>) -> Result<(Vec<
     let crc = checksum(&bytes);
     bytes[2..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
     Ok((bytes, payload.len()))
+}
+
+/// Compresses a small payload with a context that this thread keeps: making one costs as much as compressing does. That of a
+/// large one would keep too much memory.
+fn compress(payload: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
+    if payload.len() > KEPT_CONTEXT_BYTES {
+        return zstd::bulk::compress(payload, level);
+    }
+    thread_local! {
+        static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    COMPRESSOR.with_borrow_mut(|kept| {
+        let compressor = match kept {
+            Some(compressor) => {
+                compressor.set_compression_level(level)?;
+                compressor
+            }
+            None => kept.insert(zstd::bulk::Compressor::new(level)?),
+        };
+        compressor.compress(payload)
+    })
 }
 
 fn checksum(bytes: &[u8]) -> u32 {

@@ -94,10 +94,11 @@ impl EventStore {
         }
         let new = appends.iter().flat_map(|append| &append.events);
         let keys = sealing::for_append_in(self.shared(), conn, scope, new).await?;
+        let now = self.shared().manager.now();
         let streams = appends
             .into_iter()
             .map(|append| {
-                let events = self.record(scope, &append.stream, append.events, &keys)?;
+                let events = self.record(scope, &append.stream, append.events, &keys, &now)?;
                 Ok((append.expected, events, append.stream))
             })
             .collect::<Result<Vec<_>, Error>>()?;

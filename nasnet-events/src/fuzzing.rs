@@ -1,4 +1,5 @@
-//! The decoders of stored bytes for the fuzz targets in `fuzz/`, and the seeds of their corpus. No part of the API.
+//! The codecs of stored bytes for the fuzz targets in `fuzz/`, with the seeds of their corpus, and for benches. No part of the
+//! API.
 
 use nasnet_dbmanager::{BootId, ClockQuality, Scope};
 use ulid::Ulid;
@@ -52,6 +53,44 @@ pub fn frame(bytes: &[u8]) {
         let (_, again) = cold::decode(&written).expect("and read");
         assert!(again == events, "a frame changes when it is written again");
     }
+}
+
+/// Encodes events as a block of the hot tier (`None`: not compressed) or a segment's body (the level of zstd).
+///
+/// # Panics
+/// When an event is none that the store made.
+#[must_use]
+pub fn encode_block(events: &[Recorded], level: Option<i32>) -> Vec<u8> {
+    let refs: Vec<&Recorded> = events.iter().collect();
+    let packing = level.map_or(Packing::Plain, Packing::Zstd);
+    block::encode(&refs, packing).expect("events of a store can be written").0
+}
+
+/// Decodes a block or a segment's body.
+///
+/// # Panics
+/// When the bytes are damaged.
+#[must_use]
+pub fn decode_block(bytes: &[u8]) -> Vec<Recorded> {
+    block::decode(bytes).expect("a block that was encoded")
+}
+
+/// Encodes events as one frame of the cold tier.
+///
+/// # Panics
+/// When an event is none that the store made.
+#[must_use]
+pub fn encode_frame(events: &[Recorded]) -> Vec<u8> {
+    cold::encode(events, Digest::GENESIS).expect("events of a store can be written")
+}
+
+/// Decodes a frame of the cold tier.
+///
+/// # Panics
+/// When the bytes are damaged.
+#[must_use]
+pub fn decode_frame(bytes: &[u8]) -> Vec<Recorded> {
+    cold::decode(bytes).expect("a frame that was encoded").1
 }
 
 /// True when the decoder of a target takes the bytes as they are.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::TryStreamExt;
-use nasnet_dbmanager::{DbManager, Scope};
+use nasnet_dbmanager::{DbManager, Now, Scope};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -16,7 +16,7 @@ use crate::error::{Conflict, Error};
 use crate::event::{Head, NewEvent, Recorded};
 use crate::expected::Expected;
 use crate::flush::FlushReason;
-use crate::hot::appender::{self, Append, Command};
+use crate::hot::appender::{self, Append, Command, Reply};
 use crate::hot::session::{self, Session};
 use crate::name::StreamName;
 use crate::options::EventOptions;
@@ -144,7 +144,7 @@ impl EventStore {
         durability: Option<Durability>,
     ) -> Result<Receipt, Error> {
         let keys = sealing::for_append(self.shared(), &events).await?;
-        let events = self.record(scope, stream, events, &keys)?;
+        let events = self.record(scope, stream, events, &keys, &self.shared().manager.now())?;
         let Way::Hot(max_delay) = durability::way(durability, &events) else {
             return self.append_durable(scope, stream, expected, events).await;
         };
@@ -152,7 +152,7 @@ impl EventStore {
         let permit = self.places(events.len())?;
         let (reply, answer) = oneshot::channel();
         let (scope, stream) = (scope.clone(), stream.clone());
-        let append = Append { scope, stream, expected, events, reply, _permit: permit };
+        let append = Append { scope, stream, expected, events, reply: Reply::Alone { to: reply, _permit: permit } };
         self.queue().send(Command::Append(append)).map_err(|_| Error::Closed)?;
         let result = answer.await.map_err(|_| Error::Closed)?;
         match result {
@@ -183,6 +183,7 @@ impl EventStore {
         stream: &StreamName,
         events: Vec<NewEvent>,
         keys: &SubjectKeys,
+        now: &Now,
     ) -> Result<Vec<Recorded>, Error> {
         let shared = self.shared();
         if shared.is_closing() {
@@ -195,7 +196,6 @@ impl EventStore {
             let max = EventOptions::BATCH_EVENTS_MAX;
             return Err(Error::TooLarge { what: "number of events in an append", size: events.len(), max });
         }
-        let now = shared.manager.now();
         let rules = &shared.options.classes;
         let record = |mut event: NewEvent| {
             let max = shared.options.body_bytes_max.min(EventOptions::BODY_BYTES_LIMIT);

@@ -1,6 +1,6 @@
 //! The one task that gives positions: it drains a queue and writes each batch as one transaction of hot.db.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nasnet_dbmanager::{Cause, Scope};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -41,9 +41,64 @@ pub(crate) struct Append {
     pub(crate) stream: StreamName,
     pub(crate) expected: Expected,
     pub(crate) events: Vec<Recorded>,
-    pub(crate) reply: oneshot::Sender<Result<Receipt, Error>>,
-    /// Gives the events' places in the queue back when the append is answered.
-    pub(crate) _permit: OwnedSemaphorePermit,
+    pub(crate) reply: Reply,
+}
+
+/// What an append is answered with.
+pub(crate) type Answer = Result<Receipt, Error>;
+
+/// Where the answer to an append goes. The events' places in the queue are given back with it.
+pub(crate) enum Reply {
+    Alone {
+        to: oneshot::Sender<Answer>,
+        _permit: OwnedSemaphorePermit,
+    },
+    /// One of several, at its index.
+    Together {
+        with: Arc<Together>,
+        index: usize,
+    },
+}
+
+impl Reply {
+    fn send(self, answer: Answer) {
+        match self {
+            Self::Alone { to, .. } => drop(to.send(answer)),
+            Self::Together { with, index } => {
+                let mut answers = with.answers.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(place) = answers.get_mut(index) {
+                    *place = Some(answer);
+                }
+            }
+        }
+    }
+}
+
+/// Appends that were queued at once: one message when the last of them is answered, or given up.
+pub(crate) struct Together {
+    answers: Mutex<Vec<Option<Answer>>>,
+    to: Option<oneshot::Sender<Vec<Option<Answer>>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Together {
+    pub(crate) fn new(
+        count: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> (Arc<Self>, oneshot::Receiver<Vec<Option<Answer>>>) {
+        let (to, answer) = oneshot::channel();
+        let answers = Mutex::new(std::iter::repeat_with(|| None).take(count).collect());
+        (Arc::new(Self { answers, to: Some(to), _permit: permit }), answer)
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        let answers = std::mem::take(self.answers.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if let Some(to) = self.to.take() {
+            drop(to.send(answers));
+        }
+    }
 }
 
 /// Positions for a transaction that is open on a scope's database.
@@ -337,7 +392,7 @@ fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch
                 let result = result.map_err(|refusal| {
                     refused(shared, refusal, &append.scope, &[(append.stream.clone(), append.expected)])
                 });
-                drop(append.reply.send(result));
+                append.reply.send(result);
             }
             (Command::Reserve(reserve), Outcome::Reserved(result)) => answer_reserve(shared, epoch, reserve, result),
             (Command::Resolve(resolve), Outcome::Done) => drop(resolve.reply.send(Ok(()))),
@@ -393,10 +448,10 @@ fn refused(shared: &Shared, refusal: Refusal, scope: &Scope, streams: &[(StreamN
 
 fn refuse(command: Command, error: &Error) {
     match command {
-        Command::Append(append) => drop(append.reply.send(Err(error.shared()))),
+        Command::Append(append) => append.reply.send(Err(error.shared())),
         Command::Appends(appends) => {
             for append in appends {
-                drop(append.reply.send(Err(error.shared())));
+                append.reply.send(Err(error.shared()));
             }
         }
         Command::Reserve(reserve) => drop(reserve.reply.send(Err(error.shared()))),

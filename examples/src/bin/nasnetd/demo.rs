@@ -173,7 +173,7 @@ impl Demo {
         step!(7, "events moved from tmpfs to flash to archive", tiers::step);
         step!(8, "history asked", history::step);
         step!(9, "one router lost and restored, the other goes on", loss::step);
-        step!(10, "tmpfs wiped, stick missing and returning", trouble::step);
+        step!(10, "stick missing and returning, tmpfs wiped and full", trouble::step);
         step!(11, "secrets looked for, figures taken", reveal::step);
     }
 

@@ -1,13 +1,13 @@
-//! Step 10: the tiers in trouble, in a small fleet of its own: tmpfs is wiped under the running store, and the stick with the
-//! archive is missing and comes back.
+//! Step 10: the tiers in trouble, in a small fleet of its own: the stick with the archive is missing and comes back, tmpfs is
+//! wiped under the running store, and has too little room.
 
 use std::path::{Path, PathBuf};
 
 use futures_util::TryStreamExt as _;
 use nasnet_dbmanager::{DbManager, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{
-    ColdOptions, EventOptions, EventStore, Expected, FlushReason, Level, NewEvent, Query, StreamName, prepare_cold_dir,
-    types,
+    ColdOptions, EventOptions, EventStore, Expected, FlushReason, Level, NewEvent, Position, Query, StreamName,
+    prepare_cold_dir, types,
 };
 use serde_json::json;
 
@@ -15,6 +15,10 @@ use super::checks::Checks;
 use super::{Demo, Failure};
 
 const ROUTER: &str = "field-office";
+/// As little room as a small router's tmpfs has.
+const HOT_BYTES_MAX: u64 = 512 << 10;
+/// Rounds of polls that come in faster than they find room.
+const POLLS_MAX: u32 = 100;
 
 /// A fleet that may be damaged.
 struct Trial {
@@ -32,10 +36,11 @@ pub(crate) async fn step(demo: &mut Demo, checks: &mut Checks) -> Result<(), Fai
     let trial = Trial::open(&dir, &run).await?;
     trial.missing_stick(checks).await?;
     trial.wiped_tmpfs(checks).await?;
+    trial.pressure(checks).await?;
     trial.close().await?;
     remove(&dir)?;
     remove(&run)?;
-    demo.operation("a tmpfs wiped, a stick missing", "told, and nothing that was on flash is lost");
+    demo.operation("a stick missing, a tmpfs wiped, a tmpfs full", "told, and nothing that was on flash is lost");
     Ok(())
 }
 
@@ -56,8 +61,9 @@ impl Trial {
         // The mount point is there, the stick is not: without its marker a folder is no archive.
         let stick = dir.join("stick");
         std::fs::create_dir_all(&stick)?;
-        let cold = ColdOptions::new(&stick).allow_same_device();
-        let events = EventStore::open(&manager, EventOptions::default().cold(cold)).await?;
+        let mut options = EventOptions::default().cold(ColdOptions::new(&stick).allow_same_device());
+        options.hot_bytes_max = Some(HOT_BYTES_MAX);
+        let events = EventStore::open(&manager, options).await?;
         Ok(Self { manager, events, scope: Scope::Router(router), stick })
     }
 
@@ -104,6 +110,37 @@ impl Trial {
             checks.that("which says where it begins", loss.after_seq >= 100, format!("{loss:?}"));
         }
         checks.equal("what was flushed or came later is there", &self.count().await?, &105);
+        Ok(())
+    }
+
+    /// Readings come in faster than tmpfs has room for: they go first, and what is to reach flash stays.
+    async fn pressure(&self, checks: &mut Checks) -> Result<(), Failure> {
+        let mut lines = self.count().await?;
+        let stream = StreamName::parse("interface/ether1")?;
+        for _ in 0..POLLS_MAX {
+            let mut readings = Vec::new();
+            for _ in 0..20 {
+                // Counters of packets do not get smaller by compression.
+                let counters: Vec<String> = (0..40).map(|_| self.manager.next_ulid().random().to_string()).collect();
+                readings.push(NewEvent::new(self.manager.next_ulid(), types::METRIC_UPDATED, &counters)?);
+            }
+            self.events.append(&self.scope, &stream, Expected::Any, readings).await?;
+            self.append(1).await?;
+            lines += 1;
+            if self.events.status().await?.shed > 0 {
+                break;
+            }
+        }
+        let status = self.events.status().await?;
+        checks.that("a full tmpfs sheds readings", status.shed > 0, format!("{} shed", status.shed));
+        checks.equal("and nothing that is to reach flash", &status.lost, &0);
+        let (used, max) = status.hot_bytes;
+        checks.that("it stays within its bound", used <= max + (64 << 10), format!("{used} of {max} bytes"));
+        let told: u64 = self.events.truncated(Position::START).await?.iter().map(|removed| removed.events).sum();
+        checks.equal("whoever reads is told how many are gone", &told, &status.shed);
+        let query = Query::scope(self.scope.clone()).kind(types::LOG_APPENDED);
+        let read: Vec<_> = self.events.read(query).try_collect().await?;
+        checks.equal("every log line is there", &read.len(), &lines);
         Ok(())
     }
 
