@@ -593,6 +593,24 @@ async fn a_plan_of_another_fleet_is_refused() {
 }
 
 #[tokio::test]
+async fn the_end_of_the_loop_notes_the_running_time_that_would_not_count_after_a_reboot() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let ids = append_some(&manager, &store).await;
+    append_some(&manager, &store).await;
+    store.mark_age().await.unwrap();
+    // Quarters of days, each in a boot of its own, noted when it begins and when the loop ends.
+    for quarter in 1..=30 {
+        site.clock.advance(DAY / 4);
+        store.maintain(async {}).await.unwrap();
+        site.clock.reboot();
+        store.mark_age().await.unwrap();
+        assert_eq!(retain(&store).await.events, if quarter == 28 { 6 } else { 0 }, "quarter {quarter}");
+    }
+    assert_eq!(read_ids(&store, Query::all()).await[..6], ids[..]);
+}
+
+#[tokio::test]
 async fn the_loop_marks_ages_and_removes_what_may_go() {
     let site = Site::new();
     let mut options = EventOptions::default();
