@@ -85,12 +85,11 @@ pub async fn measure(databases: u32, disk: Option<&Path>) -> Result<Footprint, B
         options.max_open = usize::try_from(databases).unwrap_or(usize::MAX).max(1);
         options
     };
-    let mut ids = Vec::new();
+    let ids = (0..databases).map(|number| RouterId::parse(&format!("r{number}"))).collect::<Result<Vec<_>, _>>()?;
     let manager = DbManager::open(options()).await?;
-    for number in 0..databases {
-        let id = RouterId::parse(&format!("r{number}"))?;
-        manager.create_router(NewRouter::new(id.clone())).await?;
-        ids.push(id);
+    let created = manager.create_routers(ids.iter().cloned().map(NewRouter::new)).await;
+    if let Some((id, error)) = created.failures().next() {
+        return Err(format!("{id}: {error}").into());
     }
     manager.shutdown().await?;
 

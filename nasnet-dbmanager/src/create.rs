@@ -40,13 +40,11 @@ impl DbManager {
     /// again.
     ///
     /// # Cancel safety
-    /// Dropping the future, or a crash, leaves an intent that the next open of the fleet carries out.
+    /// Dropping the future does not stop it. A crash leaves an intent that the next open of the fleet carries out.
     pub async fn create_router(&self, new: NewRouter) -> Result<RouterRecord, Error> {
         let id = new.id().clone();
-        let mut created = create_some(&self.inner.system, &self.inner.files, vec![new], self.now()).await;
-        let created = created.pop().map_or(Err(Error::RouterNotFound { id }), |(_, created)| created)?;
-        self.count_routers().await?;
-        Ok(created)
+        let mut created = self.create_in_task(vec![new]).await;
+        created.pop().map_or(Err(Error::RouterNotFound { id }), |(_, created)| created)
     }
 
     /// Registers routers and creates their databases, as for the import of a fleet: several times faster than one by one,
@@ -59,22 +57,34 @@ impl DbManager {
     /// Those of [`DbManager::create_router`], for each router.
     ///
     /// # Cancel safety
-    /// As [`DbManager::create_router`]: what was begun is carried out by the next open of the fleet, the rest is not
-    /// registered.
+    /// Dropping the future does not stop what is under way, up to 64 routers; those after them are not registered.
     pub async fn create_routers(&self, new: impl IntoIterator<Item = NewRouter>) -> FleetReport<RouterRecord> {
         let mut new = new.into_iter();
         let mut report = FleetReport { routers: Vec::new() };
         loop {
             let some: Vec<_> = new.by_ref().take(TOGETHER).collect();
             if some.is_empty() {
-                break;
+                return report;
             }
-            report.routers.extend(create_some(&self.inner.system, &self.inner.files, some, self.now()).await);
+            report.routers.extend(self.create_in_task(some).await);
         }
-        if let Err(error) = self.count_routers().await {
-            tracing::warn!(%error, "the room of the flash is not divided anew");
-        }
-        report
+    }
+
+    /// Creates routers in a task of its own: one that nobody waits for any more must not leave half of them.
+    async fn create_in_task(&self, new: Vec<NewRouter>) -> Vec<(RouterId, Result<RouterRecord, Error>)> {
+        let ids: Vec<RouterId> = new.iter().map(|new| new.id().clone()).collect();
+        let manager = self.clone();
+        let task = tokio::spawn(async move {
+            let created = create_some(&manager.inner.system, &manager.inner.files, new, manager.now()).await;
+            if let Err(error) = manager.count_routers().await {
+                tracing::warn!(%error, "the room of the flash is not divided anew");
+            }
+            created
+        });
+        task.await.unwrap_or_else(|error| {
+            let error = Error::Panicked { message: error.to_string() };
+            ids.into_iter().map(|id| (id, Err(error.clone()))).collect()
+        })
     }
 
     /// Divides the room of the flash anew, after the number of routers changed.

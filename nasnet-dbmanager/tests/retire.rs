@@ -7,7 +7,7 @@ use std::fs;
 
 use common::{CAUSE, Dirs, all, id, put, with_router};
 use nasnet_dbmanager::system::routers::Lifecycle;
-use nasnet_dbmanager::{DbManager, Error, NewRouter, RestoreMode, RouterRecord, Which};
+use nasnet_dbmanager::{DbManager, Error, NewRouter, OnDamage, RestoreMode, RouterRecord, Which};
 
 async fn record(manager: &DbManager, name: &str) -> Option<RouterRecord> {
     manager.system().routers().get(&id(name)).await.unwrap()
@@ -173,20 +173,25 @@ async fn retire_in_vain(dirs: &Dirs, manager: &DbManager) {
 
 #[tokio::test]
 async fn a_retire_that_failed_before_its_rename_is_finished_for_whoever_asks_next() {
-    let dirs = Dirs::new();
-    let manager = dirs.open().await;
-    put(&*with_router(&manager, "home").await, 1, 10).await.unwrap();
-    retire_in_vain(&dirs, &manager).await;
-    // As long as it cannot be finished, nobody writes to a router that is about to leave.
-    let refused = manager.router(&id("home")).await;
-    assert!(matches!(refused, Err(Error::WrongDatabase { .. })), "{refused:?}");
-    fs::remove_dir_all(dirs.data().join("retired")).unwrap();
-    let gone = manager.router(&id("home")).await;
-    assert!(matches!(gone, Err(Error::RouterNotFound { .. })), "{gone:?}");
-    assert_eq!(record(&manager, "home").await.unwrap().lifecycle, Lifecycle::Retired);
-    manager.reinstate(&id("home")).await.unwrap();
-    assert_eq!(all(&manager.router(&id("home")).await.unwrap()).await, [(1, 10)]);
-    manager.shutdown().await.unwrap();
+    for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
+        let dirs = Dirs::new();
+        let mut options = dirs.options();
+        options.on_damage = on_damage;
+        let manager = DbManager::open(options).await.unwrap();
+        put(&*with_router(&manager, "home").await, 1, 10).await.unwrap();
+        retire_in_vain(&dirs, &manager).await;
+        // As long as it cannot be finished, nobody writes to a router that is about to leave, and it is not replaced.
+        let refused = manager.router(&id("home")).await;
+        assert!(matches!(refused, Err(Error::WrongDatabase { .. })), "{refused:?}");
+        assert!(dirs.router_file(&id("home")).exists() && manager.set_aside().await.unwrap().is_empty());
+        fs::remove_dir_all(dirs.data().join("retired")).unwrap();
+        let gone = manager.router(&id("home")).await;
+        assert!(matches!(gone, Err(Error::RouterNotFound { .. })), "{gone:?}");
+        assert_eq!(record(&manager, "home").await.unwrap().lifecycle, Lifecycle::Retired);
+        manager.reinstate(&id("home")).await.unwrap();
+        assert_eq!(all(&manager.router(&id("home")).await.unwrap()).await, [(1, 10)]);
+        manager.shutdown().await.unwrap();
+    }
 }
 
 #[tokio::test]

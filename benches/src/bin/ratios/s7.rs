@@ -56,8 +56,10 @@ async fn measure(routers: u32, disk: Option<&Path>) -> Result<(f64, u32), Failur
     let places = [Place::new(disk)?, Place::new(disk)?];
     for place in &places {
         let manager = DbManager::open(options(place, 0)).await?;
-        for number in 0..routers {
-            manager.create_router(NewRouter::new(RouterId::parse(&format!("r{number}"))?)).await?;
+        let new = (0..routers).map(|number| Ok(NewRouter::new(RouterId::parse(&format!("r{number}"))?)));
+        let report = manager.create_routers(new.collect::<Result<Vec<_>, Failure>>()?).await;
+        if let Some((id, error)) = report.failures().next() {
+            return Err(format!("{id}: {error}").into());
         }
         manager.shutdown().await?;
     }

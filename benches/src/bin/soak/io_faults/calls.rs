@@ -21,6 +21,7 @@ pub(super) enum Call {
     Secret,
     Setting,
     CreateRouter,
+    CreateRouters,
     Reopen,
     Migrate,
     MigrateAll,
@@ -34,7 +35,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::WriteKeyed,
         Self::Grouped,
         Self::GroupWithFull,
@@ -44,6 +45,7 @@ impl Call {
         Self::Secret,
         Self::Setting,
         Self::CreateRouter,
+        Self::CreateRouters,
         Self::Reopen,
         Self::Migrate,
         Self::MigrateAll,
@@ -106,7 +108,8 @@ pub(super) async fn make(bench: &mut Bench, call: Call) -> Result<Option<String>
             let value = serde_json::json!({ "tried": bench.tried });
             Ok(untyped(bench.db.system().settings().put("soak", "tried", &value, 1).await.err()))
         }
-        Call::CreateRouter => create_router(bench).await,
+        Call::CreateRouter => create_routers(bench, 1).await,
+        Call::CreateRouters => create_routers(bench, 3).await,
         Call::Reopen => {
             bench.db.shutdown().await.ok();
             open_twice(bench, None).await
@@ -171,22 +174,39 @@ async fn open_twice(bench: &mut Bench, first: Option<Error>) -> Result<Option<St
     Ok(untyped(answer))
 }
 
-async fn create_router(bench: &mut Bench) -> Result<Option<String>, Failure> {
-    bench.routers += 1;
-    let id = RouterId::parse(&format!("made-{}", bench.routers))?;
-    let answer = bench.db.create_router(NewRouter::new(id.clone()).host("192.0.2.2")).await;
-    let answered = answer.is_ok();
-    let wrong = untyped(answer.err());
-    if wrong.is_some() {
-        return Ok(wrong);
+/// Creates routers, one as the call for one does and more in one call.
+async fn create_routers(bench: &mut Bench, count: u64) -> Result<Option<String>, Failure> {
+    let mut new = Vec::new();
+    for _ in 0..count {
+        bench.routers += 1;
+        let id = RouterId::parse(&format!("made-{}", bench.routers))?;
+        new.push(NewRouter::new(id).host("192.0.2.2"));
     }
-    // Whatever it answered, the same id works or is taken.
-    match bench.db.create_router(NewRouter::new(id.clone()).host("192.0.2.2")).await {
-        Ok(_) if answered => Ok(Some(format!("{id} was created twice"))),
-        Ok(_) | Err(Error::RouterExists { .. }) => Ok(None),
-        // The fault may strike only now.
-        Err(error) => Ok(untyped(Some(error))),
+    let answers: Vec<_> = match &new[..] {
+        [one] => vec![bench.db.create_router(one.clone()).await.map(|_| ())],
+        _ => {
+            let report = bench.db.create_routers(new.iter().cloned()).await;
+            report.routers.into_iter().map(|(_, answer)| answer.map(|_| ())).collect()
+        }
+    };
+    for (new, answer) in new.iter().zip(answers) {
+        let answered = answer.is_ok();
+        let wrong = untyped(answer.err());
+        if wrong.is_some() {
+            return Ok(wrong);
+        }
+        // Whatever it answered, the same id works or is taken.
+        let wrong = match bench.db.create_router(new.clone()).await {
+            Ok(_) if answered => Some(format!("{} was created twice", new.id())),
+            Ok(_) | Err(Error::RouterExists { .. }) => None,
+            // The fault may strike only now.
+            Err(error) => untyped(Some(error)),
+        };
+        if wrong.is_some() {
+            return Ok(wrong);
+        }
     }
+    Ok(None)
 }
 
 /// What has the name of a backup afterwards is one.
