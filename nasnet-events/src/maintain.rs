@@ -109,6 +109,10 @@ impl EventStore {
             }
         }
         tell(&self.flush(FlushReason::Shutdown).await?);
+        // What ran since the last note would not count in the next boot.
+        if let Err(error) = self.mark_age_after(RETAIN_EVERY).await {
+            tracing::warn!(%error, "the running time of the last hours is not noted");
+        }
         Ok(())
     }
 

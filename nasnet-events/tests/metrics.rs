@@ -1,4 +1,4 @@
-//! What leaves the hot tier is counted by its reason, and what is lost apart from it.
+//! What leaves the hot and the warm tier is counted by its reason, and what is lost apart from it.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod support;
@@ -10,8 +10,10 @@ use std::time::Duration;
 use metrics::{
     Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
-use nasnet_dbmanager::DbManager;
-use nasnet_events::{EventOptions, EventStore, Expected, NewEvent, observe};
+use nasnet_dbmanager::{DbManager, Scope};
+use nasnet_events::{
+    Consumer, ConsumerName, EventOptions, EventStore, Expected, Filter, GuardLimits, NewEvent, observe,
+};
 use support::{Site, event, kind, normal, on_scope, router, stream};
 
 /// One sum per series, written `name{label=value}`; a histogram counts its values.
@@ -99,7 +101,7 @@ async fn append_bulky(manager: &DbManager, store: &EventStore, name: &str, count
 
 // The recorder is that of the process, so this is one test.
 #[tokio::test]
-async fn what_is_shed_expired_and_lost_is_counted_as_the_store_reports_it() {
+async fn what_is_shed_expired_lost_and_removed_is_counted_as_the_store_reports_it() {
     let book = Book::default();
     metrics::set_global_recorder(book.clone()).unwrap();
     observe::describe();
@@ -137,6 +139,19 @@ async fn what_is_shed_expired_and_lost_is_counted_as_the_store_reports_it() {
     site.wipe_hot();
     let (manager, store) = site.open().await;
     assert_eq!((store.losses().len(), book.sum(observe::TAILS_LOST, "")), (1, 1));
+
+    // One event goes past a consumer that waits for too long, the other is wanted by nobody.
+    let waiting = Filter::all().kind_prefix("auth");
+    let waiting = Consumer::new(ConsumerName::parse("slow").unwrap()).filter(waiting).guard(GuardLimits::default());
+    store.subscribe(waiting).await.unwrap().close().await.unwrap();
+    for name in ["config.applied", "auth.session.revoked"] {
+        store.append(&Scope::System, &stream("s"), Expected::Any, vec![event(&manager, name)]).await.unwrap();
+    }
+    store.mark_age().await.unwrap();
+    site.clock.advance(Duration::from_secs(31 * 86_400));
+    let report = store.retain(store.retention_plan().await.unwrap().only(&Scope::System)).await.unwrap();
+    assert_eq!((report.events, report.forced.len()), (2, 1), "{report:?}");
+    assert_eq!((book.sum(observe::PRUNED, "why=retention"), book.sum(observe::PRUNED, "why=guard")), (1, 1));
     drop(store);
     manager.shutdown().await.unwrap();
     book.is_documented("nasnet_events_");

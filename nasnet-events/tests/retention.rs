@@ -1,5 +1,5 @@
 //! Retention removes what is old and wanted by nobody, never because of a clock, and what is left stays provable.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 mod support;
 
@@ -563,12 +563,51 @@ async fn dictionaries_go_once_nothing_needs_them_and_none_before() {
 }
 
 #[tokio::test]
+async fn removing_a_segment_costs_less_flash_than_its_flush_did() {
+    const SEGMENTS: u64 = 100;
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let written = async || manager.scope(&router("r1")).await.unwrap().written().bytes;
+    let before = written().await;
+    for _ in 0..SEGMENTS {
+        let events: Vec<_> = (0..55).map(|_| event(&manager, "alert.raised")).collect();
+        store.append(&router("r1"), &stream("s"), Expected::Any, events).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+    }
+    let flushed = written().await;
+    let_pass(&site, &store, 8 * DAY).await;
+    let report = retain(&store).await;
+    assert_eq!((report.segments, report.events), (SEGMENTS - 1, (SEGMENTS - 1) * 55));
+    let (flush, removal) = ((flushed - before) / SEGMENTS, (written().await - flushed) / report.segments);
+    println!("{flush} bytes to flush a segment into its database, {removal} to remove it");
+    assert!(removal < flush / 2, "{flush} to flush, {removal} to remove");
+}
+
+#[tokio::test]
 async fn a_plan_of_another_fleet_is_refused() {
     let (one, other) = (Site::new(), Site::new());
     let (_manager, store) = one.open().await;
     let (_other_manager, other) = other.open().await;
     let refused = other.retain(store.retention_plan().await.unwrap()).await;
     assert!(matches!(refused, Err(Error::Invalid { .. })));
+}
+
+#[tokio::test]
+async fn the_end_of_the_loop_notes_the_running_time_that_would_not_count_after_a_reboot() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let ids = append_some(&manager, &store).await;
+    append_some(&manager, &store).await;
+    store.mark_age().await.unwrap();
+    // Quarters of days, each in a boot of its own, noted when it begins and when the loop ends.
+    for quarter in 1..=30 {
+        site.clock.advance(DAY / 4);
+        store.maintain(async {}).await.unwrap();
+        site.clock.reboot();
+        store.mark_age().await.unwrap();
+        assert_eq!(retain(&store).await.events, if quarter == 28 { 6 } else { 0 }, "quarter {quarter}");
+    }
+    assert_eq!(read_ids(&store, Query::all()).await[..6], ids[..]);
 }
 
 #[tokio::test]
