@@ -18,7 +18,7 @@ use crate::manager::DbManager;
 impl DbManager {
     /// Writes the database of a scope to a new file as SQL text, as of one moment; returns the number of rows.
     ///
-    /// Secrets are in it as they are stored: sealed.
+    /// Secrets are in it as they are stored: sealed. What its rows name in annexes is not in it: that is what backups are for.
     ///
     /// # Errors
     /// [`Error::Io`] when the file exists or cannot be written, and those of [`DbManager::scope`].
