@@ -274,7 +274,8 @@ async fn consume(
     if random.below(3) == 0 {
         consumer = consumer.batch(Consumer::CRITICAL);
     }
-    if forgetful {
+    // The other process may be reading as the one they share: forgetting that takes it away from it.
+    if forgetful && name != SHARED {
         store.forget_consumer(&consumer.name).await?;
         consumer = consumer.from(StartAt::Now);
     }
