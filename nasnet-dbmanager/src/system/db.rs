@@ -1,5 +1,8 @@
 //! The handle of the system database, with its repositories as complete operations.
 
+mod features;
+mod metrics;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -15,10 +18,8 @@ use super::access::{ApiKeys, Sessions, Users};
 use super::audit::{self, AuditEntry, AuditLimits, AuditRecord};
 use super::counters;
 use super::data_keys::{self, Wrapper};
-use super::fleet_metrics::{self, DayMetrics, LiveMetric};
 use super::last_use::{self, Used};
 use super::look_up::{Answer, LookUps, Question, Recall};
-use super::marketplace::{self, Feature, FeatureOffer, FeatureState};
 use super::routers::{self, RouterRecord, RouterStatus};
 use super::secrets::{self, SecretInfo};
 use super::settings::{self, Setting};
@@ -30,13 +31,14 @@ use crate::id::{Cause, RouterId, Scope};
 use crate::seal::Sealer;
 use crate::ulid_gen::UlidGen;
 
+pub use features::Marketplace;
+pub use metrics::FleetMetrics;
+
 const COUNTER: Cause = Cause::new("counter");
 const AUDIT: Cause = Cause::new("audit");
 const REGISTRY: Cause = Cause::new("registry");
 const SECRET: Cause = Cause::new("secret");
 const SETTING: Cause = Cause::new("setting");
-const FEATURE: Cause = Cause::new("marketplace");
-const METRICS: Cause = Cause::new("fleet-metrics");
 
 /// The system database: always open while its manager is.
 ///
@@ -503,128 +505,5 @@ impl Settings<'_> {
     pub async fn remove(&self, category: &str, key: &str) -> Result<bool, Error> {
         let (category, key) = (category.to_owned(), key.to_owned());
         self.0.write(SETTING, move |conn| Box::pin(async move { settings::remove(conn, &category, &key).await })).await
-    }
-}
-
-/// The features of the marketplace; see [`marketplace`].
-#[derive(Debug, Clone, Copy)]
-pub struct Marketplace<'a>(&'a SystemDb);
-
-impl Marketplace<'_> {
-    /// Returns a feature.
-    ///
-    /// # Errors
-    /// As [`marketplace::get`].
-    pub async fn get(&self, id: &str) -> Result<Option<Feature>, Error> {
-        let id = id.to_owned();
-        self.0.read(FEATURE, move |conn| Box::pin(async move { marketplace::get(conn, &id).await })).await
-    }
-
-    /// Returns up to `limit` features by id, those after the id `after`; the empty id starts at the beginning.
-    ///
-    /// # Errors
-    /// As [`marketplace::list`].
-    pub async fn list(&self, after: &str, limit: u32) -> Result<Vec<Feature>, Error> {
-        let after = after.to_owned();
-        self.0.read(FEATURE, move |conn| Box::pin(async move { marketplace::list(conn, &after, limit).await })).await
-    }
-
-    /// Stores an offer; a known feature keeps its state.
-    ///
-    /// # Errors
-    /// As [`marketplace::put`].
-    pub async fn put(&self, offer: FeatureOffer) -> Result<(), Error> {
-        let now = self.0.now();
-        self.0.write(FEATURE, move |conn| Box::pin(async move { marketplace::put(conn, &offer, &now).await })).await
-    }
-
-    /// Moves a feature from one state to another; returns whether it was in the first.
-    ///
-    /// # Errors
-    /// As [`marketplace::set_state`].
-    pub async fn set_state(&self, id: &str, from: FeatureState, to: FeatureState) -> Result<bool, Error> {
-        let (id, now) = (id.to_owned(), self.0.now());
-        self.0
-            .write(FEATURE, move |conn| {
-                Box::pin(async move { marketplace::set_state(conn, &id, from, to, &now).await })
-            })
-            .await
-    }
-
-    /// Removes a feature; returns whether there was one.
-    ///
-    /// # Errors
-    /// As [`marketplace::remove`].
-    pub async fn remove(&self, id: &str) -> Result<bool, Error> {
-        let id = id.to_owned();
-        self.0.write(FEATURE, move |conn| Box::pin(async move { marketplace::remove(conn, &id).await })).await
-    }
-}
-
-/// The metrics of the fleet; see [`fleet_metrics`].
-#[derive(Debug, Clone, Copy)]
-pub struct FleetMetrics<'a>(&'a SystemDb);
-
-impl FleetMetrics<'_> {
-    /// Records values of a router, in memory.
-    ///
-    /// # Errors
-    /// As [`fleet_metrics::record`].
-    pub async fn record(&self, router: &RouterId, values: Vec<(String, i64)>) -> Result<(), Error> {
-        let (router, now) = (router.clone(), self.0.now());
-        self.0
-            .runtime
-            .write(METRICS, move |conn| {
-                Box::pin(async move { fleet_metrics::record(conn, &router, &values, &now).await })
-            })
-            .await
-    }
-
-    /// Returns the last values, by router and metric.
-    ///
-    /// # Errors
-    /// As [`fleet_metrics::live`].
-    pub async fn live(&self) -> Result<Vec<LiveMetric>, Error> {
-        self.0.runtime.read(METRICS, |conn| Box::pin(fleet_metrics::live(conn))).await
-    }
-
-    /// Forgets the values of a router that left the fleet.
-    ///
-    /// # Errors
-    /// As [`fleet_metrics::forget`].
-    pub async fn forget(&self, router: &RouterId) -> Result<(), Error> {
-        let router = router.clone();
-        self.0
-            .runtime
-            .write(METRICS, move |conn| Box::pin(async move { fleet_metrics::forget(conn, &router).await }))
-            .await
-    }
-
-    /// Saves the sums of today on flash, unless they are there; returns whether that wrote anything. A fleet without
-    /// any value saves nothing.
-    ///
-    /// # Errors
-    /// As [`fleet_metrics::save_day`].
-    pub async fn save_day(&self) -> Result<bool, Error> {
-        let today = self.0.now().wall_ms.div_euclid(fleet_metrics::DAY_MS);
-        self.save(today).await
-    }
-
-    /// As [`FleetMetrics::save_day`], for a given day.
-    pub(crate) async fn save(&self, day: i64) -> Result<bool, Error> {
-        let live = self.live().await?;
-        if live.is_empty() {
-            return Ok(false);
-        }
-        let day = DayMetrics { day, ..fleet_metrics::sum_up(&live, &self.0.now()) };
-        self.0.write(METRICS, move |conn| Box::pin(async move { fleet_metrics::save_day(conn, &day).await })).await
-    }
-
-    /// Returns the newest days, the newest first.
-    ///
-    /// # Errors
-    /// As [`fleet_metrics::days`].
-    pub async fn days(&self, limit: u32) -> Result<Vec<DayMetrics>, Error> {
-        self.0.read(METRICS, move |conn| Box::pin(async move { fleet_metrics::days(conn, limit).await })).await
     }
 }
