@@ -1,90 +1,18 @@
 //! What a fleet counts, and that no value gets into a label.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "common/book.rs"]
+mod book;
 mod common;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use book::Book;
 use common::{Dirs, put, with_router};
-use metrics::{
-    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-};
 use nasnet_dbmanager::{BudgetLevel, Cause, DbManager, Error, FlashBudget, RouterDb, observe};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-
-/// One sum per series, written `name{label=value,...}`; a histogram adds a series of its own for the number of values.
-#[derive(Clone, Default)]
-struct Book {
-    sums: Arc<Mutex<BTreeMap<String, f64>>>,
-    described: Arc<Mutex<Vec<String>>>,
-}
-
-struct Line(Book, String);
-
-impl Book {
-    fn line(&self, key: &Key) -> Arc<Line> {
-        let mut labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-        labels.sort();
-        Arc::new(Line(self.clone(), format!("{}{{{}}}", key.name(), labels.join(","))))
-    }
-
-    fn sum(&self, name: &str, labels: &str) -> f64 {
-        self.sums.lock().unwrap().get(&format!("{name}{{{labels}}}")).copied().unwrap_or_default()
-    }
-}
-
-impl Line {
-    fn add(&self, amount: f64) {
-        *self.0.sums.lock().unwrap().entry(self.1.clone()).or_default() += amount;
-    }
-}
-
-impl CounterFn for Line {
-    fn increment(&self, value: u64) {
-        self.add(f64::from(u32::try_from(value).unwrap()));
-    }
-    fn absolute(&self, _: u64) {}
-}
-
-impl GaugeFn for Line {
-    fn increment(&self, value: f64) {
-        self.add(value);
-    }
-    fn decrement(&self, value: f64) {
-        self.add(-value);
-    }
-    fn set(&self, _: f64) {}
-}
-
-impl HistogramFn for Line {
-    fn record(&self, _: f64) {
-        self.add(1.0);
-    }
-}
-
-impl Recorder for Book {
-    fn describe_counter(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
-        self.described.lock().unwrap().push(key.as_str().to_owned());
-    }
-    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
-        self.describe_counter(key, unit, text);
-    }
-    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
-        self.describe_counter(key, unit, text);
-    }
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.line(key))
-    }
-    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::from_arc(self.line(key))
-    }
-    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::from_arc(self.line(key))
-    }
-}
 
 /// The recorder of this process. Tests run side by side, so each counts under causes of its own.
 fn book() -> &'static Book {

@@ -1,91 +1,18 @@
 //! What leaves the hot and the warm tier is counted by its reason, and what is lost apart from it.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
+#[path = "../../nasnet-dbmanager/tests/common/book.rs"]
+mod book;
 mod support;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use metrics::{
-    Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-};
+use book::Book;
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{
     Consumer, ConsumerName, EventOptions, EventStore, Expected, Filter, GuardLimits, NewEvent, observe,
 };
 use support::{Site, event, kind, normal, on_scope, router, stream};
-
-/// One sum per series, written `name{label=value}`; a histogram counts its values.
-#[derive(Clone, Default)]
-struct Book {
-    sums: Arc<Mutex<BTreeMap<String, u64>>>,
-    described: Arc<Mutex<Vec<String>>>,
-}
-
-struct Line(Book, String);
-
-impl Line {
-    fn add(&self, amount: u64) {
-        *self.0.sums.lock().unwrap().entry(self.1.clone()).or_default() += amount;
-    }
-}
-
-impl CounterFn for Line {
-    fn increment(&self, value: u64) {
-        self.add(value);
-    }
-    fn absolute(&self, _: u64) {}
-}
-
-impl HistogramFn for Line {
-    fn record(&self, _: f64) {
-        self.add(1);
-    }
-}
-
-impl Book {
-    fn line(&self, key: &Key) -> Arc<Line> {
-        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-        Arc::new(Line(self.clone(), format!("{}{{{}}}", key.name(), labels.join(","))))
-    }
-
-    fn sum(&self, name: &str, labels: &str) -> u64 {
-        self.sums.lock().unwrap().get(&format!("{name}{{{labels}}}")).copied().unwrap_or_default()
-    }
-
-    /// Every series was described, by a name that the documentation has.
-    fn is_documented(&self, of: &str) {
-        let page = include_str!("../../docs/metrics.md");
-        let described = self.described.lock().unwrap();
-        for series in self.sums.lock().unwrap().keys().filter(|series| series.starts_with(of)) {
-            let name = series.split('{').next().unwrap();
-            assert!(described.iter().any(|described| described == name), "{name} is not described");
-            assert!(page.contains(&format!("`{name}`")), "docs/metrics.md does not name {name}");
-        }
-    }
-}
-
-impl Recorder for Book {
-    fn describe_counter(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
-        self.described.lock().unwrap().push(key.as_str().to_owned());
-    }
-    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
-        self.describe_counter(key, unit, text);
-    }
-    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
-        self.describe_counter(key, unit, text);
-    }
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.line(key))
-    }
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::from_arc(self.line(key))
-    }
-}
 
 const MAX: u64 = 512 << 10;
 const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON event_segments BEGIN SELECT RAISE(ABORT, 'full'); END";
@@ -115,13 +42,13 @@ async fn what_is_shed_expired_lost_and_removed_is_counted_as_the_store_reports_i
     // The newest block stays.
     store.append(&router("r1"), &stream("s"), Expected::Any, vec![normal(&manager)]).await.unwrap();
     assert_eq!(store.expire().await.unwrap(), 1);
-    assert_eq!((book.sum(observe::SHED, "why=expired"), book.sum(observe::SHED, "why=room")), (1, 0));
+    assert_eq!((book.count(observe::SHED, "why=expired"), book.count(observe::SHED, "why=room")), (1, 0));
 
     append_bulky(&manager, &store, "metric.updated", 600).await;
     let status = store.status().await.unwrap();
     assert!(status.shed > 0 && status.lost == 0, "{} {}", status.shed, status.lost);
-    assert_eq!(book.sum(observe::SHED, "why=room"), status.shed);
-    assert_eq!(book.sum(observe::LOST, ""), 0);
+    assert_eq!(book.count(observe::SHED, "why=room"), status.shed);
+    assert_eq!(book.count(observe::LOST, ""), 0);
 
     // Nothing can be flushed, so what is to reach flash has to go in the end.
     store.append(&router("r1"), &stream("s"), Expected::Any, vec![normal(&manager)]).await.unwrap();
@@ -129,16 +56,16 @@ async fn what_is_shed_expired_lost_and_removed_is_counted_as_the_store_reports_i
     append_bulky(&manager, &store, "resource.updated", 600).await;
     let status = store.status().await.unwrap();
     assert!(status.lost > 0);
-    assert_eq!(book.sum(observe::LOST, ""), status.lost);
-    assert_eq!(book.sum(observe::SHED, "why=room"), status.shed - status.lost);
+    assert_eq!(book.count(observe::LOST, ""), status.lost);
+    assert_eq!(book.count(observe::SHED, "why=room"), status.shed - status.lost);
 
-    assert_eq!(book.sum(observe::TAILS_LOST, ""), 0);
+    assert_eq!(book.count(observe::TAILS_LOST, ""), 0);
     drop(store);
     manager.shutdown().await.unwrap();
     drop(manager);
     site.wipe_hot();
     let (manager, store) = site.open().await;
-    assert_eq!((store.losses().len(), book.sum(observe::TAILS_LOST, "")), (1, 1));
+    assert_eq!((store.losses().len(), book.count(observe::TAILS_LOST, "")), (1, 1));
 
     // One event goes past a consumer that waits for too long, the other is wanted by nobody.
     let waiting = Filter::all().kind_prefix("auth");
@@ -151,7 +78,7 @@ async fn what_is_shed_expired_lost_and_removed_is_counted_as_the_store_reports_i
     site.clock.advance(Duration::from_secs(31 * 86_400));
     let report = store.retain(store.retention_plan().await.unwrap().only(&Scope::System)).await.unwrap();
     assert_eq!((report.events, report.forced.len()), (2, 1), "{report:?}");
-    assert_eq!((book.sum(observe::PRUNED, "why=retention"), book.sum(observe::PRUNED, "why=guard")), (1, 1));
+    assert_eq!((book.count(observe::PRUNED, "why=retention"), book.count(observe::PRUNED, "why=guard")), (1, 1));
     drop(store);
     manager.shutdown().await.unwrap();
     book.is_documented("nasnet_events_");

@@ -1,87 +1,13 @@
 //! Requests for leases are counted by how they were decided, without a key or a holder.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+#[path = "../../nasnet-dbmanager/tests/common/book.rs"]
+mod book;
 mod common;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-
+use book::Book;
 use common::{World, exclusive, manager};
-use metrics::{
-    Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-};
 use nasnet_locking::{Error, observe};
-
-/// One sum per series, written `name{label=value}`; a histogram counts its values.
-#[derive(Clone, Default)]
-struct Book {
-    sums: Arc<Mutex<BTreeMap<String, u64>>>,
-    described: Arc<Mutex<Vec<String>>>,
-}
-
-struct Line(Book, String);
-
-impl Line {
-    fn add(&self, amount: u64) {
-        *self.0.sums.lock().unwrap().entry(self.1.clone()).or_default() += amount;
-    }
-}
-
-impl CounterFn for Line {
-    fn increment(&self, value: u64) {
-        self.add(value);
-    }
-    fn absolute(&self, _: u64) {}
-}
-
-impl HistogramFn for Line {
-    fn record(&self, _: f64) {
-        self.add(1);
-    }
-}
-
-impl Book {
-    fn line(&self, key: &Key) -> Arc<Line> {
-        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-        Arc::new(Line(self.clone(), format!("{}{{{}}}", key.name(), labels.join(","))))
-    }
-
-    fn sum(&self, name: &str, labels: &str) -> u64 {
-        self.sums.lock().unwrap().get(&format!("{name}{{{labels}}}")).copied().unwrap_or_default()
-    }
-
-    /// Every series was described, by a name that the documentation has.
-    fn is_documented(&self, of: &str) {
-        let page = include_str!("../../docs/metrics.md");
-        let described = self.described.lock().unwrap();
-        for series in self.sums.lock().unwrap().keys().filter(|series| series.starts_with(of)) {
-            let name = series.split('{').next().unwrap();
-            assert!(described.iter().any(|described| described == name), "{name} is not described");
-            assert!(page.contains(&format!("`{name}`")), "docs/metrics.md does not name {name}");
-        }
-    }
-}
-
-impl Recorder for Book {
-    fn describe_counter(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
-        self.described.lock().unwrap().push(key.as_str().to_owned());
-    }
-    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
-        self.describe_counter(key, unit, text);
-    }
-    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, text: SharedString) {
-        self.describe_counter(key, unit, text);
-    }
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.line(key))
-    }
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::from_arc(self.line(key))
-    }
-}
 
 // The recorder is that of the process, so this is one test.
 #[tokio::test]
@@ -95,8 +21,8 @@ async fn each_request_is_counted_once_when_it_is_decided() {
     let counted = || {
         let of = |outcome: &str| {
             let label = format!("outcome={outcome}");
-            assert_eq!(book.sum(observe::ACQUIRES, &label), book.sum(observe::WAIT_SECONDS, &label), "{outcome}");
-            book.sum(observe::ACQUIRES, &label)
+            assert_eq!(book.count(observe::ACQUIRES, &label), book.count(observe::WAIT_SECONDS, &label), "{outcome}");
+            book.count(observe::ACQUIRES, &label)
         };
         (of("granted"), of("held"), of("failed"))
     };
