@@ -6,14 +6,9 @@ mod support;
 use futures_util::StreamExt;
 use nasnet_dbmanager::{ClockQuality, Scope};
 use nasnet_events::{
-    Achieved, Class, ColdOptions, Error, EventOptions, Expected, FlushReason, NewEvent, Query, Recorded,
-    prepare_cold_dir, types,
+    Achieved, Class, Error, Expected, FlushReason, NewEvent, Query, Recorded, prepare_cold_dir, types,
 };
-use support::{NOW_MS, Site, empty_hot, event, normal, on_scope, read, router, stream};
-
-fn with_cold(site: &Site) -> EventOptions {
-    EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device())
-}
+use support::{NOW_MS, Site, empty_hot, event, normal, on_scope, read, router, stream, with_cold};
 
 async fn items(store: &nasnet_events::EventStore, query: Query) -> (Vec<Recorded>, Vec<Error>) {
     let (mut events, mut errors) = (Vec::new(), Vec::new());

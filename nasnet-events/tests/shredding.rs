@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use futures_util::StreamExt;
 use nasnet_dbmanager::Scope;
 use nasnet_events::{
-    Body, ColdOptions, Durability, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Query,
-    StreamAppend, Subject, prepare_cold_dir, types,
+    Body, Durability, Error, EventStore, Expected, FlushReason, NewEvent, Query, StreamAppend, Subject,
+    prepare_cold_dir, types,
 };
-use support::{Site, TEST, append_in, kind, read, router, stream};
+use support::{Site, TEST, append_in, kind, read, router, stream, with_cold};
 
 const CANARY: &str = "canary-81f3-the-facts";
 
@@ -55,10 +55,6 @@ async fn stored_keys(manager: &nasnet_dbmanager::DbManager) -> Vec<Vec<u8>> {
         })
         .await
         .unwrap()
-}
-
-fn with_cold(site: &Site) -> EventOptions {
-    EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device())
 }
 
 async fn bodies(store: &EventStore, query: Query) -> Vec<Body> {

@@ -15,7 +15,8 @@ use nasnet_events::{
     Query, Recorded, StreamAppend, prepare_cold_dir,
 };
 use support::{
-    Site, append_in, empty_hot, empty_warm, event, normal, on_hot, on_scope, read, read_ids, router, stream,
+    Site, append_in, empty_hot, empty_warm, event, normal, on_hot, on_scope, open_with_cold, read, read_ids, router,
+    stream, with_cold,
 };
 use ulid::Ulid;
 
@@ -24,16 +25,6 @@ const RETAIN_A_THIRD: &str = "
     INSERT INTO event_retained (what, through_pos) VALUES (-4, (1 << 40) + 12), (0, (1 << 40) + 12);
     DELETE FROM event_rows WHERE pos <= (1 << 40) + 12;
     DELETE FROM event_segments WHERE last_pos <= (1 << 40) + 12";
-
-fn with_cold(site: &Site) -> EventOptions {
-    EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device())
-}
-
-async fn open_with_cold(site: &Site) -> (DbManager, EventStore) {
-    let (manager, store) = site.open_with(with_cold(site)).await;
-    prepare_cold_dir(&manager, &site.cold()).unwrap();
-    (manager, store)
-}
 
 /// Appends a Low, a Normal and a Critical event and one in a transaction, to each of the scopes.
 async fn append_some(manager: &DbManager, store: &EventStore) -> Vec<Ulid> {

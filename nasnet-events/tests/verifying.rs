@@ -9,15 +9,11 @@ use std::time::Duration;
 use nasnet_dbmanager::{ClockQuality, DbManager, Scope};
 use nasnet_events::evidence::{self, Bundle};
 use nasnet_events::{
-    ChainHead, ColdOptions, Error, EventOptions, EventStore, Expected, FaultKind, FlushReason, Lane, NewEvent, Query,
-    Span, Subject, Verification, prepare_cold_dir,
+    ChainHead, Error, EventStore, Expected, FaultKind, FlushReason, Lane, NewEvent, Query, Span, Subject, Verification,
+    prepare_cold_dir,
 };
 use proptest::prelude::*;
-use support::{NOW_MS, Site, event, kind, normal, on_scope, read, router, stream};
-
-fn with_cold(site: &Site) -> EventOptions {
-    EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device())
-}
+use support::{NOW_MS, Site, event, kind, normal, on_scope, read, router, stream, with_cold};
 
 async fn some_events(manager: &DbManager, store: &EventStore, rounds: usize) {
     for scope in [Scope::System, router("r1")] {

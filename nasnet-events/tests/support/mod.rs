@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::{Cause, DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{
-    Class, Error, EventOptions, EventStore, EventType, Keep, NewEvent, PendingReceipt, Query, Receipt, Recorded,
-    Retention, StreamAppend, StreamName,
+    Class, ColdOptions, Error, EventOptions, EventStore, EventType, Keep, NewEvent, PendingReceipt, Query, Receipt,
+    Recorded, Retention, StreamAppend, StreamName, prepare_cold_dir,
 };
 use ulid::Ulid;
 
@@ -86,6 +86,18 @@ pub fn keep_nothing() -> EventOptions {
     let all = [Class::Critical, Class::Normal, Class::Low].into_iter();
     let retention = all.fold(Retention::default(), |retention, class| retention.class(class, keep));
     EventOptions::default().retention(retention.full_history([""; 0]))
+}
+
+/// The defaults, with an archive beside the data.
+pub fn with_cold(site: &Site) -> EventOptions {
+    EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device())
+}
+
+/// Opens a store whose archive is there.
+pub async fn open_with_cold(site: &Site) -> (DbManager, EventStore) {
+    let (manager, store) = site.open_with(with_cold(site)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    (manager, store)
 }
 
 pub fn router(id: &str) -> Scope {
