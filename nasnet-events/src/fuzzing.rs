@@ -109,7 +109,10 @@ pub fn bundle(bytes: &[u8]) {
 pub fn texts(bytes: &[u8]) {
     fn comes_back<T: std::str::FromStr + ToString + PartialEq>(text: &str) {
         if let Ok(value) = text.parse::<T>() {
-            assert!(value.to_string().parse().is_ok_and(|again: T| again == value), "{text} changes when written again");
+            assert!(
+                value.to_string().parse().is_ok_and(|again: T| again == value),
+                "{text} changes when written again"
+            );
         }
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -182,8 +185,9 @@ pub fn is_accepted(target: &str, bytes: &[u8]) -> bool {
         "row" => accepted_row(bytes).is_some(),
         "segment" => block::decode(bytes).is_ok(),
         "frame" => cold::decode(bytes).is_ok(),
-        "packed" => split_dictionary(bytes)
-            .is_ok_and(|(dictionary, block)| block::decode_with(block, Some(dictionary)).is_ok()),
+        "packed" => {
+            split_dictionary(bytes).is_ok_and(|(dictionary, block)| block::decode_with(block, Some(dictionary)).is_ok())
+        }
         "index" => cold::index(bytes).is_ok_and(|found| found.frames > 0 && found.readable == found.frames),
         "bundle" => std::str::from_utf8(bytes).is_ok_and(|text| Bundle::from_json(text).is_ok()),
         // Each of them is one of them.
@@ -226,7 +230,8 @@ fn packed_seeds(events: &[&Recorded]) -> Vec<(&'static str, String, Vec<u8>)> {
     let dictionary: Vec<u8> = events.iter().take(8).flat_map(|event| event.body.get().bytes()).collect();
     let seed = |(name, count): (&str, usize)| {
         let packing = Packing::Dictionary(3, &dictionary);
-        let (block, _) = block::encode(events.get(..count).unwrap_or_default(), packing).expect("samples can be written");
+        let (block, _) =
+            block::encode(events.get(..count).unwrap_or_default(), packing).expect("samples can be written");
         let mut bytes = Vec::new();
         varint::put_bytes(&mut bytes, &dictionary);
         bytes.extend_from_slice(&block);

@@ -57,6 +57,7 @@ mod maintain;
 pub mod observe;
 mod options;
 mod read;
+mod reads;
 mod replay;
 mod resolve;
 mod retain;
@@ -92,6 +93,7 @@ pub use name::{EventType, StreamName, Subject};
 pub use options::{ArchivePolicy, ColdOptions, ColdPolicy, EventOptions, FlushPolicy};
 pub use position::Position;
 pub use query::Query;
+pub use reads::Reads;
 pub use receipt::{Achieved, Receipt};
 pub use replay::EventReplay;
 pub use retain::{

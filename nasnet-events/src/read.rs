@@ -17,6 +17,7 @@ use crate::merge::{Range, Slice, end_of, merge};
 use crate::name::StreamName;
 use crate::position::Position;
 use crate::query::Query;
+use crate::reads::Depth;
 use crate::sealing;
 use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
@@ -51,7 +52,7 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: dropping the stream ends the read.
     pub fn read(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
-        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).opened();
+        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).counted().opened();
         futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
     }
 
@@ -61,7 +62,7 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: dropping the stream ends the read.
     pub fn read_stored(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
-        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All);
+        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).counted();
         futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
     }
 
@@ -86,6 +87,8 @@ pub(crate) struct Cursor {
     told: HashSet<String>,
     /// Scopes whose warm tier the last page was looked for in.
     below: Option<Vec<Scope>>,
+    /// How far down it has looked, when that is counted.
+    depth: Option<Depth>,
 }
 
 /// A page of a read that goes forwards.
@@ -109,8 +112,20 @@ impl Cursor {
         let range = Range { low: query.after, high: query.until };
         let left = query.limit;
         let (buffer, told) = (VecDeque::new(), HashSet::new());
-        let opened = false;
-        Self { shared, query: Arc::new(query), tiers, opened, range, started: false, buffer, left, told, below: None }
+        let (opened, started, below, depth) = (false, false, None, None);
+        Self { shared, query: Arc::new(query), tiers, opened, range, started, buffer, left, told, below, depth }
+    }
+
+    /// Counts as a read by a caller.
+    const fn counted(mut self) -> Self {
+        self.depth = Some(Depth::Nowhere);
+        self
+    }
+
+    fn looks_at(&mut self, depth: Depth) {
+        if let Some(seen) = &mut self.depth {
+            self.shared.reads.note(seen, depth);
+        }
     }
 
     /// Gives events as callers see them, not as they are stored.
@@ -164,6 +179,7 @@ impl Cursor {
     /// already, because a tier gives events up only after the next one has confirmed them.
     async fn page(&mut self) -> Result<(), Error> {
         let order = self.query.order;
+        self.looks_at(Depth::Hot);
         let hot = self.look_at_hot().await?;
         if !self.started {
             self.started = true;
@@ -178,15 +194,17 @@ impl Cursor {
         let beyond_hot = hot.slice.is_none() || damaged || hot.has_holes;
         slices.extend(hot.slice);
         if beyond_hot && !hot.part.is_empty() {
+            self.looks_at(Depth::Warm);
             let scopes = self.wanted_scopes().await?;
             for scope in &scopes {
                 slices.extend(self.warm(scope, hot.part).await);
             }
             self.below = Some(scopes);
             if self.tiers == Tiers::All
-                && let Some(cold) = &self.shared.cold
+                && let Some(cold) = self.shared.cold.clone()
             {
-                slices.push(self.cold(Arc::clone(cold), hot.part).await);
+                self.looks_at(Depth::Cold);
+                slices.push(self.cold(cold, hot.part).await);
             }
         }
         let (events, errors, left) = merge(hot.part, order, slices);

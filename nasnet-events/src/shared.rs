@@ -20,6 +20,7 @@ use crate::heads::Heads;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
 use crate::position::Position;
+use crate::reads::ReadCounts;
 use crate::store::{blocking, lock_opening};
 
 /// How long a wiped hot tier waits for the transactions that hold positions in it before it is numbered anew.
@@ -74,6 +75,7 @@ pub(crate) struct Shared {
     trained: Mutex<HashMap<Scope, Position>>,
     closing: AtomicBool,
     unclassified: AtomicU64,
+    pub(crate) reads: ReadCounts,
 }
 
 impl Shared {
@@ -107,6 +109,7 @@ impl Shared {
             trained: Mutex::default(),
             closing: AtomicBool::new(false),
             unclassified: AtomicU64::new(0),
+            reads: ReadCounts::default(),
         }
     }
 
