@@ -77,6 +77,8 @@ pub struct Day {
 pub struct Lived {
     /// Bytes of the distinct 4 KiB pages dirtied between syncs.
     pub dirty_4k_bytes: u64,
+    /// The part of them that is system.db's.
+    pub system_4k_bytes: u64,
     /// Bytes of all writes.
     pub written_bytes: u64,
 }
@@ -124,6 +126,7 @@ impl Day {
         let after = self.written().await?;
         Ok(Lived {
             dirty_4k_bytes: after.dirty_4k_bytes - before.dirty_4k_bytes,
+            system_4k_bytes: after.system_4k_bytes - before.system_4k_bytes,
             written_bytes: after.written_bytes - before.written_bytes,
         })
     }
@@ -178,14 +181,39 @@ impl Day {
     }
 
     async fn written(&self) -> Result<Lived, Failure> {
-        let mut lived = Lived { dirty_4k_bytes: 0, written_bytes: 0 };
+        let mut lived = Lived { dirty_4k_bytes: 0, system_4k_bytes: 0, written_bytes: 0 };
         for scope in self.scopes.iter().chain([&Scope::System]) {
             let database = self.db.scope(scope).await?;
             database.checkpoint().await?;
             let written = database.written();
             lived.dirty_4k_bytes += written.dirty_4k_bytes;
             lived.written_bytes += written.bytes;
+            if *scope == Scope::System {
+                lived.system_4k_bytes = written.dirty_4k_bytes;
+            }
         }
         Ok(lived)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn temporary() {
+        let mut day = Day::begin(None).await.unwrap();
+        let before = day.written().await.unwrap();
+        let mut per = Vec::new();
+        for scope in day.scopes.iter().chain([&Scope::System]) {
+            per.push(day.db.scope(scope).await.unwrap().written());
+        }
+        day.poll(1_200).await.unwrap();
+        let after = day.written().await.unwrap();
+        for (scope, before) in day.scopes.iter().chain([&Scope::System]).zip(per) {
+            let after = day.db.scope(scope).await.unwrap().written();
+            println!("{scope:?} {before:?}\n {after:?}");
+        }
+        println!("{before:?} {after:?}");
     }
 }

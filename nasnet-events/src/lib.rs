@@ -56,6 +56,7 @@ mod largest_id;
 mod maintain;
 pub mod observe;
 mod options;
+mod present;
 mod read;
 mod reads;
 mod replay;
@@ -77,8 +78,8 @@ pub use chain::Digest;
 pub use class::{Class, ClassRules};
 pub use cold::{ColdFindings, ColdState, prepare_cold_dir};
 pub use consumer::{
-    Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, StartAt, Subscription, project_in,
-    projected_through,
+    Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, LeftOut, StartAt, Subscription,
+    project_in, projected_through,
 };
 pub use durability::Durability;
 pub use durable::PendingReceipt;
