@@ -11,7 +11,7 @@ use nasnet_benches::events::Random;
 use nasnet_dbmanager::{Cause, DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{
     Achieved, Class, ClassRules, ColdOptions, Error, EventOptions, EventStore, EventType, Expected, Level, NewEvent,
-    Position, Query, Receipt, StreamAppend, StreamName, TailLost, Truncated, TruncatedBy, prepare_cold_dir,
+    Position, Query, Receipt, Recorded, StreamAppend, StreamName, TailLost, Truncated, TruncatedBy, prepare_cold_dir,
 };
 use tokio::runtime::Runtime;
 use ulid::Ulid;
@@ -26,6 +26,7 @@ const KINDS: [&str; 3] = ["metric.updated", "resource.updated", "config.applied"
 const ROUTERS: [&str; 2] = ["r1", "r2"];
 /// The system and the routers.
 pub(crate) const SCOPES: u64 = 3;
+pub(crate) const SCOPES_COUNT: usize = 1 + ROUTERS.len();
 /// Histories that are folded, and others.
 pub(crate) const STREAMS: [&str; 3] = ["resource/0", "vpn/0", "vpn/1"];
 /// How often undecided transactions are looked up before reading.
@@ -202,6 +203,16 @@ impl Numbers {
     }
 }
 
+/// The type of the events of a class.
+pub(crate) fn kind_of(class: Class) -> Result<EventType, Error> {
+    let number = match class {
+        Class::Low => 0,
+        Class::Normal => 1,
+        Class::Critical => 2,
+    };
+    EventType::parse(KINDS[number])
+}
+
 fn key(number: u64) -> Ulid {
     Ulid(u128::from(number) << 64 | u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
 }
@@ -329,16 +340,7 @@ pub(crate) async fn look(open: &Open) -> Seen {
                 continue;
             }
         };
-        match event.body_as::<(u64, Vec<u64>)>() {
-            Ok((number, _)) if event.id != key(number) => {
-                seen.faults.push(format!("event {number} has the id of another"));
-            }
-            Ok((number, _)) => {
-                seen.events.push((number, event.position));
-                seen.wall_ms.push(event.wall_ms);
-            }
-            Err(error) => seen.faults.push(format!("the body of {} is not what was written: {error}", event.id)),
-        }
+        seen.take(&event);
     }
     match open.store.truncated(Position::START).await {
         Ok(removed) => seen.removed = removed,
@@ -351,6 +353,20 @@ pub(crate) async fn look(open: &Open) -> Seen {
 }
 
 impl Seen {
+    /// Takes an event in.
+    pub(crate) fn take(&mut self, event: &Recorded) {
+        match event.body_as::<(u64, Vec<u64>)>() {
+            Ok((number, _)) if event.id != key(number) => {
+                self.faults.push(format!("event {number} has the id of another"));
+            }
+            Ok((number, _)) => {
+                self.events.push((number, event.position));
+                self.wall_ms.push(event.wall_ms);
+            }
+            Err(error) => self.faults.push(format!("the body of {} is not what was written: {error}", event.id)),
+        }
+    }
+
     /// Compares with what the callers were told. Events whose hot tier is gone may be missing where a loss is told of,
     /// those of class Low without a word.
     pub(crate) fn judge(&self, promises: &Promises) -> Option<String> {
