@@ -1,5 +1,6 @@
 //! Which incarnation of hot.db this is, and what became of the ones before.
 
+use nasnet_dbmanager::system::routers::Lifecycle;
 use nasnet_dbmanager::{Cause, Database, DbManager, Scope};
 use sqlx::SqliteConnection;
 
@@ -116,10 +117,12 @@ async fn safe_ends(manager: &DbManager) -> Result<Vec<Position>, Error> {
     Ok(ends)
 }
 
-/// All scopes of the fleet.
+/// All scopes of the fleet. A router whose database was set aside is one of them: it cannot be read, and whoever asks is told
+/// so instead of taking it for one without events.
 pub(crate) async fn scopes(manager: &DbManager) -> Result<Vec<Scope>, Error> {
-    let routers = manager.routers().await?;
-    Ok(std::iter::once(Scope::System).chain(routers.into_iter().map(|router| Scope::Router(router.id))).collect())
+    let routers = manager.system().routers().list().await?.into_iter();
+    let present = routers.filter(|router| matches!(router.lifecycle, Lifecycle::Active | Lifecycle::Quarantined));
+    Ok(std::iter::once(Scope::System).chain(present.map(|router| Scope::Router(router.id))).collect())
 }
 
 /// An incarnation that was closed cleanly goes on: should it be lost now, the clean end must not be believed.

@@ -145,10 +145,14 @@ pub enum Error {
         why: String,
     },
     /// The database of a scope cannot be read now; the events of other scopes are not affected.
-    #[error("events of {scope} cannot be read: {source}")]
+    #[error("events of {scope} after {after} up to {through} cannot be read: {source}")]
     Unreadable {
         /// The scope.
         scope: Scope,
+        /// What is up to here was read.
+        after: Position,
+        /// What is behind here is read again.
+        through: Position,
         /// Why.
         #[source]
         source: Box<Error>,
@@ -271,6 +275,23 @@ impl Error {
             Self::NotDurable { reached: None, source: Some(source) } => source.is_retryable(),
             _ => false,
         }
+    }
+
+    /// True for a damaged place that no waiting mends: it is told in its place and passed.
+    pub(crate) const fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Corrupt { .. }
+                | Self::DictionaryMissing { .. }
+                | Self::Unopened { .. }
+                | Self::KeyMissing { .. }
+                | Self::Upcast { .. }
+        )
+    }
+
+    /// True for what is wrong with one place of the record, which whoever has waited long enough passes.
+    pub(crate) const fn is_of_one_place(&self) -> bool {
+        self.is_damage() || matches!(self, Self::SegmentBody { .. } | Self::Io { .. })
     }
 
     /// True when other segments can be read nevertheless.

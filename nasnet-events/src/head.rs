@@ -118,7 +118,12 @@ impl EventStore {
         let manager = &self.shared().manager;
         let mut lanes = Vec::new();
         for scope in epoch::scopes(manager).await? {
-            let unreadable = |error| Error::Unreadable { scope: scope.clone(), source: Box::new(error) };
+            let unreadable = |error| Error::Unreadable {
+                scope: scope.clone(),
+                after: Position::START,
+                through: Position::END,
+                source: Box::new(error),
+            };
             let database = manager.scope(&scope).await.map_err(|error| unreadable(error.into()))?;
             let own = scope.clone();
             let found = database

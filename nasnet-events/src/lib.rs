@@ -76,8 +76,8 @@ pub use chain::Digest;
 pub use class::{Class, ClassRules};
 pub use cold::{ColdFindings, ColdState, prepare_cold_dir};
 pub use consumer::{
-    Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, StartAt, Subscription, project_in,
-    projected_through,
+    Consumer, ConsumerName, ConsumerStatus, Filter, Guard, GuardLimits, Item, LeftOut, StartAt, Subscription,
+    project_in, projected_through,
 };
 pub use durability::Durability;
 pub use durable::PendingReceipt;

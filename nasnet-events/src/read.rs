@@ -32,6 +32,8 @@ const HOT_ROWS: u32 = 16;
 const HOT_ROWS_MAX: usize = 128;
 /// Segments looked up by one statement.
 const SEGMENTS: u32 = 8;
+/// What a transaction is called whose end is not known.
+const STALLED: &str = "events";
 
 /// Which tiers a read looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +47,9 @@ impl EventStore {
     ///
     /// The stream reads pages in short transactions and ends at the last position that was resolved when it started; a
     /// query of some scopes waits for the transactions of these only.
-    /// A damaged block, segment or frame is one item with its error; the events around it follow. To go on later, ask
+    /// A damaged block, segment or frame is one item with its error; the events around it follow. A database that cannot be
+    /// read is one item too, [`Error::Unreadable`] with the scope and the range that is left out; those of other scopes and
+    /// what the other tiers have of it follow. To go on later, ask
     /// again with [`Query::after`] the last position seen: cursors survive the move of events between tiers.
     ///
     /// # Cancel safety
@@ -86,6 +90,8 @@ pub(crate) struct Cursor {
     told: HashSet<String>,
     /// Scopes whose warm tier the last page was looked for in.
     below: Option<Vec<Scope>>,
+    /// Where databases could not be read: told once, and not asked again before the end of that range.
+    unread: Vec<(Scope, Range)>,
 }
 
 /// A page of a read that goes forwards.
@@ -106,11 +112,29 @@ impl Cursor {
             query.after = query.after.max(known.position.before());
             query.until = query.until.min(known.position);
         }
-        let range = Range { low: query.after, high: query.until };
+        // No event stands before the first of the first epoch, so nobody needs to be asked for one.
+        let range = Range { low: query.after.max(Position::new(1, 0)), high: query.until };
         let left = query.limit;
         let (buffer, told) = (VecDeque::new(), HashSet::new());
-        let opened = false;
-        Self { shared, query: Arc::new(query), tiers, opened, range, started: false, buffer, left, told, below: None }
+        Self {
+            shared,
+            query: Arc::new(query),
+            tiers,
+            opened: false,
+            range,
+            started: false,
+            buffer,
+            left,
+            told,
+            below: None,
+            unread: Vec::new(),
+        }
+    }
+
+    /// Does not ask the databases of these scopes in these ranges.
+    pub(crate) fn without(mut self, unread: Vec<(Scope, Range)>) -> Self {
+        self.unread = unread;
+        self
     }
 
     /// Gives events as callers see them, not as they are stored.
@@ -174,22 +198,26 @@ impl Cursor {
             }
         }
         let mut slices = Vec::new();
-        let damaged = hot.slice.as_ref().is_some_and(|slice| !slice.errors.is_empty());
+        // What stands in the place of an open transaction is nowhere else to be shown.
+        let damaged = hot.slice.as_ref().is_some_and(|slice| slice.errors.iter().any(|error| !is_stalled(error)));
         let beyond_hot = hot.slice.is_none() || damaged || hot.has_holes;
         slices.extend(hot.slice);
-        if beyond_hot && !hot.part.is_empty() {
-            let scopes = self.wanted_scopes().await?;
+        let (mut part, is_hot) = (hot.part, !slices.is_empty());
+        if beyond_hot && !part.is_empty() {
+            let mut scopes = self.wanted_scopes().await?;
+            scopes.retain(|scope| !self.passes(scope, &mut part));
             for scope in &scopes {
-                slices.extend(self.warm(scope, hot.part).await);
+                slices.extend(self.warm(scope, part).await);
             }
             self.below = Some(scopes);
             if self.tiers == Tiers::All
                 && let Some(cold) = &self.shared.cold
             {
-                slices.push(self.cold(Arc::clone(cold), hot.part).await);
+                slices.push(self.cold(Arc::clone(cold), part).await);
             }
         }
-        let (events, errors, left) = merge(hot.part, order, slices);
+        let (events, mut errors, left) = merge(part, order, slices);
+        self.note_unread(&mut errors, is_hot, left);
         match order {
             Order::Forwards => self.range.low = left.low.max(self.range.low),
             Order::Backwards => self.range.high = left.high.min(self.range.high),
@@ -229,6 +257,46 @@ impl Cursor {
         }
     }
 
+    /// True when the near end of a page is where the database of a scope is not asked. The page then ends with that range.
+    fn passes(&self, scope: &Scope, part: &mut Range) -> bool {
+        let order = self.query.order;
+        let near = |range: &Range| match order {
+            Order::Forwards => range.low <= part.low && part.low < range.high,
+            Order::Backwards => range.low < part.high && part.high <= range.high,
+        };
+        let Some((_, range)) = self.unread.iter().find(|(unread, range)| unread == scope && near(range)) else {
+            return false;
+        };
+        match order {
+            Order::Forwards => part.high = part.high.min(range.high),
+            Order::Backwards => part.low = part.low.max(range.low),
+        }
+        true
+    }
+
+    /// Takes note of the databases a page could not ask. Below the hot tier they are not asked again; a page of the hot tier
+    /// that misses some events says so of its own range only, and leaves to the next what it did not come to.
+    fn note_unread(&mut self, errors: &mut Vec<Error>, is_hot: bool, left: Range) {
+        let order = self.query.order;
+        errors.retain_mut(|error| {
+            let stalled = is_stalled(error);
+            let Error::Unreadable { scope, after, through, .. } = error else { return true };
+            if stalled {
+                return match order {
+                    Order::Forwards => *after < left.low,
+                    Order::Backwards => *through > left.high,
+                };
+            }
+            match order {
+                Order::Forwards if is_hot => *through = left.low,
+                Order::Backwards if is_hot => *after = left.high,
+                _ => {}
+            }
+            self.unread.push((scope.clone(), Range { low: *after, high: *through }));
+            true
+        });
+    }
+
     /// What the database of a scope holds. A database that cannot be read is an error beside the events of the others.
     async fn warm(&self, scope: &Scope, range: Range) -> Vec<Slice> {
         let order = self.query.order;
@@ -246,10 +314,17 @@ impl Cursor {
             Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         };
-        found.unwrap_or_else(|error| {
-            let error = Error::Unreadable { scope: scope.clone(), source: Box::new(error) };
-            vec![Slice { errors: vec![error], ..Slice::whole(range, order) }]
-        })
+        match found {
+            Ok(slices) => {
+                self.shared.note_readable(scope);
+                slices
+            }
+            Err(error) => {
+                let (after, through) = (range.low, range.high);
+                let error = Error::Unreadable { scope: scope.clone(), after, through, source: Box::new(error) };
+                vec![Slice { errors: vec![error], ..Slice::whole(range, order) }]
+            }
+        }
     }
 
     async fn cold(&self, cold: Arc<std::sync::Mutex<ColdDir>>, range: Range) -> Slice {
@@ -425,9 +500,15 @@ fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
 
 /// What a reader of all scopes sees in the place of events nobody can tell about now.
 fn stalled(scope: &Scope, epoch: u32, first: u64, last: u64) -> Error {
-    let value = format!("{} to {}", Position::new(epoch, first), Position::new(epoch, last));
+    let (first, through) = (Position::new(epoch, first), Position::new(epoch, last));
     let why = "whether their transaction committed is not known while the database cannot be asked";
-    Error::Unreadable { scope: scope.clone(), source: Box::new(Error::Invalid { what: "events", value, why }) }
+    let source = Box::new(Error::Invalid { what: STALLED, value: format!("{first} to {through}"), why });
+    Error::Unreadable { scope: scope.clone(), after: first.before(), through, source }
+}
+
+/// True for what stands in the place of a transaction whose end is not known, for which readers have waited already.
+pub(crate) fn is_stalled(error: &Error) -> bool {
+    matches!(error, Error::Unreadable { source, .. } if matches!(**source, Error::Invalid { what: STALLED, .. }))
 }
 
 async fn read_warm(

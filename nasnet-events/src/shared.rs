@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     hot_unseen: AtomicU64,
     /// Reservations that could not be resolved, and since when, by the time since boot.
     unresolvable: Mutex<HashMap<Position, u64>>,
+    /// Scopes whose database could not be read, and since when.
+    unreadable: Mutex<HashMap<Scope, u64>>,
     pub(crate) cold: Option<Arc<Mutex<ColdDir>>>,
     /// Wakes the resolver.
     pub(crate) resolver: Notify,
@@ -94,6 +96,7 @@ impl Shared {
             last_flush_ms: Mutex::new(None),
             hot_unseen: AtomicU64::new(u64::MAX / 2),
             unresolvable: Mutex::new(HashMap::new()),
+            unreadable: Mutex::new(HashMap::new()),
             cold,
             resolver: Notify::new(),
             backlog: Notify::new(),
@@ -240,7 +243,25 @@ impl Shared {
         let mut unresolvable = self.unresolvable.lock().unwrap_or_else(PoisonError::into_inner);
         unresolvable.retain(|known, _| known.epoch == first.epoch);
         let since_ms = *unresolvable.entry(first).or_insert(now_ms);
-        now_ms.saturating_sub(since_ms) >= u64::try_from(self.options.stall_after.as_millis()).unwrap_or(u64::MAX)
+        now_ms.saturating_sub(since_ms) >= self.stall_after_ms()
+    }
+
+    /// Notes that the database of a scope cannot be read; true once that has lasted for so long that others must not wait.
+    pub(crate) fn is_unreadable_for_long(&self, scope: &Scope) -> bool {
+        let now_ms = self.manager.now().boottime_ms;
+        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        let since_ms = *unreadable.entry(scope.clone()).or_insert(now_ms);
+        now_ms.saturating_sub(since_ms) >= self.stall_after_ms()
+    }
+
+    /// Notes that the database of a scope can be read.
+    pub(crate) fn note_readable(&self, scope: &Scope) {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).remove(scope);
+    }
+
+    /// How long others wait for what fails, in milliseconds.
+    pub(crate) fn stall_after_ms(&self) -> u64 {
+        u64::try_from(self.options.stall_after.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Leaves a reservation to the resolver.

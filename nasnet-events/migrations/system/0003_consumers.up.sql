@@ -47,3 +47,18 @@ CREATE TABLE event_dead_letters (
     event    TEXT NOT NULL,
     PRIMARY KEY (consumer, pos)
 ) STRICT, WITHOUT ROWID;
+
+-- Parts of scopes a consumer was not shown because their database could not be read: it went on with the others.
+CREATE TABLE event_left_out (
+    consumer    TEXT NOT NULL REFERENCES event_consumers (name) ON DELETE CASCADE,
+    scope       TEXT NOT NULL,
+    -- What is up to here was shown.
+    after_pos   INTEGER NOT NULL CHECK (after_pos >= 0),
+    -- What is behind here was shown, or is still to be.
+    through_pos INTEGER NOT NULL CHECK (through_pos > after_pos),
+    why         TEXT NOT NULL,
+    -- Since when retention is held back for it.
+    boot        BLOB NOT NULL CHECK (length(boot) = 16),
+    boottime_ms INTEGER NOT NULL,
+    PRIMARY KEY (consumer, scope)
+) STRICT, WITHOUT ROWID;

@@ -83,6 +83,17 @@ impl Filter {
         self
     }
 
+    /// The part of this selection that belongs to one scope.
+    pub(crate) fn within(mut self, scope: Scope) -> Self {
+        self.scopes = Some(vec![scope]);
+        self
+    }
+
+    /// True when one scope is wanted and no other: then there is nothing to go on with while it cannot be read.
+    pub(crate) fn is_of_one_scope(&self) -> bool {
+        self.scopes.as_ref().is_some_and(|scopes| scopes.iter().all(|scope| Some(scope) == scopes.first()))
+    }
+
     /// True when events of this scope may be wanted.
     #[must_use]
     pub fn wants_scope(&self, scope: &Scope) -> bool {

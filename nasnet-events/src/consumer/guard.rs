@@ -22,6 +22,11 @@ const SELECT: &str = "SELECT c.name, c.filter, \
      c.guard_max_age_ms, c.guard_bytes_max, c.moved_boot, c.moved_boottime_ms \
      FROM event_consumers AS c WHERE c.guard_max_age_ms IS NOT NULL ORDER BY c.name";
 
+/// What was left out is held back as the rest is, of its scope alone.
+const SELECT_LEFT: &str = "SELECT l.scope, c.name, c.filter, l.after_pos, c.guard_max_age_ms, c.guard_bytes_max, l.boot, \
+     l.boottime_ms FROM event_left_out AS l JOIN event_consumers AS c ON c.name = l.consumer \
+     WHERE c.guard_max_age_ms IS NOT NULL";
+
 /// A consumer that holds events back from retention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
@@ -58,6 +63,7 @@ impl Guard {
 }
 
 type Found = (String, String, i64, i64, i64, Vec<u8>, i64);
+type FoundLeft = (String, String, String, i64, i64, i64, Vec<u8>, i64);
 
 fn decode((consumer, filter, pos, age, bytes, boot, boottime): Found) -> Result<Guard, Error> {
     let corrupt = |why: &str| Error::corrupt(format!("system.db event_consumers {consumer}"), why);
@@ -73,8 +79,17 @@ fn decode((consumer, filter, pos, age, bytes, boot, boottime): Found) -> Result<
 }
 
 async fn select(conn: &mut SqliteConnection) -> Result<Vec<Guard>, Error> {
-    let found: Vec<Found> = sqlx::query_as(SELECT).fetch_all(conn).await?;
-    found.into_iter().map(decode).collect()
+    let found: Vec<Found> = sqlx::query_as(SELECT).fetch_all(&mut *conn).await?;
+    let mut guards = found.into_iter().map(decode).collect::<Result<Vec<_>, Error>>()?;
+    let found: Vec<FoundLeft> = sqlx::query_as(SELECT_LEFT).fetch_all(conn).await?;
+    for (scope, found) in found.into_iter().map(|(scope, a, b, c, d, e, f, g)| (scope, (a, b, c, d, e, f, g))) {
+        let mut guard = decode(found)?;
+        let corrupt = |error| Error::corrupt(format!("system.db event_left_out {}", guard.consumer), error);
+        guard.filter = guard.filter.clone().within(scope.parse().map_err(corrupt)?);
+        guards.push(guard);
+    }
+    guards.sort_by(|a, b| (&a.consumer, a.position).cmp(&(&b.consumer, b.position)));
+    Ok(guards)
 }
 
 /// The guards of all consumers of the fleet, by name.
@@ -83,7 +98,8 @@ pub(crate) async fn guards(shared: &Shared) -> Result<Vec<Guard>, Error> {
 }
 
 impl EventStore {
-    /// The guards of all consumers, by name: what keeps events from being pruned.
+    /// The guards of all consumers, by name: what keeps events from being pruned. One that had to leave a scope out has a
+    /// second guard for it.
     ///
     /// # Errors
     /// [`Error::Storage`] when system.db cannot be read, [`Error::Corrupt`] when a consumer's row does not check.

@@ -1,5 +1,6 @@
 //! What a subscription yields.
 
+use crate::consumer::LeftOut;
 use crate::epoch::TailLost;
 use crate::event::Recorded;
 use crate::position::Position;
@@ -31,6 +32,27 @@ pub enum Item {
         /// The place directly before the last event removed.
         position: Position,
     },
+    /// The database of a scope cannot be read, and a consumer of several scopes has waited for it long enough: it goes on
+    /// with the others. Of that scope nothing in the range is shown; what is behind it is. The store remembers the range
+    /// ([`crate::EventStore::left_out`]) until it is settled, and keeps retention from it as far as the consumer's guard does.
+    LeftOut {
+        /// What is not shown.
+        left: LeftOut,
+        /// The place before it.
+        position: Position,
+    },
+    /// What was left out can be read: with [`LeftOut::query`], and whoever has it settles it with
+    /// [`crate::EventStore::settle`]. At least once for each subscription until then.
+    Returned {
+        /// What was not shown.
+        left: LeftOut,
+        /// What retention has removed of that scope and may have been among it.
+        removed: Vec<Truncated>,
+        /// The scope is a router that was retired meanwhile: what the cold tier has of it is all there is.
+        retired: bool,
+        /// Everything up to here was looked at.
+        position: Position,
+    },
     /// The consumer was live and has fallen behind by more than its capacity: what it missed is read from the store, up to
     /// the next `CaughtUp`. Nothing is lost.
     Lagged {
@@ -48,9 +70,11 @@ impl Item {
     pub const fn position(&self) -> Position {
         match self {
             Self::Event(event) => event.position,
-            Self::CaughtUp { position } | Self::TailLost { position, .. } | Self::Truncated { position, .. } => {
-                *position
-            }
+            Self::CaughtUp { position }
+            | Self::TailLost { position, .. }
+            | Self::Truncated { position, .. }
+            | Self::LeftOut { position, .. }
+            | Self::Returned { position, .. } => *position,
             Self::Lagged { after, .. } => *after,
         }
     }

@@ -1,6 +1,6 @@
 //! Where markers of lost and removed events stand in the order a consumer is shown. Pure.
 
-use crate::consumer::{Filter, Item};
+use crate::consumer::{Filter, Item, LeftOut};
 use crate::epoch::TailLost;
 use crate::event::Recorded;
 use crate::position::Position;
@@ -45,6 +45,7 @@ pub(crate) fn arrange(
     events: Vec<Recorded>,
     losses: &[TailLost],
     removed: &[Truncated],
+    left_out: &[LeftOut],
 ) -> Vec<Placed> {
     // Of one place the loss comes first: what was removed afterwards ends at an event of the next epoch. A removal stands
     // directly before the event at its end, if that is still there.
@@ -67,6 +68,11 @@ pub(crate) fn arrange(
         let position = removed.through.before();
         let item = Item::Truncated { removed: (*removed).clone(), position };
         markers.push((removed.through, Placed { item, tells: is_last.then_some(removed.through) }));
+    }
+    for left in left_out {
+        let position = left.after;
+        let item = Item::LeftOut { left: left.clone(), position };
+        markers.push((Position::new(position.epoch, position.seq + 1), Placed { item, tells: None }));
     }
     markers.sort_by_key(|(place, _)| *place);
 
@@ -123,7 +129,7 @@ mod tests {
                 for through in ends {
                     let page = events.iter().filter(|event| event.position > low && event.position <= through);
                     let page = page.cloned().collect();
-                    shown.extend(arrange((low, through), mark.told, &Filter::all(), page, &losses, &removals));
+                    shown.extend(arrange((low, through), mark.told, &Filter::all(), page, &losses, &removals, &[]));
                     low = low.max(through);
                 }
                 shown

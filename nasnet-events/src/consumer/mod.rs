@@ -1,8 +1,10 @@
 //! Consumers: who reads the order of events as it grows, and how far each has come.
 
 pub(crate) mod guard;
+pub(crate) mod left_out;
 pub(crate) mod progress;
 
+mod away;
 mod checkpoint;
 mod definition;
 mod filter;
@@ -17,6 +19,7 @@ pub use definition::{Consumer, ConsumerName, GuardLimits, StartAt};
 pub use filter::Filter;
 pub use guard::Guard;
 pub use item::Item;
+pub use left_out::LeftOut;
 pub use list::ConsumerStatus;
 pub use projection::{project_in, projected_through};
 pub use subscription::Subscription;

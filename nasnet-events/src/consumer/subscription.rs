@@ -3,7 +3,7 @@
 //! Live is not another source: a commit says that there is something new, and it is read from where everything is read.
 //! Positions decide what comes next, so nothing depends on a message that could be lost, and a slow consumer costs no memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -16,16 +16,17 @@ use futures_core::Stream;
 use nasnet_dbmanager::{BoxFuture, Cause};
 use tokio::sync::watch;
 
+use crate::consumer::away::{Away, Back};
 use crate::consumer::checkpoint::Checkpoint;
 use crate::consumer::marker::{Mark, Placed, arrange};
 use crate::consumer::progress::{CLAIM_MS, Progress};
 use crate::consumer::rows::{self, Reader, Standing};
-use crate::consumer::{Consumer, Item, StartAt};
+use crate::consumer::{Consumer, Item, LeftOut, StartAt};
 use crate::epoch::{self, TailLost};
 use crate::error::Error;
 use crate::hot::session;
 use crate::position::Position;
-use crate::read::{Cursor, Page, Tiers};
+use crate::read::{Cursor, Page, Tiers, is_stalled};
 use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
 use crate::truncation::{self, Truncated};
@@ -43,8 +44,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The stream of a consumer's items. It ends when the store is shut down.
 ///
-/// An error is an item of its own. A damaged place ([`Error::Corrupt`]) and an event that cannot be shown
-/// ([`Error::KeyMissing`], [`Error::Upcast`]) are told and passed; whatever else fails is tried again from the same position, after a second, as long as it is asked for.
+/// An error is an item of its own. A damaged place ([`Error::Corrupt`], [`Error::DictionaryMissing`]) and an event that cannot
+/// be shown ([`Error::KeyMissing`], [`Error::Upcast`]) are told and passed. A file that cannot be read ([`Error::SegmentBody`],
+/// [`Error::Io`]) is tried again from the same position, after a second, and passed once it has failed for
+/// [`crate::EventOptions::stall_after`]. A database that cannot be read ([`Error::Unreadable`]) is tried again for as long,
+/// then a consumer of several scopes goes on with the others ([`Item::LeftOut`]) and one of that scope alone waits on.
+/// Whatever else fails is tried again as long as it is asked for.
 ///
 /// Dropping it keeps what was acknowledged and lets others read as this consumer.
 pub struct Subscription {
@@ -101,6 +106,7 @@ impl EventStore {
         let defined = self.define(&consumer).await?;
         let reader = Reader { session: shared.owner(), instance: shared.manager.next_ulid().to_bytes() };
         let mark = claim(&shared, &name, defined, reader).await?;
+        let away = Away::load(&shared, &name, mark.position).await?;
         let now = shared.manager.now();
         let checkpoint = Checkpoint::new(mark, defined, now);
         let progress = Arc::new(Progress::new(name, reader, checkpoint, now.boottime_ms));
@@ -121,6 +127,8 @@ impl EventStore {
             is_live: false,
             is_fresh: false,
             failed: false,
+            failing: BTreeMap::new(),
+            away,
             losses: (0, Vec::new()),
             removed: Vec::new(),
         };
@@ -313,6 +321,9 @@ struct Reading {
     /// Something was read, and the file's times cannot tell yet whether there is more.
     is_fresh: bool,
     failed: bool,
+    /// What keeps this page from being passed, and since when.
+    failing: BTreeMap<String, u64>,
+    away: Away,
     /// Losses known when the hot tier was of this epoch.
     losses: (u32, Vec<TailLost>),
     /// What was removed from the tiers below the hot one, when they were read last.
@@ -343,6 +354,9 @@ impl Reading {
     /// The next items without waiting for any.
     async fn take(&mut self) -> Vec<Result<Item, Error>> {
         self.wake.mark_unchanged();
+        if let Err(error) = self.look_for_returned().await {
+            return vec![Err(error)];
+        }
         let mut at_end = false;
         while self.ready.is_empty() && !at_end && self.gathered.len() < self.consumer.capacity {
             match self.read().await {
@@ -375,6 +389,7 @@ impl Reading {
         // Before the read, so that a commit during it is not missed.
         self.wake.mark_unchanged();
         let stamp = self.stamp();
+        self.look_for_returned().await?;
         let at_end = if self.gathered.len() < self.consumer.capacity { self.read().await? } else { false };
         if !self.is_live || self.gathered.len() >= self.consumer.capacity || self.window_left().is_zero() {
             self.ready.extend(self.gathered.drain(..));
@@ -409,7 +424,7 @@ impl Reading {
             Some(cursor) => cursor,
             None => {
                 let query = self.consumer.filter.query().after(self.read_to);
-                let cursor = Cursor::new(Arc::clone(&self.shared), query, Tiers::All);
+                let cursor = Cursor::new(Arc::clone(&self.shared), query, Tiers::All).without(self.away.skipped());
                 if self.as_stored { cursor } else { cursor.opened() }
             }
         };
@@ -443,34 +458,62 @@ impl Reading {
     /// before that is told, and what is removed later was read.
     async fn absorb(&mut self, page: Page) -> Result<(), Error> {
         let mut events = Vec::with_capacity(page.items.len());
-        let mut damaged = Vec::new();
+        let (mut damaged, mut left_out) = (Vec::new(), Vec::new());
         for item in page.items {
             match item {
                 Ok(event) => events.push(event),
-                Err(
-                    error @ (Error::Corrupt { .. }
-                    | Error::Unopened { .. }
-                    | Error::KeyMissing { .. }
-                    | Error::Upcast { .. }),
-                ) => damaged.push(error),
+                Err(error) if error.is_damage() => damaged.push(error),
+                Err(error @ (Error::SegmentBody { .. } | Error::Io { .. })) if self.has_failed_for_long(&error) => {
+                    damaged.push(error);
+                }
+                Err(error @ Error::Unreadable { .. }) if self.may_leave_out(&error) => left_out.extend(left_of(error)),
                 // It may be there the next time: nothing of this page has been handed out.
                 Err(error) => return Err(error),
             }
         }
+        self.failing.clear();
+        if !left_out.is_empty() {
+            self.away.leave_out(&self.shared, &self.progress.name, &left_out).await?;
+        }
+        events.retain(|event| !self.away.skips(event));
         let through = page.through.max(self.read_to);
         if through > self.read_to {
             self.is_fresh = true;
             self.look_for_losses(page.end.epoch).await?;
             let removed = self.removed(page.scopes).await?;
             let range = (self.read_to, through);
-            let arranged = arrange(range, self.told, &self.consumer.filter, events, &self.losses.1, &removed);
+            let arranged =
+                arrange(range, self.told, &self.consumer.filter, events, &self.losses.1, &removed, &left_out);
             if self.gathered.is_empty() && !arranged.is_empty() {
                 self.first_ms = self.first_seen_ms(&arranged);
             }
             self.gathered.extend(arranged.into_iter().map(Ok));
             self.told = self.told.max(through);
+            self.away.pass(through);
         }
         self.gathered.extend(damaged.into_iter().map(Err));
+        Ok(())
+    }
+
+    /// True once a file of this page could not be read for so long that the rest must not wait.
+    fn has_failed_for_long(&mut self, error: &Error) -> bool {
+        let now_ms = self.shared.manager.now().boottime_ms;
+        let since_ms = *self.failing.entry(error.to_string()).or_insert(now_ms);
+        now_ms.saturating_sub(since_ms) >= self.shared.stall_after_ms()
+    }
+
+    /// True when there are other scopes to go on with, and they have waited.
+    fn may_leave_out(&self, error: &Error) -> bool {
+        let Error::Unreadable { scope, .. } = error else { return false };
+        !self.consumer.filter.is_of_one_scope() && (is_stalled(error) || self.shared.is_unreadable_for_long(scope))
+    }
+
+    /// Tells of scopes that were left out and can be read again.
+    async fn look_for_returned(&mut self) -> Result<(), Error> {
+        for Back { left, removed, retired } in self.away.look(&self.shared, &self.progress.name).await? {
+            let item = Item::Returned { left, removed, retired, position: self.read_to };
+            self.gathered.push(Ok(Placed { item, tells: None }));
+        }
         Ok(())
     }
 
@@ -543,6 +586,11 @@ impl Reading {
         let found = std::fs::metadata(&self.hot_wal).ok()?;
         Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
     }
+}
+
+fn left_of(error: Error) -> Option<LeftOut> {
+    let Error::Unreadable { scope, after, through, source } = error else { return None };
+    Some(LeftOut { scope, after, through, why: source.to_string() })
 }
 
 type Stamp = Option<(u64, u64, i64, i64)>;

@@ -17,7 +17,7 @@ use crate::forward::rows::{self, Changes};
 use crate::forward::{Batch, BlockedStream, Delivery, Forwarder, Round, Sink};
 use crate::name::StreamName;
 use crate::position::Position;
-use crate::read::{Cursor, Tiers};
+use crate::read::{Cursor, Page, Tiers};
 
 const FORWARD: Cause = Cause::new("event-forward");
 /// Less than the minute after which a silent reader is replaced.
@@ -36,6 +36,10 @@ pub struct Forwarding<'f, S> {
     subscription: Subscription,
     source: String,
     blocked: BTreeMap<StreamKey, BlockedStream>,
+    /// Scopes that could not be read: nothing of them is sent past these positions until they can.
+    held: BTreeMap<Scope, Held>,
+    /// Files that could not be read when events were to be sent late, and since when.
+    failing: BTreeMap<String, u64>,
     /// Handed out by the subscription and not dealt with, up to `through`.
     waiting: Vec<Recorded>,
     through: Position,
@@ -46,6 +50,14 @@ pub struct Forwarding<'f, S> {
     changes: Changes,
     /// Nothing new is to be begun.
     stop: Arc<AtomicBool>,
+}
+
+/// A scope a forwarder has to leave for a while, so that the order of its streams is kept.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    after: Position,
+    /// It can be read again.
+    is_back: bool,
 }
 
 /// How the events of one stream fared.
@@ -64,6 +76,8 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         let subscription = forwarder.store.subscribe_stored(forwarder.consumer.clone()).await?;
         let blocked = forwarder.store.blocked_streams(&forwarder.consumer.name).await?;
         let blocked = blocked.into_iter().map(|one| ((one.scope.clone(), one.stream.clone()), one)).collect();
+        let left_out = forwarder.store.left_out(&forwarder.consumer.name).await?;
+        let held = left_out.into_iter().map(|left| (left.scope, Held { after: left.after, is_back: false })).collect();
         let source = format!("{}/{}", forwarder.store.shared().manager.fleet_id(), forwarder.consumer.name);
         let through = subscription.position();
         Ok(Self {
@@ -71,6 +85,8 @@ impl<'f, S: Sink> Forwarding<'f, S> {
             subscription,
             source,
             blocked,
+            held,
+            failing: BTreeMap::new(),
             waiting: Vec::new(),
             through,
             paused: None,
@@ -127,7 +143,8 @@ impl<'f, S: Sink> Forwarding<'f, S> {
             return Ok(());
         }
         while !self.is_paused() && !self.is_stopping() {
-            if self.waiting.is_empty() && !self.take_more(round).await? {
+            let is_at_work = !self.waiting.is_empty() || self.take_more(round).await?;
+            if !self.send_returned(round).await? || !is_at_work {
                 return Ok(());
             }
             self.send_waiting(round).await?;
@@ -140,12 +157,11 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         Ok(())
     }
 
-    /// Takes the next events from the subscription; false when there are none now.
+    /// Takes the next items from the subscription; false when there are none now.
     async fn take_more(&mut self, round: &mut Round) -> Result<bool, Error> {
         let items = self.subscription.take().await;
-        if items.is_empty() {
-            return Ok(false);
-        }
+        // An error alone may be told again at once.
+        let is_any = items.iter().any(Result::is_ok);
         for item in items {
             match item {
                 Ok(Item::Event(event)) => {
@@ -154,22 +170,37 @@ impl<'f, S: Sink> Forwarding<'f, S> {
                 }
                 Ok(item) => {
                     self.through = self.through.max(item.position());
+                    match &item {
+                        Item::LeftOut { left, .. } => {
+                            let held = self.held.entry(left.scope.clone());
+                            held.or_insert(Held { after: left.after, is_back: false }).is_back = false;
+                        }
+                        Item::Returned { left, .. } => {
+                            if let Some(held) = self.held.get_mut(&left.scope) {
+                                held.is_back = true;
+                            }
+                        }
+                        _ => {}
+                    }
                     round.missed += u64::from(matches!(item, Item::TailLost { .. } | Item::Truncated { .. }));
                 }
-                Err(Error::Corrupt { what, why }) => {
-                    tracing::error!(%what, %why, "a damaged place is not forwarded");
+                Err(error) if error.is_of_one_place() => {
+                    tracing::error!(%error, "a damaged place is not forwarded");
                     round.missed += 1;
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(is_any)
     }
 
     /// Sends the events at hand, those of blocked streams aside.
     async fn send_waiting(&mut self, round: &mut Round) -> Result<(), Error> {
-        let blocked = &self.blocked;
-        self.waiting.retain(|event| !blocked.contains_key(&key_of(event)));
+        let (blocked, held) = (&self.blocked, &self.held);
+        self.waiting.retain(|event| {
+            !blocked.contains_key(&key_of(event))
+                && held.get(&event.scope).is_none_or(|held| event.position <= held.after)
+        });
         if self.waiting.is_empty() {
             return Ok(());
         }
@@ -292,14 +323,16 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         let now = self.now();
         let mut due: Vec<BlockedStream> =
             self.blocked.values().filter(|blocked| blocked.due_in(&now).is_zero()).cloned().collect();
+        // Those of a scope that is held come after what was left out of it.
+        due.retain(|blocked| !self.held.contains_key(&blocked.scope));
         due.sort_by_key(|blocked| blocked.position);
         for blocked in due {
             if self.is_stopping() {
                 break;
             }
             let key = (blocked.scope.clone(), blocked.stream.clone());
-            // What waits is behind `through` only once it is handed on, so the stream ends before it.
-            let until = self.waiting.first().map_or(self.through, |event| event.position.before());
+            // What waits of the stream is sent with it: some of it may have been put aside already.
+            let until = self.through;
             let filter = &self.forwarder.consumer.filter;
             let query =
                 filter.query().only(&blocked.scope, &blocked.stream).after(blocked.position.before()).until(until);
@@ -308,14 +341,11 @@ impl<'f, S: Sink> Forwarding<'f, S> {
             let mut tries = blocked.tries;
             let fate = loop {
                 let Some(page) = cursor.next_page().await? else { break Fate::Done };
-                let mut events = Vec::with_capacity(page.items.len());
-                for item in page.items {
-                    match item {
-                        Ok(event) => events.push(event),
-                        Err(Error::Corrupt { .. }) => round.missed += 1,
-                        Err(error) => return Err(error),
-                    }
-                }
+                let Some(events) = self.whole_page(page, round)? else {
+                    // The pause begins anew, without a try.
+                    self.block(&key, blocked.position, blocked.tries, blocked.why.clone());
+                    break Fate::Blocked;
+                };
                 // The tries are those of the failed event; should it be gone, the next one starts anew.
                 if events.first().is_some_and(|event| event.position != blocked.position) {
                     tries = 0;
@@ -337,6 +367,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
                 Fate::Done => {
                     self.blocked.remove(&key);
                     self.changes.blocked.retain(|other| (&other.scope, &other.stream) != (&key.0, &key.1));
+                    self.waiting.retain(|event| key_of(event) != key);
                     self.changes.unblocked.push(key);
                     // Whatever kept everything from being sent is over.
                     self.paused = None;
@@ -348,6 +379,75 @@ impl<'f, S: Sink> Forwarding<'f, S> {
             }
         }
         Ok(true)
+    }
+
+    /// Sends what was left out of the scopes that can be read again, with everything that has come behind it. False when the
+    /// sink is offline.
+    async fn send_returned(&mut self, round: &mut Round) -> Result<bool, Error> {
+        let back: Vec<(Scope, Position)> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.is_back)
+            .map(|(scope, held)| (scope.clone(), held.after))
+            .collect();
+        'scopes: for (scope, after) in back {
+            let through = self.through;
+            let query =
+                self.forwarder.consumer.filter.clone().within(scope.clone()).query().after(after).until(through);
+            let mut cursor = Cursor::new(Arc::clone(self.forwarder.store.shared()), query, Tiers::All);
+            while let Some(page) = cursor.next_page().await? {
+                if self.is_stopping() {
+                    return Ok(false);
+                }
+                let Some(events) = self.whole_page(page, round)? else { continue 'scopes };
+                let mut streams: BTreeMap<StreamKey, Vec<Recorded>> = BTreeMap::new();
+                for event in events {
+                    streams.entry(key_of(&event)).or_default().push(event);
+                }
+                for (key, events) in streams {
+                    // A blocked stream is sent from the event that failed, when that is due.
+                    if self.blocked.contains_key(&key) {
+                        continue;
+                    }
+                    if let Fate::Offline(why) = self.send_stream(&key, events, 0, round).await? {
+                        self.go_offline(round, why);
+                        return Ok(false);
+                    }
+                }
+            }
+            self.held.remove(&scope);
+            self.waiting.retain(|event| event.scope != scope);
+            self.changes.settled.push((scope, through));
+        }
+        Ok(true)
+    }
+
+    /// The events of a page, `None` when something could not be read that may be readable later: then none of it can be sent
+    /// in order.
+    fn whole_page(&mut self, page: Page, round: &mut Round) -> Result<Option<Vec<Recorded>>, Error> {
+        let now_ms = self.now().boottime_ms;
+        let patience = self.forwarder.store.shared().stall_after_ms();
+        let (mut events, mut missed) = (Vec::with_capacity(page.items.len()), 0);
+        for item in page.items {
+            match item {
+                Ok(event) => events.push(event),
+                Err(error) if error.is_damage() => missed += 1,
+                Err(error @ (Error::SegmentBody { .. } | Error::Io { .. })) => {
+                    let since_ms = *self.failing.entry(error.to_string()).or_insert(now_ms);
+                    if now_ms.saturating_sub(since_ms) < patience {
+                        return Ok(None);
+                    }
+                    missed += 1;
+                }
+                Err(Error::Unreadable { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        if missed == 0 {
+            self.failing.clear();
+        }
+        round.missed += missed;
+        Ok(Some(events))
     }
 
     /// Tries dead letters somebody asked for, each alone. False when the sink is offline.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nasnet_dbmanager::{BootId, Now, Scope};
 use sqlx::SqliteConnection;
 
+use crate::consumer::left_out;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::forward::{BlockedStream, DeadLetter};
@@ -39,11 +40,17 @@ pub(crate) struct Changes {
     pub(crate) unblocked: Vec<(Scope, StreamName)>,
     pub(crate) dead: Vec<(Recorded, u32, String)>,
     pub(crate) risen: Vec<Position>,
+    /// Scopes that were left out and have been sent up to here.
+    pub(crate) settled: Vec<(Scope, Position)>,
 }
 
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.blocked.is_empty() && self.unblocked.is_empty() && self.dead.is_empty() && self.risen.is_empty()
+        self.blocked.is_empty()
+            && self.unblocked.is_empty()
+            && self.dead.is_empty()
+            && self.risen.is_empty()
+            && self.settled.is_empty()
     }
 }
 
@@ -92,6 +99,9 @@ pub(crate) async fn write(
             .bind(i64::try_from(blocked.pause.as_millis()).unwrap_or(i64::MAX))
             .execute(&mut *conn)
             .await?;
+    }
+    for (scope, through) in &changes.settled {
+        left_out::settle(conn, consumer, scope, *through).await?;
     }
     for position in &changes.risen {
         sqlx::query(RISEN).bind(consumer).bind(position.to_key()?).execute(&mut *conn).await?;

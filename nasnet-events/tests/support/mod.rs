@@ -54,7 +54,7 @@ impl Site {
 
     pub async fn open_with(&self, options: EventOptions) -> (DbManager, EventStore) {
         let manager = self.manager().await;
-        let known = manager.routers().await.unwrap();
+        let known = manager.system().routers().list().await.unwrap();
         for id in ["r1", "r2"] {
             if !known.iter().any(|router| router.id.as_str() == id) {
                 manager.create_router(NewRouter::new(RouterId::parse(id).unwrap())).await.unwrap();
