@@ -195,25 +195,3 @@ impl Day {
         Ok(lived)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn temporary() {
-        let mut day = Day::begin(None).await.unwrap();
-        let before = day.written().await.unwrap();
-        let mut per = Vec::new();
-        for scope in day.scopes.iter().chain([&Scope::System]) {
-            per.push(day.db.scope(scope).await.unwrap().written());
-        }
-        day.poll(1_200).await.unwrap();
-        let after = day.written().await.unwrap();
-        for (scope, before) in day.scopes.iter().chain([&Scope::System]).zip(per) {
-            let after = day.db.scope(scope).await.unwrap().written();
-            println!("{scope:?} {before:?}\n {after:?}");
-        }
-        println!("{before:?} {after:?}");
-    }
-}
