@@ -1,5 +1,5 @@
 //! Small rows of the hot tier are joined: less memory, and nothing else changes for anybody.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod support;
 
