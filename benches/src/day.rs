@@ -2,7 +2,7 @@
 //!
 //! What [`nasnet_events::EventStore::maintain`] does by the clock is done here by the same calls at the same times of that
 //! day: a flush every five minutes, which is also when a page of a router is full, the dictionaries once, what is old
-//! forgotten every minute.
+//! forgotten and small rows joined every minute.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub const BEGINS_MS: i64 = 1_795_000_000_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Polls between two flushes: the flush interval, and about a page of each router.
 const FLUSH_POLLS: u64 = 60;
-/// Polls between two looks at what is old.
+/// Polls between two looks at what is old and at rows that are small.
 const EXPIRE_POLLS: u64 = 12;
 /// Events of each router from which its first dictionary is trained, before the day.
 const TRAINED_POLLS: u64 = 1_080;
@@ -162,6 +162,7 @@ impl Day {
                 }
             }
             if self.polls.is_multiple_of(EXPIRE_POLLS) {
+                self.store.compact().await?;
                 self.store.expire().await?;
             }
         }
