@@ -167,6 +167,20 @@ pub enum Error {
         /// Everything of the stream after here is there.
         oldest: Position,
     },
+    /// Versions of a stream are missing from its history, and retention did not remove them: events of class Low that ended
+    /// with their hot tier, the lost tail of one, an append to the hot tier that stood on a transaction which then rolled
+    /// back, or damage, of which [`crate::EventStore::verify`] tells.
+    #[error("history of {stream} of {scope} goes on from version {after} with {next}")]
+    VersionGap {
+        /// The scope.
+        scope: Scope,
+        /// The stream.
+        stream: StreamName,
+        /// The version before the gap, 0 when it is at the beginning.
+        after: u64,
+        /// The version behind it.
+        next: u64,
+    },
     /// The cold directory is not usable now.
     #[error("cold tier {} is absent: {why}", dir.display())]
     ColdAbsent {
