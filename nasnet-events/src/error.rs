@@ -190,7 +190,7 @@ pub enum Error {
         why: String,
     },
     /// A file of the store cannot be read or written.
-    #[error("{operation} {}", path.display())]
+    #[error("cannot {operation} {}: {source}", path.display())]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -310,7 +310,10 @@ impl Error {
 
     /// True when other segments can be read nevertheless.
     pub(crate) fn is_of_one_segment(&self) -> bool {
-        matches!(self, Self::Corrupt { .. } | Self::DictionaryMissing { .. } | Self::SegmentBody { .. })
+        matches!(
+            self,
+            Self::Corrupt { .. } | Self::DictionaryMissing { .. } | Self::SegmentBody { .. } | Self::Io { .. }
+        )
     }
 
     pub(crate) fn corrupt(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
