@@ -176,7 +176,8 @@ impl Campaign {
         };
         // The locks campaign is four processes by itself, and times how they wait for each other.
         let shared = !matches!(self, Self::Locks);
-        let workers_per_core = if matches!(self, Self::PowerLoss) { 2 } else { 1 };
+        let waits = matches!(self, Self::PowerLoss | Self::PowerLossEvents | Self::Tiers | Self::Clock);
+        let workers_per_core = if waits { 2 } else { 1 };
         Plan { name, floor_120s, shared, workers_per_core, control, case }
     }
 

@@ -64,7 +64,8 @@ pub enum Item {
 }
 
 impl Item {
-    /// The position to acknowledge once this and everything before it is handled.
+    /// The position to acknowledge once this and everything before it is handled. Markers share the position of the event
+    /// before them: an acknowledgement covers every item of its position that was taken from the stream by then.
     #[must_use]
     pub const fn position(&self) -> Position {
         match self {

@@ -11,7 +11,7 @@ use nasnet_benches::events::Random;
 use nasnet_dbmanager::{Cause, DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{
     Achieved, Class, ClassRules, ColdOptions, Error, EventOptions, EventStore, EventType, Expected, Level, NewEvent,
-    Position, Query, Receipt, StreamAppend, StreamName, TailLost, Truncated, TruncatedBy, prepare_cold_dir,
+    Position, Query, Receipt, Recorded, StreamAppend, StreamName, TailLost, Truncated, TruncatedBy, prepare_cold_dir,
 };
 use tokio::runtime::Runtime;
 use ulid::Ulid;
@@ -21,41 +21,63 @@ use crate::Failure;
 const CAUSE: Cause = Cause::new("soak-events");
 /// A day in November 2026.
 pub(crate) const NOW_MS: i64 = 1_795_000_000_000;
+const UNDECIDED: &str = "SELECT COUNT(*) FROM hot_log WHERE state = 'reserved'";
 const KINDS: [&str; 3] = ["metric.updated", "resource.updated", "config.applied"];
-const SCOPES: u64 = 3;
+const ROUTERS: [&str; 2] = ["r1", "r2"];
+/// The system and the routers.
+pub(crate) const SCOPES: u64 = 3;
+pub(crate) const SCOPES_COUNT: usize = 1 + ROUTERS.len();
+/// Histories that are folded, and others.
+pub(crate) const STREAMS: [&str; 3] = ["resource/0", "vpn/0", "vpn/1"];
 /// How often undecided transactions are looked up before reading.
 const RESOLVES_MAX: u64 = 100;
 /// The number of the event appended to what a power cut left.
 const LAST: u64 = 1 << 40;
 
-/// Where a store lives.
+/// Where a store lives, and how it behaves.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
     pub(crate) data: PathBuf,
     pub(crate) run: PathBuf,
     pub(crate) cold: PathBuf,
+    /// Without its cold tier, which follows from `has_cold`.
+    pub(crate) options: EventOptions,
+    pub(crate) has_cold: bool,
+    /// The routers it is founded with.
+    pub(crate) routers: usize,
 }
 
 impl Site {
-    /// A site whose directories are below two others.
+    /// A site of two routers whose directories are below two others.
     pub(crate) fn new(base: &Path, cold: &Path) -> Self {
-        Self { data: base.join("data"), run: base.join("run"), cold: cold.to_owned() }
+        Self {
+            data: base.join("data"),
+            run: base.join("run"),
+            cold: cold.to_owned(),
+            options: EventOptions::default(),
+            has_cold: true,
+            routers: ROUTERS.len(),
+        }
+    }
+
+    fn options(&self) -> EventOptions {
+        match self.has_cold {
+            true => self.options.clone().cold(ColdOptions::new(&self.cold).allow_same_device()),
+            false => self.options.clone(),
+        }
     }
 }
 
 /// An open store.
+#[derive(Clone)]
 pub(crate) struct Open {
     pub(crate) db: DbManager,
     pub(crate) store: EventStore,
 }
 
-/// A current-thread runtime: an event store has no need of more, and cases run side by side.
+/// A runtime of one thread: an event store has no need of more, and cases run side by side.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
-}
-
-fn routers() -> [&'static str; 2] {
-    ["r1", "r2"]
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
 /// Opens the store; the first time it makes the routers and marks the cold directory.
@@ -68,13 +90,14 @@ pub(crate) async fn open(site: &Site, clock: &ManualClock, found: bool) -> Resul
     let db = DbManager::open(options).await?;
     let opened = async {
         if found {
-            for id in routers() {
+            for id in &ROUTERS[..site.routers] {
                 db.create_router(NewRouter::new(RouterId::parse(id)?)).await?;
             }
-            prepare_cold_dir(&db, &site.cold)?;
+            if site.has_cold {
+                prepare_cold_dir(&db, &site.cold)?;
+            }
         }
-        let cold = ColdOptions::new(&site.cold).allow_same_device();
-        Ok::<_, Failure>(EventStore::open(&db, EventOptions::default().cold(cold)).await?)
+        Ok::<_, Failure>(EventStore::open(&db, site.options()).await?)
     };
     match opened.await {
         Ok(store) => Ok(Open { db, store }),
@@ -102,6 +125,13 @@ pub(crate) struct Told {
     pub(crate) position: Position,
     pub(crate) class: Class,
     pub(crate) synced: bool,
+    /// The number of its scope, and of its stream.
+    pub(crate) scope: u64,
+    pub(crate) stream: usize,
+    /// It was appended as a row of its own.
+    pub(crate) is_row: bool,
+    /// Its time was over, and no cold tier has it: it may be gone where a record tells so.
+    pub(crate) retained: bool,
 }
 
 /// Everything the callers of a store were told.
@@ -130,12 +160,17 @@ impl Promises {
 /// Tells whether a record of removed events may be about this one.
 fn is_told_by(removed: &Truncated, told: &Told) -> bool {
     let position = told.position;
-    let is_of_class = match told.class {
-        Class::Low => true,
-        Class::Normal => removed.lost > 0,
-        Class::Critical => false,
+    let may_be = match removed.by {
+        TruncatedBy::Shed => match told.class {
+            Class::Low => true,
+            Class::Normal => removed.lost > 0,
+            Class::Critical => false,
+        },
+        TruncatedBy::Retention | TruncatedBy::Guard { .. } => {
+            told.retained && removed.scope.as_ref().is_some_and(|of| scope(told.scope).is_ok_and(|own| own == *of))
+        }
     };
-    is_of_class && removed.by == TruncatedBy::Shed && removed.after < position && position <= removed.through
+    may_be && removed.after < position && position <= removed.through
 }
 
 /// How an event is appended.
@@ -168,14 +203,25 @@ impl Numbers {
     }
 }
 
+/// The type of the events of a class.
+pub(crate) fn kind_of(class: Class) -> Result<EventType, Error> {
+    let number = match class {
+        Class::Low => 0,
+        Class::Normal => 1,
+        Class::Critical => 2,
+    };
+    EventType::parse(KINDS[number])
+}
+
 fn key(number: u64) -> Ulid {
     Ulid(u128::from(number) << 64 | u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
 }
 
-fn scope(number: u64) -> Result<Scope, Failure> {
+/// The scope of a number: the system, then the routers.
+pub(crate) fn scope(number: u64) -> Result<Scope, Failure> {
     Ok(match number.checked_sub(1) {
         None => Scope::System,
-        Some(router) => Scope::Router(RouterId::parse(routers()[usize::try_from(router)?])?),
+        Some(router) => Scope::Router(RouterId::parse(ROUTERS[usize::try_from(router)?])?),
     })
 }
 
@@ -187,9 +233,24 @@ pub(crate) async fn append(
     only: Option<u64>,
     random: &mut Random,
 ) -> Result<Result<Vec<Told>, (Vec<u64>, Error)>, Failure> {
-    let place = scope(only.unwrap_or_else(|| random.below(SCOPES)))?;
-    let stream = StreamName::parse(&format!("resource/{}", random.below(3)))?;
-    let made = (0..1 + random.below(3)).map(|_| numbers.make(random)).collect::<Result<Vec<_>, _>>()?;
+    let of = only.unwrap_or_else(|| random.below(SCOPES));
+    let count = 1 + random.below(3);
+    append_some(open, numbers, way, of, count, random).await
+}
+
+/// Appends so many events to one stream of a scope; what the caller was told, or which were tried and the error.
+pub(crate) async fn append_some(
+    open: &Open,
+    numbers: &mut Numbers,
+    way: Way,
+    of: u64,
+    count: u64,
+    random: &mut Random,
+) -> Result<Result<Vec<Told>, (Vec<u64>, Error)>, Failure> {
+    let place = scope(of)?;
+    let number = usize::try_from(random.below(STREAMS.len() as u64))?;
+    let stream = StreamName::parse(STREAMS[number])?;
+    let made = (0..count).map(|_| numbers.make(random)).collect::<Result<Vec<_>, _>>()?;
     let events: Vec<NewEvent> = made.iter().map(|(_, event, _)| event.clone()).collect();
     let answer = match way {
         Way::Append => open.store.append(&place, &stream, Expected::Any, events).await,
@@ -203,9 +264,10 @@ pub(crate) async fn append(
         Err(error) => return Ok(Err((made.into_iter().map(|(number, ..)| number).collect(), error))),
     };
     let synced = receipt.achieved == Achieved::Synced;
+    let stream = number;
     let told = made.into_iter().zip(receipt.first.seq..).map(|((number, _, class), seq)| {
         let position = Position::new(receipt.first.epoch, seq);
-        Told { number, position, class, synced }
+        Told { number, position, class, synced, scope: of, stream, is_row: synced, retained: false }
     });
     Ok(Ok(told.collect()))
 }
@@ -232,6 +294,24 @@ async fn transaction(open: &Open, place: Scope, appends: Vec<StreamAppend>, comm
     receipts.pop().ok_or(Error::Closed)
 }
 
+/// Waits until no transaction is undecided, as far as that can be known.
+pub(crate) async fn settle(open: &Open) -> Result<(), Error> {
+    for _ in 0..RESOLVES_MAX {
+        open.store.resolve().await?;
+        if undecided(open).await? == 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Transactions whose end is not known. The status of the store would tell too, and look at everything else for it.
+async fn undecided(open: &Open) -> Result<i64, Error> {
+    let hot = open.db.hot();
+    hot.read(CAUSE, |conn| Box::pin(async move { Ok(sqlx::query_scalar(UNDECIDED).fetch_one(conn).await?) })).await
+}
+
 /// What reading everything saw.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -248,16 +328,8 @@ pub(crate) struct Seen {
 /// Reads everything, forwards, once no transaction is undecided: readers stop at those.
 pub(crate) async fn look(open: &Open) -> Seen {
     let mut seen = Seen { losses: open.store.losses().to_vec(), ..Seen::default() };
-    for _ in 0..RESOLVES_MAX {
-        let settled = async {
-            open.store.resolve().await?;
-            Ok::<_, Error>(open.store.status().await?.unresolved == 0)
-        };
-        match settled.await {
-            Ok(true) => break,
-            Ok(false) => tokio::task::yield_now().await,
-            Err(error) => seen.faults.push(format!("resolving says {error}")),
-        }
+    if let Err(error) = settle(open).await {
+        seen.faults.push(format!("resolving says {error}"));
     }
     let mut events = std::pin::pin!(open.store.read(Query::all()));
     while let Some(event) = events.next().await {
@@ -268,16 +340,7 @@ pub(crate) async fn look(open: &Open) -> Seen {
                 continue;
             }
         };
-        match event.body_as::<(u64, Vec<u64>)>() {
-            Ok((number, _)) if event.id != key(number) => {
-                seen.faults.push(format!("event {number} has the id of another"));
-            }
-            Ok((number, _)) => {
-                seen.events.push((number, event.position));
-                seen.wall_ms.push(event.wall_ms);
-            }
-            Err(error) => seen.faults.push(format!("the body of {} is not what was written: {error}", event.id)),
-        }
+        seen.take(&event);
     }
     match open.store.truncated(Position::START).await {
         Ok(removed) => seen.removed = removed,
@@ -290,6 +353,20 @@ pub(crate) async fn look(open: &Open) -> Seen {
 }
 
 impl Seen {
+    /// Takes an event in.
+    pub(crate) fn take(&mut self, event: &Recorded) {
+        match event.body_as::<(u64, Vec<u64>)>() {
+            Ok((number, _)) if event.id != key(number) => {
+                self.faults.push(format!("event {number} has the id of another"));
+            }
+            Ok((number, _)) => {
+                self.events.push((number, event.position));
+                self.wall_ms.push(event.wall_ms);
+            }
+            Err(error) => self.faults.push(format!("the body of {} is not what was written: {error}", event.id)),
+        }
+    }
+
     /// Compares with what the callers were told. Events whose hot tier is gone may be missing where a loss is told of,
     /// those of class Low without a word.
     pub(crate) fn judge(&self, promises: &Promises) -> Option<String> {
@@ -320,6 +397,7 @@ impl Seen {
         for missing in told.iter().filter(|told| !self.events.iter().any(|(number, _)| *number == told.number)) {
             let loss = self.losses.iter().find(|loss| loss.epoch == missing.position.epoch);
             let excused = match missing {
+                told if told.retained => self.removed.iter().any(|removed| is_told_by(removed, told)),
                 Told { synced: true, .. } => false,
                 Told { class: Class::Low, position, .. } if position.epoch <= promises.gone => true,
                 Told { position, .. } if loss.is_some_and(|loss| position.seq > loss.after_seq) => {

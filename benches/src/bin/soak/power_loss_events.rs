@@ -1,13 +1,16 @@
 //! Campaign `power-loss-events`: what a receipt called `Synced` survives a power cut at any point of appending, flushing and
 //! archiving; what it called `Hot` is there, or one loss is told that covers it.
 //!
-//! The files on flash are recorded, and cut in every variant with an emptied run directory. Beside that, the run directory
-//! is recorded with them and kept as a killed process leaves it. The cold directory is not written through the VFS: a cut
+//! The files on flash are recorded, and cut at every point in every variant with an emptied run directory. One look in
+//! four begins there; the others begin with the files that the first process after the cut has made in memory before it was
+//! killed, which are the same whatever the cut left. Beside that, the run directory is recorded with the files on flash and
+//! kept as a killed process leaves it. States of the same bytes are looked at once and judged each. The cold directory is not written through the VFS: a cut
 //! while a frame is being added leaves any part of it, which is simulated here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use nasnet_benches::events::Random;
@@ -21,12 +24,14 @@ use tokio::runtime::Runtime;
 use crate::events::{self, NOW_MS, Numbers, Promises, Seen, Site, Way};
 use crate::{Controls, Failure, Found, Turn};
 
-/// Crash points left out between two that are tried.
-const STRIDE: u64 = 2;
-/// Crash points with the run directory kept, which has many more.
-const STRIDE_KEPT: u64 = 12;
+/// Crash points with the run directory kept, which has many more: those left out between two that are tried.
+const STRIDE_KEPT: u64 = 8;
 /// States of a record that are looked at however little of the budget is left.
 const STATES_MIN: u64 = 60;
+/// One look in so many finds nothing in the run directory.
+const EMPTY_EVERY: u64 = 4;
+/// What is made in memory by whoever opens first.
+const IN_MEMORY: [&str; 3] = ["hot.db", "runtime.db", "locks.db"];
 const KIND: u32 = 56;
 const ARCHIVING: u64 = 1;
 const ARCHIVED: u64 = 2;
@@ -61,7 +66,7 @@ pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
             ..Replay::new(random.number())
         })
     };
-    let wiped = cut(STRIDE, random)?;
+    let wiped = cut(1, random)?;
     replay(&runtime, &story, &wiped, Hot::Wiped, random, &mut found, Some(end))?;
     let kept = Replay { variants: vec![Variant::KeepAll], ..cut(STRIDE_KEPT, random)? };
     replay(&runtime, &story, &kept, Hot::Kept, random, &mut found, Some(end))?;
@@ -79,7 +84,8 @@ pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     replay(&runtime, &honest, &lying, Hot::Wiped, &mut random, &mut lies, None)?;
     let mut early = Found::default();
     let liar = runtime.block_on(record(&mut random, true))?;
-    replay(&runtime, &liar, &few, Hot::Wiped, &mut random, &mut early, None)?;
+    let all = Replay { every: 1, variants: vec![Variant::KeepAll], ..few };
+    replay(&runtime, &liar, &all, Hot::Wiped, &mut random, &mut early, None)?;
     Ok(vec![("lying disk", !lies.broken.is_empty()), ("hot events promised as synced", !early.broken.is_empty())])
 }
 
@@ -87,7 +93,7 @@ pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
 async fn record(random: &mut Random, early: bool) -> Result<Story, Failure> {
     let place = Place::new(Some(Path::new("/dev/shm")))?;
     let base = place.disk.path();
-    let site = Site::new(base, place.tmpfs.path());
+    let site = Site { routers: 1, ..Site::new(base, place.tmpfs.path()) };
     let clock = ManualClock::new(NOW_MS);
     let mut numbers = Numbers::default();
     let mut told = Promises::default();
@@ -143,6 +149,12 @@ async fn record(random: &mut Random, early: bool) -> Result<Story, Failure> {
         }
         ack(0, told.told.len());
     }
+    // What a liar has not written, whatever was flushed before.
+    while early && told.told.last().is_none_or(|told| told.class != Class::Normal || told.is_row) {
+        let batch = events::append(&open, &mut numbers, Way::Append, Some(1), random).await?;
+        told.told.extend(batch.map_err(|(_, error)| error)?);
+        ack(0, told.told.len());
+    }
     let (flash, both) = (flash.stop(), both.stop());
     open.close(false).await?;
     if early {
@@ -192,6 +204,18 @@ impl Acked {
     }
 }
 
+/// What a look begins with in the run directory.
+#[derive(Debug, Clone, Copy)]
+enum Run<'a> {
+    /// What the state says.
+    AsLeft,
+    Empty,
+    /// Nothing, and what is made there is to be copied to this place before anything is written to it.
+    CopiedTo(&'a Path),
+    /// What was copied.
+    Made(&'a Path),
+}
+
 /// How much of a frame that was being added is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Frame {
@@ -211,6 +235,8 @@ fn replay(
     let recording = if hot == Hot::Wiped { &story.flash } else { &story.both };
     let mut looked: HashMap<(u64, Frame), Result<Seen, String>> = HashMap::new();
     let mut cutting = None;
+    let made = TempDir::new_in("/dev/shm")?;
+    let mut is_made = false;
     for state in recording.crash_states(replay) {
         // One record has many states: those beyond the budget are for another run. A control ends with its proof.
         let enough = end.map_or(!found.broken.is_empty(), |end| found.cases > STATES_MIN && Instant::now() > end);
@@ -239,10 +265,21 @@ fn replay(
         let seen = match looked.entry((state.digest(), frame)) {
             std::collections::hash_map::Entry::Occupied(slot) => slot.into_mut(),
             std::collections::hash_map::Entry::Vacant(slot) => {
+                let run = match hot {
+                    Hot::Kept => Run::AsLeft,
+                    Hot::Wiped if !is_made => Run::CopiedTo(made.path()),
+                    Hot::Wiped if slot.key().0.is_multiple_of(EMPTY_EVERY) => Run::Empty,
+                    Hot::Wiped => Run::Made(made.path()),
+                };
                 found.count("laid_out", 1);
+                if matches!(run, Run::Made(_)) {
+                    found.count("laid_out_with_files_in_memory", 1);
+                }
                 let dir = TempDir::new_in("/dev/shm")?;
-                lay_out(&state, story, frame, hot, dir.path())?;
-                slot.insert(runtime.block_on(look(dir.path(), hot, frame)).map_err(|error| error.to_string()))
+                lay_out(&state, story, frame, run, dir.path())?;
+                let seen = runtime.block_on(look(dir.path(), run, frame)).map_err(|error| error.to_string());
+                is_made |= seen.is_ok();
+                slot.insert(seen)
             }
         };
         let promises = promised(story, acked, hot);
@@ -272,13 +309,19 @@ fn promised(story: &Story, acked: Acked, hot: Hot) -> Promises {
     promises
 }
 
-fn lay_out(state: &CrashState, story: &Story, frame: Frame, hot: Hot, dir: &Path) -> Result<(), Failure> {
-    match hot {
-        Hot::Wiped => {
+fn lay_out(state: &CrashState, story: &Story, frame: Frame, run: Run<'_>, dir: &Path) -> Result<(), Failure> {
+    match run {
+        Run::AsLeft => state.materialise(dir)?,
+        Run::Empty | Run::CopiedTo(_) | Run::Made(_) => {
             fs::create_dir(dir.join("data"))?;
             state.materialise(&dir.join("data"))?;
         }
-        Hot::Kept => state.materialise(dir)?,
+    }
+    if let Run::Made(made) = run {
+        fs::create_dir(dir.join("run"))?;
+        for name in IN_MEMORY {
+            fs::copy(made.join(name), dir.join("run").join(name))?;
+        }
     }
     let cold = dir.join("cold");
     let (whole, next) = match frame {
@@ -330,13 +373,20 @@ fn read_tree(dir: &Path) -> Result<Tree, Failure> {
 }
 
 /// Opens what is left, reads everything, then appends, archives and reads again.
-async fn look(dir: &Path, hot: Hot, frame: Frame) -> Result<Seen, Failure> {
+async fn look(dir: &Path, run: Run<'_>, frame: Frame) -> Result<Seen, Failure> {
     let clock = ManualClock::new(NOW_MS);
-    if hot == Hot::Wiped {
+    if !matches!(run, Run::AsLeft) {
         clock.reboot();
     }
     let site = Site::new(dir, &dir.join("cold"));
     let open = events::open(&site, &clock, false).await?;
+    if let Run::CopiedTo(made) = run {
+        // What was written since is in their logs. Not by this process: it would let go of the locks on them.
+        let files = IN_MEMORY.map(|name| site.run.join(name));
+        if !Command::new("cp").args(files).arg(made).status()?.success() {
+            return Err("the files in memory cannot be copied".into());
+        }
+    }
     let mut seen = events::look(&open).await;
     if matches!(frame, Frame::Part { .. }) {
         // A torn frame is told of until an archive run has cut it; it hides nothing, and is gone afterwards.

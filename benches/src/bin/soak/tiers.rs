@@ -1,20 +1,33 @@
 //! Campaigns `tiers` and `clock`: random walks of an event store against a list of what its callers were told.
 //!
-//! Each case is one walk: appends alone and in transactions that commit or roll back, flushes, archives, restarts, reboots
-//! that empty the run directory, wall clocks that jump by 56 years or start in 1970, and media without space. After each
-//! disturbance everything is read: each event once, in the order of positions, none lost but those a loss is told of.
+//! Each case is one walk: appends alone and in transactions that commit or roll back, flushes, seals, archives, days that pass,
+//! retentions, restarts, reboots that empty the run directory, wall clocks that jump by 56 years or start in 1970, and media
+//! without space. After each disturbance everything is read: each event once, in the order of positions, none lost but those
+//! a loss is told of. The same holds for reads beside a round of moves, and for a consumer that comes back now and then. What
+//! retention removes is compared with its rules, row by row and segment by segment. One walk in four has no cold tier, so that
+//! what retention removes is gone.
+
+#[path = "tiers/readers.rs"]
+mod readers;
+#[path = "tiers/retention.rs"]
+mod retention;
+
+use std::cell::Cell;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::ManualClock;
 use nasnet_dbmanager::vfs::fault::{Armed, Fault, Operation};
-use nasnet_events::{Class, Error, FlushReason, Position};
+use nasnet_events::{Class, Error, FlushReason, Position, RetentionPlan, RetentionReport, Span};
 
-use crate::events::{self, NOW_MS, Numbers, Open, Promises, Site, Way};
+use crate::events::{self, NOW_MS, Numbers, Open, Promises, SCOPES, STREAMS, Site, Told, Way};
 use crate::{Controls, Failure, Found, Turn};
+use readers::Follower;
+use retention::{Ages, DAY, Policy, Snapshots, Terms, Warm};
 
 /// Steps of one walk.
 const STEPS: u64 = 60;
@@ -26,8 +39,18 @@ enum Step {
     Append,
     Commit,
     RollBack,
+    /// So many rows of one scope that they are sealed once they are old.
+    Burst,
     Flush,
+    Seal,
     Archive,
+    /// Days pass, seen by the machine or not.
+    Pass,
+    Retain,
+    /// A consumer reads what is new.
+    Follow,
+    /// Everything is read while it moves.
+    Beside,
     Reopen,
     Reboot,
     Jump,
@@ -36,26 +59,35 @@ enum Step {
     Read,
 }
 
-const TIERS: [(Step, u64); 10] = [
-    (Step::Append, 22),
+const TIERS: [(Step, u64); 16] = [
+    (Step::Append, 21),
     (Step::Commit, 8),
     (Step::RollBack, 3),
-    (Step::Flush, 6),
-    (Step::Archive, 5),
-    (Step::Reopen, 3),
+    (Step::Burst, 1),
+    (Step::Flush, 5),
+    (Step::Seal, 1),
+    (Step::Archive, 4),
+    (Step::Pass, 4),
+    (Step::Retain, 3),
+    (Step::Follow, 2),
+    (Step::Beside, 1),
+    (Step::Reopen, 2),
     (Step::Reboot, 2),
-    (Step::Jump, 3),
-    (Step::NoSpace, 4),
-    (Step::Read, 4),
+    (Step::Jump, 2),
+    (Step::NoSpace, 3),
+    (Step::Read, 2),
 ];
-const CLOCK: [(Step, u64); 7] = [
+const CLOCK: [(Step, u64); 10] = [
     (Step::Append, 14),
     (Step::Commit, 6),
-    (Step::Flush, 5),
-    (Step::Archive, 5),
+    (Step::Flush, 4),
+    (Step::Archive, 4),
+    (Step::Pass, 4),
+    (Step::Retain, 4),
+    (Step::Follow, 1),
     (Step::Reboot, 3),
     (Step::Jump, 20),
-    (Step::Read, 7),
+    (Step::Read, 4),
 ];
 
 struct Walk {
@@ -68,23 +100,31 @@ struct Walk {
     found: Found,
     /// What the wall clock showed last, before any time passed.
     shown_ms: i64,
+    policy: Policy,
+    snapshots: Arc<Snapshots>,
+    ages: Ages,
+    /// For how long the machine has run, and at which of these instants each event was appended.
+    ran: Duration,
+    appended: Vec<Duration>,
+    follower: Follower,
 }
 
 /// One walk over the tiers.
 pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
-    walk(&mut turn.random, &TIERS, NOW_MS)
+    walk(&mut turn.random, &TIERS, NOW_MS, turn.number % 4 != 3)
 }
 
 /// One walk whose clock jumps every third step.
 pub(crate) fn clock_case(turn: &mut Turn) -> Result<Found, Failure> {
     let start_ms = [NOW_MS, 0, 86_400_000][usize::try_from(turn.number % 3)?];
-    walk(&mut turn.random, &CLOCK, start_ms)
+    walk(&mut turn.random, &CLOCK, start_ms, true)
 }
 
-fn walk(random: &mut Random, steps: &[(Step, u64)], start_ms: i64) -> Result<Found, Failure> {
+fn walk(random: &mut Random, steps: &[(Step, u64)], start_ms: i64, has_cold: bool) -> Result<Found, Failure> {
     let runtime = events::runtime()?;
+    let policy = Policy::ALL[usize::try_from(random.below(Policy::ALL.len() as u64))?];
     runtime.block_on(async {
-        let mut walk = Walk::begin(start_ms).await?;
+        let mut walk = Walk::begin(start_ms, policy, has_cold).await?;
         walk.found.cases = 1;
         for number in 0..STEPS {
             let step = choose(random, steps);
@@ -95,7 +135,7 @@ fn walk(random: &mut Random, steps: &[(Step, u64)], start_ms: i64) -> Result<Fou
             }
         }
         if walk.found.broken.is_empty() {
-            let what = walk.check().await;
+            let what = walk.end().await?;
             walk.found.broken.extend(what.map(|what| format!("at the end: {what}")));
         }
         walk.open.close(false).await?;
@@ -116,10 +156,12 @@ fn choose(random: &mut Random, steps: &[(Step, u64)]) -> Step {
 }
 
 impl Walk {
-    async fn begin(start_ms: i64) -> Result<Self, Failure> {
+    async fn begin(start_ms: i64, policy: Policy, has_cold: bool) -> Result<Self, Failure> {
         let place = Place::new(Some(Path::new("/dev/shm")))?;
         let cold = place.disk.path().join("cold");
-        let site = Site { run: place.tmpfs.path().join("run"), ..Site::new(place.disk.path(), &cold) };
+        let mut site = Site { run: place.tmpfs.path().join("run"), has_cold, ..Site::new(place.disk.path(), &cold) };
+        let snapshots = Arc::new(Snapshots::default());
+        site.options.retention = policy.retention().snapshots(Arc::clone(&snapshots) as _);
         let clock = ManualClock::new(start_ms);
         let open = events::open(&site, &clock, true).await?;
         Ok(Self {
@@ -131,6 +173,12 @@ impl Walk {
             promises: Promises::default(),
             found: Found::default(),
             shown_ms: start_ms,
+            policy,
+            snapshots,
+            ages: Ages::default(),
+            ran: Duration::ZERO,
+            appended: Vec::new(),
+            follower: Follower::new(),
         })
     }
 
@@ -138,14 +186,56 @@ impl Walk {
         events::look(&self.open).await.judge(&self.promises)
     }
 
+    /// What is on media that last is read once more without a hot tier, and by the consumer.
+    async fn end(&mut self) -> Result<Option<String>, Failure> {
+        if let Some(what) = self.check().await {
+            return Ok(Some(what));
+        }
+        self.reopen(false, true).await?;
+        if let Some(what) = self.check().await {
+            return Ok(Some(format!("after a reboot: {what}")));
+        }
+        self.follower.follow(&self.open, &self.promises, None, false).await
+    }
+
+    /// Time passes on both clocks.
+    fn pass(&mut self, time: Duration) {
+        self.clock.advance(time);
+        self.ran += time;
+    }
+
+    fn told(&mut self, told: Vec<Told>) {
+        self.promises.told.extend(told);
+        self.appended.resize(self.promises.told.len(), self.ran);
+    }
+
+    async fn mark_age(&mut self) -> Result<(), Failure> {
+        self.open.store.mark_age().await?;
+        self.ages.mark(self.promises.told.len(), &self.open.db.now());
+        Ok(())
+    }
+
     async fn take(&mut self, step: Step, random: &mut Random) -> Result<Option<String>, Failure> {
-        self.clock.advance(Duration::from_millis(random.below(5_000)));
+        self.pass(Duration::from_millis(random.below(5_000)));
         match step {
             Step::Append => return self.append(Way::Append, random, false).await,
             Step::Commit => return self.append(Way::Commit, random, false).await,
             Step::RollBack => return self.append(Way::RollBack, random, false).await,
+            Step::Burst => return self.burst(random).await,
             Step::Flush => return self.flush(false).await,
+            Step::Seal => return self.seal().await,
             Step::Archive => return self.archive(false).await,
+            Step::Pass => {
+                self.days(random).await?;
+                return Ok(None);
+            }
+            Step::Retain => return self.retain(random, false).await,
+            Step::Follow => {
+                let part = if random.below(3) == 0 { Some(1 + usize::try_from(random.below(4))?) } else { None };
+                self.found.count("consumer_readings", 1);
+                return self.follower.follow(&self.open, &self.promises, part, false).await;
+            }
+            Step::Beside => return self.beside(random).await,
             Step::Reopen => self.reopen(random.below(2) == 0, false).await?,
             Step::Reboot => {
                 self.reopen(random.below(3) == 0, true).await?;
@@ -164,7 +254,12 @@ impl Walk {
                 self.found.count("clock_jumps", 1);
             }
             Step::NoSpace => return self.without_space(random).await,
-            Step::Read => {}
+            Step::Read => {
+                let (of, stream) = (random.below(SCOPES), usize::try_from(random.below(STREAMS.len() as u64))?);
+                if let Some(what) = readers::history(&self.open, &self.promises, of, stream).await? {
+                    return Ok(Some(what));
+                }
+            }
         }
         Ok(self.check().await)
     }
@@ -173,11 +268,168 @@ impl Walk {
         let answer = events::append(&self.open, &mut self.numbers, way, None, random).await?;
         match answer {
             Ok(told) if way == Way::RollBack => return Ok(Some(format!("a rolled back transaction gave {told:?}"))),
-            Ok(told) => self.promises.told.extend(told),
+            Ok(told) => self.told(told),
             Err((numbers, Error::Closed)) if way == Way::RollBack => self.promises.never.extend(numbers),
             // What was refused may be there, but never by half.
             Err((_, error)) if troubled && acceptable(&error) => self.found.count("refused", 1),
             Err((numbers, error)) => return Ok(Some(format!("appending {numbers:?} says {error:?}"))),
+        }
+        Ok(None)
+    }
+
+    async fn burst(&mut self, random: &mut Random) -> Result<Option<String>, Failure> {
+        let (of, count) = (random.below(SCOPES), 36 + random.below(20));
+        match events::append_some(&self.open, &mut self.numbers, Way::Commit, of, count, random).await? {
+            Ok(told) => self.told(told),
+            Err((_, error)) => return Ok(Some(format!("appending many says {error:?}"))),
+        }
+        Ok(None)
+    }
+
+    /// Days pass. Those before a mark make what is marked older, and those behind the last one of a boot are not counted.
+    async fn days(&mut self, random: &mut Random) -> Result<(), Failure> {
+        if random.below(4) > 0 {
+            self.mark_age().await?;
+        }
+        let most = [DAY / 2, 4 * DAY, 12 * DAY][usize::try_from(random.below(3))?];
+        self.pass(Duration::from_secs(random.below(most.as_secs())));
+        self.found.count("days_passed", 1);
+        Ok(())
+    }
+
+    async fn seal(&mut self) -> Result<Option<String>, Failure> {
+        let report = self.open.store.seal().await?;
+        self.found.count("sealed_events", report.events);
+        Ok(report.failed.first().map(|failed| format!("sealing fails for {failed:?}")))
+    }
+
+    /// Removes what may go, and compares it with the rules.
+    async fn retain(&mut self, random: &mut Random, troubled: bool) -> Result<Option<String>, Failure> {
+        self.move_snapshots(random);
+        let before = match self.warm().await {
+            Err(_) if troubled => return Ok(None),
+            before => before?,
+        };
+        let done = self.retain_by_plan().await;
+        let (plan, report) = match done {
+            Err(error) if troubled && acceptable(&error) => (None, None),
+            Err(error) => return Ok(Some(format!("a retention says {error:?}"))),
+            Ok((plan, dry, report)) => {
+                let failed = plan.failed.iter().chain(&dry.failed).chain(&report.failed).next();
+                match failed {
+                    Some((_, error)) if troubled && acceptable(error) => (None, None),
+                    Some(failed) => return Ok(Some(format!("a retention fails for {failed:?}"))),
+                    None if dry.to_string().replace("would go", "removed") != report.to_string() => {
+                        return Ok(Some(format!("a dry run says {dry}, the same plan then {report}")));
+                    }
+                    None => (Some(plan), Some(report)),
+                }
+            }
+        };
+        self.compare(&before, plan.as_ref(), report.as_ref(), troubled).await
+    }
+
+    async fn warm(&self) -> Result<Warm, Failure> {
+        events::settle(&self.open).await?;
+        Warm::look(&self.open).await
+    }
+
+    /// Plans, tries the plan out, and carries another one out that was made after that.
+    async fn retain_by_plan(&self) -> Result<(RetentionPlan, RetentionReport, RetentionReport), Error> {
+        let store = &self.open.store;
+        let dry = store.retain(store.retention_plan().await?.dry_run()).await?;
+        let plan = store.retention_plan().await?;
+        let report = store.retain(store.retention_plan().await?).await?;
+        Ok((plan, dry, report))
+    }
+
+    async fn compare(
+        &mut self,
+        before: &Warm,
+        plan: Option<&RetentionPlan>,
+        report: Option<&RetentionReport>,
+        troubled: bool,
+    ) -> Result<Option<String>, Failure> {
+        let (after, guards) = match (self.warm().await, self.open.store.guards().await) {
+            (Err(_), _) | (_, Err(_)) if troubled => return Ok(None),
+            (after, guards) => (after?, guards?),
+        };
+        let there_for = |number: usize| self.ran - self.appended[number];
+        let terms = Terms {
+            policy: self.policy,
+            ages: &self.ages,
+            told: &self.promises.told,
+            there_for: &there_for,
+            snapshots: &self.snapshots,
+            has_cold: self.site.has_cold,
+            guard: guards.into_iter().next(),
+            now: self.open.db.now(),
+        };
+        if let Some(wrong) = terms.judge(before, &after, plan, report)? {
+            return Ok(Some(wrong));
+        }
+        let gone = before.units.difference(&after.units);
+        let members: Vec<usize> = gone.flat_map(|unit| before.members(unit, &self.promises.told)).collect();
+        self.found.count("retentions", 1);
+        self.found.count("retained_events", members.len() as u64);
+        self.found.count("retained_past_a_guard", report.map_or(0, |report| report.forced.len() as u64));
+        for number in members {
+            self.promises.told[number].retained = !self.site.has_cold;
+        }
+        if troubled {
+            return Ok(None);
+        }
+        let verified = self.open.store.verify(Span::all()).await?;
+        if let Some(fault) = verified.faults.first() {
+            return Ok(Some(format!("after a retention there is {fault:?}")));
+        }
+        Ok(self.check().await)
+    }
+
+    /// Snapshots are made of what there is, or of a part of it, or not yet.
+    fn move_snapshots(&self, random: &mut Random) {
+        let told = &self.promises.told;
+        let some = |random: &mut Random| usize::try_from(random.below(told.len() as u64)).ok();
+        match random.below(4) {
+            0 if !told.is_empty() => self.snapshots.set(some(random).map(|at| told[at].position)),
+            1 => {}
+            _ => self.snapshots.set(told.last().map(|told| told.position)),
+        }
+    }
+
+    /// A round of moves, and reads of everything beside it.
+    async fn beside(&mut self, random: &mut Random) -> Result<Option<String>, Failure> {
+        let (open, done) = (self.open.clone(), Cell::new(false));
+        let told = self.promises.told.len();
+        let moves = async {
+            let moved = self.moves(random).await;
+            done.set(true);
+            moved
+        };
+        let (moved, all) = tokio::join!(moves, readers::read_beside(open, &done));
+        if let Some(wrong) = moved? {
+            return Ok(Some(wrong));
+        }
+        self.found.count("reads_beside_moves", all.len() as u64);
+        // What was there when they began; what retention has removed since may be there or not.
+        let mut promises = self.promises.clone();
+        promises.told.truncate(told);
+        Ok(all.iter().find_map(|seen| seen.judge(&promises)).map(|wrong| format!("beside moves: {wrong}")))
+    }
+
+    async fn moves(&mut self, random: &mut Random) -> Result<Option<String>, Failure> {
+        self.days(random).await?;
+        for step in 0..5 {
+            let wrong = match step {
+                0 => self.flush(false).await?,
+                1 => self.seal().await?,
+                2 => self.archive(false).await?,
+                3 => self.append(Way::Append, random, false).await?,
+                _ => self.retain(random, false).await?,
+            };
+            if wrong.is_some() {
+                return Ok(wrong);
+            }
         }
         Ok(None)
     }
@@ -204,6 +456,9 @@ impl Walk {
     }
 
     async fn archive(&mut self, troubled: bool) -> Result<Option<String>, Failure> {
+        if !self.site.has_cold {
+            return self.flush(troubled).await;
+        }
         let gone = self.promises.gone;
         let report = match self.open.store.archive().await {
             Ok(report) => report,
@@ -247,10 +502,11 @@ impl Walk {
         };
         let mut wrong = None;
         for _ in 0..4 {
-            wrong = match random.below(5) {
+            wrong = match random.below(6) {
                 0 => self.flush(true).await?,
                 1 => self.archive(true).await?,
-                2 => self.append(Way::Commit, random, true).await?,
+                2 => self.retain(random, true).await?,
+                3 => self.append(Way::Commit, random, true).await?,
                 _ => self.append(Way::Append, random, true).await?,
             };
             if wrong.is_some() {
@@ -275,7 +531,7 @@ fn acceptable(error: &Error) -> bool {
 pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     events::runtime()?.block_on(async {
         let mut random = Random::new(seed);
-        let mut walk = Walk::begin(NOW_MS).await?;
+        let mut walk = Walk::begin(NOW_MS, Policy::Default, true).await?;
         for _ in 0..20 {
             walk.append(Way::Append, &mut random, false).await?;
         }
@@ -286,15 +542,49 @@ pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
         let swallowed = seen.judge(&walk.promises).is_some();
         walk.open.close(false).await?;
         drop(walk.place);
-        Ok(vec![("loss that is not told", swallowed), ("honest twin passes", honest)])
+        let mut controls = vec![("loss that is not told", swallowed), ("honest twin passes", honest)];
+        controls.extend(retention_control(&mut random).await?);
+        Ok(controls)
     })
+}
+
+/// A retention that removes a young event, and one that a consumer does not hear of, must be noticed.
+async fn retention_control(random: &mut Random) -> Result<Controls, Failure> {
+    let mut walk = Walk::begin(NOW_MS, Policy::Default, false).await?;
+    for _ in 0..8 {
+        walk.append(Way::Commit, random, false).await?;
+    }
+    walk.mark_age().await?;
+    walk.pass(40 * DAY);
+    walk.append(Way::Commit, random, false).await?;
+    walk.snapshots.set(Some(Position::END));
+    let before = walk.warm().await?;
+    let plan = walk.open.store.retention_plan().await?;
+    let report = walk.open.store.retain(walk.open.store.retention_plan().await?).await?;
+    let honest = walk.compare(&before, Some(&plan), Some(&report), false).await?.is_none() && report.events > 0;
+    let before = walk.warm().await?;
+    let young = walk.promises.told.last().ok_or("nothing was appended")?.clone();
+    retention::remove_row(&walk.open, &young).await?;
+    let removed = walk.compare(&before, None, None, true).await?.is_some();
+    walk.promises.told.pop();
+    walk.reopen(false, true).await?;
+    let deaf = Follower::new().follow(&walk.open, &walk.promises, None, true).await?.is_some();
+    let hears = Follower::new().follow(&walk.open, &walk.promises, None, false).await?.is_none();
+    walk.open.close(false).await?;
+    drop(walk.place);
+    Ok(vec![
+        ("retention of what is old passes", honest),
+        ("young event removed", removed),
+        ("removal that is not told", deaf),
+        ("removal that is told passes", hears),
+    ])
 }
 
 /// Events that are read by the wall clock must be noticed.
 pub(crate) fn clock_control(seed: u64) -> Result<Controls, Failure> {
     events::runtime()?.block_on(async {
         let mut random = Random::new(seed);
-        let mut walk = Walk::begin(NOW_MS).await?;
+        let mut walk = Walk::begin(NOW_MS, Policy::Default, true).await?;
         walk.append(Way::Append, &mut random, false).await?;
         walk.clock.set_wall_ms(NOW_MS - YEARS_56_MS);
         walk.append(Way::Append, &mut random, false).await?;
