@@ -26,11 +26,12 @@ pub enum Until {
 }
 
 /// Reads the events of a stream up to a position or an instant, oldest first, from its very first one: what is folded from
-/// a part of them would be a guess.
+/// a part of them would be a guess, so a hole is an item of its own, and what follows it comes behind.
 ///
 /// # Errors
 /// [`Error::BeyondHorizon`] when retention has removed a part of the history and no tier that can be read now has it; as an
-/// item of the stream when that part is not its beginning. [`Error::Storage`] when the place of an instant cannot be found.
+/// item of the stream when that part is not its beginning. [`Error::VersionGap`] as an item where versions are missing for
+/// another reason. [`Error::Storage`] when the place of an instant cannot be found.
 ///
 /// # Cancel safety
 /// Safe.
@@ -41,24 +42,20 @@ pub async fn events_until(
     until: Until,
 ) -> Result<impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static, Error> {
     let query = Query::scope(scope.clone()).stream(stream.clone());
-    let gaps = match removed_of(store, scope, stream).await? {
-        Some(removed) => {
-            let gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0) };
-            gaps.check_beginning(store, query.clone()).await?;
-            Some(gaps)
-        }
-        None => None,
-    };
+    let removed = removed_of(store, scope, stream).await?;
+    let mut gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0) };
+    if gaps.removed.is_some() {
+        gaps.check_beginning(store, query.clone()).await?;
+    }
     let last = match until {
         Until::Position(position) => position,
         Until::WallMs(wall_ms) => place_of(store, query.clone(), wall_ms).await?,
     };
-    let mut gaps = gaps;
-    let tell = move |item| match &mut gaps {
-        Some(gaps) => gaps.tell(item),
-        None => item,
+    let tell = move |item| {
+        let hole = gaps.before(&item).map(Err);
+        futures_util::stream::iter(hole.into_iter().chain(std::iter::once(item)))
     };
-    Ok(store.read(query.until(last)).map(tell))
+    Ok(store.read(query.until(last)).flat_map(tell))
 }
 
 /// What retention removed of a stream. A router that is gone has no warm tier it could have been removed from.
@@ -71,12 +68,12 @@ async fn removed_of(store: &EventStore, scope: &Scope, stream: &StreamName) -> R
     database.read(HORIZON, move |conn| Box::pin(async move { horizon::of_stream(conn, &stream).await })).await
 }
 
-/// Looks for versions that retention has removed. Versions of a stream count up from 1, and those it removed may be read
-/// from the cold tier all the same.
+/// Looks for versions that are missing. Versions of a stream count up from 1, and those retention removed may be read from
+/// the cold tier all the same.
 struct Gaps {
     scope: Scope,
     stream: StreamName,
-    removed: Removed,
+    removed: Option<Removed>,
     /// The version read last, `None` behind a place that cannot be read, where any may follow.
     last: Option<u64>,
 }
@@ -84,7 +81,8 @@ struct Gaps {
 impl Gaps {
     fn beyond(&self) -> Error {
         let (scope, stream) = (self.scope.clone(), self.stream.clone());
-        Error::BeyondHorizon { scope, stream, oldest: self.removed.through }
+        let oldest = self.removed.as_ref().map_or(Position::START, |removed| removed.through);
+        Error::BeyondHorizon { scope, stream, oldest }
     }
 
     /// A history that does not begin at the beginning is refused before anything of it is read.
@@ -97,13 +95,16 @@ impl Gaps {
         }
     }
 
-    fn tell(&mut self, item: Result<Recorded, Error>) -> Result<Recorded, Error> {
-        let last = self.last;
-        self.last = item.as_ref().ok().map(|event| event.version);
-        match (last, &item) {
-            (Some(last), Ok(event)) if event.version > last + 1 && last < self.removed.version => Err(self.beyond()),
-            _ => item,
+    /// What is missing directly before an item.
+    fn before(&mut self, item: &Result<Recorded, Error>) -> Option<Error> {
+        let next = item.as_ref().ok().map(|event| event.version);
+        let after = std::mem::replace(&mut self.last, next)?;
+        let next = next.filter(|next| *next > after.saturating_add(1))?;
+        if self.removed.as_ref().is_some_and(|removed| after < removed.version) {
+            return Some(self.beyond());
         }
+        let (scope, stream) = (self.scope.clone(), self.stream.clone());
+        Some(Error::VersionGap { scope, stream, after, next })
     }
 }
 
