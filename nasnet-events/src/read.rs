@@ -147,12 +147,6 @@ impl Cursor {
         self
     }
 
-    fn looks_at(&mut self, depth: Depth) {
-        if let Some(seen) = &mut self.depth {
-            self.shared.reads.note(seen, depth);
-        }
-    }
-
     /// Gives events as callers see them, not as they are stored.
     pub(crate) const fn opened(mut self) -> Self {
         self.opened = true;
@@ -204,7 +198,7 @@ impl Cursor {
     /// already, because a tier gives events up only after the next one has confirmed them.
     async fn page(&mut self) -> Result<(), Error> {
         let order = self.query.order;
-        self.looks_at(Depth::Hot);
+        self.shared.reads.note(&mut self.depth, Depth::Hot);
         let hot = self.look_at_hot().await?;
         if !self.started {
             self.started = true;
@@ -221,7 +215,7 @@ impl Cursor {
         slices.extend(hot.slice);
         let (mut part, is_hot) = (hot.part, !slices.is_empty());
         if beyond_hot && !part.is_empty() {
-            self.looks_at(Depth::Warm);
+            self.shared.reads.note(&mut self.depth, Depth::Warm);
             let mut scopes = self.wanted_scopes().await?;
             scopes.retain(|scope| !self.passes(scope, &mut part));
             for scope in &scopes {
@@ -231,7 +225,7 @@ impl Cursor {
             if self.tiers == Tiers::All
                 && let Some(cold) = self.shared.cold.clone()
             {
-                self.looks_at(Depth::Cold);
+                self.shared.reads.note(&mut self.depth, Depth::Cold);
                 slices.push(self.cold(cold, part).await);
             }
         }

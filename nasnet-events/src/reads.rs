@@ -29,8 +29,9 @@ pub(crate) enum Depth {
 pub(crate) struct ReadCounts([AtomicU64; 3]);
 
 impl ReadCounts {
-    /// Counts the tiers a read has come down to, each once.
-    pub(crate) fn note(&self, seen: &mut Depth, now: Depth) {
+    /// Counts the tiers a read has come down to, each once; `None` for a read that is not counted.
+    pub(crate) fn note(&self, seen: &mut Option<Depth>, now: Depth) {
+        let Some(seen) = seen else { return };
         let tiers = [(Depth::Hot, "hot"), (Depth::Warm, "warm"), (Depth::Cold, "cold")];
         for ((depth, tier), count) in tiers.into_iter().zip(&self.0) {
             if depth > *seen && depth <= now {
@@ -54,11 +55,12 @@ mod tests {
     #[test]
     fn a_read_counts_once_for_each_tier_however_many_pages_it_has() {
         let counts = ReadCounts::default();
-        let mut seen = Depth::Nowhere;
+        let mut seen = Some(Depth::Nowhere);
         for now in [Depth::Hot, Depth::Hot, Depth::Warm, Depth::Cold, Depth::Hot, Depth::Warm] {
             counts.note(&mut seen, now);
         }
-        counts.note(&mut Depth::Nowhere.clone(), Depth::Hot);
+        counts.note(&mut Some(Depth::Nowhere), Depth::Hot);
+        counts.note(&mut None, Depth::Cold);
         assert_eq!(counts.totals(), Reads { hot: 2, warm: 1, cold: 1 });
     }
 }
