@@ -478,12 +478,15 @@ async fn read_log(
             *has_holes |= row.shed > 0;
             take(&mut slice, row, query, view.epoch);
             slice.stop_at(Position::new(view.epoch, first), Position::new(view.epoch, last), order);
+            if slice.events.len() >= left.min(PAGE_EVENTS) {
+                return Ok(slice);
+            }
         }
         if exhausted {
             slice.covered = end_of(range, order);
             break;
         }
-        if slice.events.len() >= left.min(PAGE_EVENTS) || read >= HOT_ROWS_MAX {
+        if read >= HOT_ROWS_MAX {
             break;
         }
     }
@@ -498,7 +501,7 @@ fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
         slice.errors.push(stalled(&reserved.scope, epoch, row.first_seq, row.last_seq()));
         return;
     }
-    match row.events {
+    match row.pick(&|peek| query.may_want(peek)) {
         Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
         Err(error) => slice.errors.push(error),
     }
