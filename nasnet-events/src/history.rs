@@ -30,7 +30,7 @@ pub enum Until {
 ///
 /// # Errors
 /// [`Error::BeyondHorizon`] when retention has removed a part of the history and no tier that can be read now has it; as an
-/// item of the stream when that part is not its beginning. [`Error::Storage`] when the place of an instant cannot be found.
+/// item of the stream when that part is not its beginning, as its last item when nothing of the stream is left behind it. [`Error::Storage`] when the place of an instant cannot be found.
 ///
 /// # Cancel safety
 /// Safe.
@@ -43,7 +43,8 @@ pub async fn events_until(
     let query = Query::scope(scope.clone()).stream(stream.clone());
     let gaps = match removed_of(store, scope, stream).await? {
         Some(removed) => {
-            let gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0) };
+            let gaps =
+                Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0), at: Position::START };
             gaps.check_beginning(store, query.clone()).await?;
             Some(gaps)
         }
@@ -53,12 +54,33 @@ pub async fn events_until(
         Until::Position(position) => position,
         Until::WallMs(wall_ms) => place_of(store, query.clone(), wall_ms).await?,
     };
-    let mut gaps = gaps;
-    let tell = move |item| match &mut gaps {
-        Some(gaps) => gaps.tell(item),
-        None => item,
-    };
-    Ok(store.read(query.until(last)).map(tell))
+    let events = store.read(query.clone().until(last));
+    let telling = Telling { events, gaps, store: store.clone(), query, until };
+    Ok(futures_util::stream::unfold(telling, |mut telling| async move { Some((telling.next().await?, telling)) })
+        .boxed())
+}
+
+/// A history that is being read.
+struct Telling<S> {
+    events: S,
+    /// `None` when nothing was removed, or all there is to say was said.
+    gaps: Option<Gaps>,
+    store: EventStore,
+    query: Query,
+    until: Until,
+}
+
+impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
+    async fn next(&mut self) -> Option<Result<Recorded, Error>> {
+        match (self.events.next().await, &mut self.gaps) {
+            (Some(item), Some(gaps)) => Some(gaps.tell(item)),
+            (Some(item), None) => Some(item),
+            (None, _) => {
+                let gaps = self.gaps.take()?;
+                gaps.check_end(&self.store, self.query.clone(), self.until).await.err().map(Err)
+            }
+        }
+    }
 }
 
 /// What retention removed of a stream. A router that is gone has no warm tier it could have been removed from.
@@ -79,6 +101,8 @@ struct Gaps {
     removed: Removed,
     /// The version read last, `None` behind a place that cannot be read, where any may follow.
     last: Option<u64>,
+    /// Its position.
+    at: Position,
 }
 
 impl Gaps {
@@ -97,9 +121,23 @@ impl Gaps {
         }
     }
 
+    /// A history is not whole when what was removed came behind its last event and within its end. Where that was is not
+    /// known any more, so it is whole only if it ends with that event, or the next one that is left follows it.
+    async fn check_end(&self, store: &EventStore, query: Query, until: Until) -> Result<(), Error> {
+        let Some(last) = self.last.filter(|last| *last < self.removed.version) else { return Ok(()) };
+        if until == Until::Position(self.at) {
+            return Ok(());
+        }
+        match store.read_stored(query.after(self.at).limit(1)).next().await {
+            Some(Ok(event)) if event.version == last + 1 => Ok(()),
+            _ => Err(self.beyond()),
+        }
+    }
+
     fn tell(&mut self, item: Result<Recorded, Error>) -> Result<Recorded, Error> {
         let last = self.last;
         self.last = item.as_ref().ok().map(|event| event.version);
+        self.at = item.as_ref().map_or(self.at, |event| event.position);
         match (last, &item) {
             (Some(last), Ok(event)) if event.version > last + 1 && last < self.removed.version => Err(self.beyond()),
             _ => item,
