@@ -10,6 +10,9 @@ use crate::place::Place;
 /// What a measurement can fail with.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// What one file may have: what is measured is the hot tier the options ask for, not the bound of a small router.
+const DATABASE_BYTES_MAX: u64 = 4 << 30;
+
 /// A store and everything it stands on.
 #[derive(Debug)]
 pub struct Hot {
@@ -27,9 +30,10 @@ impl Hot {
     /// # Errors
     /// When a database cannot be made.
     pub async fn open(place: &Place, options: EventOptions) -> Result<Self, Failure> {
-        let databases = Options::new(place.disk.path().join("data"))
+        let mut databases = Options::new(place.disk.path().join("data"))
             .run_dir(place.tmpfs.path().join("run"))
             .schemas(nasnet_events::schema_sets());
+        databases.database_bytes_max = DATABASE_BYTES_MAX;
         let db = DbManager::open(databases).await?;
         let id: RouterId = "bench".parse()?;
         db.create_router(NewRouter::new(id.clone()).name("bench").host("192.0.2.1")).await?;

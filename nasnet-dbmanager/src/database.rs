@@ -303,6 +303,12 @@ impl Database {
         self.shared.annexes.as_ref()
     }
 
+    /// Returns the bytes the file may grow to for operations of a cause, as long as the medium has room: see
+    /// [`Options::database_bytes_max`](crate::Options::database_bytes_max).
+    pub fn bytes_max(&self, cause: Cause) -> u64 {
+        self.shared.readers.bytes_for(cause.class())
+    }
+
     /// Returns what this process has written to the file, its log and its annexes included.
     pub fn written(&self) -> Written {
         vfs::written(&self.shared.path)

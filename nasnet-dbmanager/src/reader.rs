@@ -15,7 +15,7 @@ use crate::connection::{Guarded, Role, Target};
 use crate::db_lock::FileLock;
 use crate::driver::during;
 use crate::error::Error;
-use crate::id::Cause;
+use crate::id::{Cause, Class};
 use crate::idle::Idle;
 use crate::observe::{self, Outcome};
 use crate::vitals::{self, Vitals};
@@ -43,6 +43,11 @@ impl ReaderPool {
         let permits = Arc::new(Semaphore::new(target.tuning.readers.max(1)));
         let idle = Idle::new(Arc::clone(&permits));
         Self { idle, permits, target, size, limit, vitals, lock: Mutex::new(Some(lock)) }
+    }
+
+    /// Returns the bytes the file may grow to for operations of a class while the medium has room.
+    pub(crate) fn bytes_for(&self, class: Class) -> u64 {
+        self.target.bytes_for(class, false)
     }
 
     /// Runs one read. The caller spawns it: a connection must not be dropped in the middle of a statement.

@@ -193,8 +193,15 @@ fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
         varint::put(&mut columns, key - previous);
         previous = key;
     }
+    // Most blocks are of one scope.
+    let mut scope = None;
     for event in events {
-        varint::put(&mut columns, texts.number(event.scope.as_str()));
+        let number = match scope {
+            Some((text, number)) if text == event.scope.as_str() => number,
+            _ => texts.number(event.scope.as_str()),
+        };
+        scope = Some((event.scope.as_str(), number));
+        varint::put(&mut columns, number);
         varint::put(&mut columns, texts.number(event.stream.as_str()));
         varint::put(&mut columns, event.version);
         varint::put(&mut columns, texts.number(event.kind.as_str()));

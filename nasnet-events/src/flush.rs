@@ -108,9 +108,7 @@ impl Shared {
         let epoch = view.epoch;
         // A block is final once it is in the log. Open transactions hold nothing up: their events are rows, not segments.
         let end = view.end;
-        if let Some(floor) = view.floor {
-            shared.heads().forget_below(floor);
-        }
+        shared.forget_below(&view);
         let start = Position::new(epoch, view.flushed_through);
         let mut report = FlushReport {
             reason,

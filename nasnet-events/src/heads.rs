@@ -16,6 +16,9 @@ use crate::plan::Changes;
 use crate::position::Position;
 use crate::sealing;
 
+/// How many ids there are before those beyond the window are looked for.
+const IDS_SWEPT_MIN: usize = 256;
+
 /// Number of a stream in [`Heads`].
 pub(crate) type Slot = u32;
 
@@ -31,6 +34,8 @@ pub(crate) struct Known {
     pub(crate) durable: bool,
     /// In a reservation that is not resolved.
     pub(crate) pending: bool,
+    /// A row of its scope's database no more, but part of a segment.
+    pub(crate) sealed: bool,
 }
 
 pub(crate) fn content_of(event: &Recorded) -> Option<u32> {
@@ -110,6 +115,8 @@ pub(crate) struct Heads {
     streams: Vec<StreamState>,
     loaded: HashSet<Scope>,
     ids: HashMap<Ulid, Known>,
+    /// How many of them were left when those beyond the window were last taken out.
+    ids_kept: usize,
     reservations: BTreeMap<u64, Reservation>,
     backlog: HashMap<Scope, Backlog>,
     by_stream: StreamIndex,
@@ -131,6 +138,7 @@ impl Heads {
             streams: Vec::new(),
             loaded: HashSet::new(),
             ids: HashMap::new(),
+            ids_kept: 0,
             reservations: BTreeMap::new(),
             backlog: HashMap::new(),
             by_stream: StreamIndex::default(),
@@ -202,7 +210,15 @@ impl Heads {
         }
         self.note_version(scope, stream, version);
         let slot = self.slot(scope, stream);
-        self.ids.entry(id).or_insert(Known { position, version, slot, content: None, durable: true, pending: false });
+        self.ids.entry(id).or_insert(Known {
+            position,
+            version,
+            slot,
+            content: None,
+            durable: true,
+            pending: false,
+            sealed: false,
+        });
     }
 
     fn reservation_at(&self, seq: u64) -> Option<&Reservation> {
@@ -212,6 +228,11 @@ impl Heads {
 
     pub(crate) fn known(&self, id: Ulid) -> Option<Known> {
         self.ids.get(&id).copied()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ids_known(&self) -> usize {
+        self.ids.len()
     }
 
     pub(crate) fn reservations(&self) -> impl Iterator<Item = &Reservation> {
@@ -237,6 +258,7 @@ impl Heads {
                 content: content_of(event),
                 durable,
                 pending: false,
+                sealed: false,
             };
             self.ids.insert(event.id, known);
             self.by_stream.add(slot, event.position.seq);
@@ -271,6 +293,7 @@ impl Heads {
                 content: content_of(event),
                 durable: true,
                 pending: true,
+                sealed: false,
             };
             self.ids.insert(event.id, known);
         }
@@ -321,9 +344,29 @@ impl Heads {
         self.by_stream.add_unknown(first_seq);
     }
 
-    /// Forgets where events below the start of the hot log stood.
+    /// Forgets where events below the start of the hot log stood, and the ids that are beyond the window with them.
     pub(crate) fn forget_below(&mut self, floor: u64) {
         self.by_stream.forget_below(floor);
+        // Looking at all of them costs its time, so they grow to the double first.
+        if self.ids.len() < IDS_SWEPT_MIN.max(self.ids_kept.saturating_mul(2)) {
+            return;
+        }
+        let epoch = self.epoch;
+        self.ids.retain(|_, known| {
+            let is_hot = known.position.epoch == epoch && known.position.seq >= floor;
+            known.pending || is_hot || (known.durable && !known.sealed)
+        });
+        self.ids_kept = self.ids.len();
+        self.ids.shrink_to(self.ids_kept.saturating_mul(2));
+    }
+
+    /// Takes note that durable rows were sealed: their ids are beyond the window once they have left the hot log.
+    pub(crate) fn note_sealed(&mut self, ids: &[Ulid]) {
+        for id in ids {
+            if let Some(known) = self.ids.get_mut(id) {
+                known.sealed = true;
+            }
+        }
     }
 
     /// Where the next events of a stream stand in the hot log, in the given scopes or in all; see [`StreamIndex::next`].
@@ -351,7 +394,11 @@ impl Heads {
 
     fn add_backlog(&mut self, event: &Recorded) {
         if event.class == Class::Normal {
-            let backlog = self.backlog.entry(event.scope.clone()).or_default();
+            // An entry would clone the scope of every event.
+            if !self.backlog.contains_key(&event.scope) {
+                self.backlog.insert(event.scope.clone(), Backlog::default());
+            }
+            let Some(backlog) = self.backlog.get_mut(&event.scope) else { return };
             backlog.events += 1;
             backlog.raw_bytes += (event.body.get().len() + 48) as u64;
         }

@@ -22,7 +22,8 @@ pub struct EventOptions {
     pub flush_bytes: usize,
     /// Longest time `maintain` leaves Normal events in tmpfs only. Default 5 minutes.
     pub flush_interval: Duration,
-    /// Most bytes of hot.db, `None` = 64 MiB or 15 % of its file system, whichever is less. Default `None`.
+    /// Most bytes of hot.db, `None` = 64 MiB or 15 % of its file system, whichever is less; at most 15/16 of what the
+    /// manager lets a database have ([`nasnet_dbmanager::Options::database_bytes_max`]). Default `None`.
     pub hot_bytes_max: Option<u64>,
     /// How long events stay in the hot tier that are on flash or of class Low, by the time since boot. Default 24 hours.
     pub hot_keep: Duration,

@@ -174,6 +174,7 @@ impl<'a> Plan<'a> {
                 content: content_of(event),
                 durable: achieved == Achieved::Synced,
                 pending,
+                sealed: false,
             };
             self.ids.insert(event.id, known);
             self.placed.push((slot, event.position.seq));
@@ -342,5 +343,32 @@ mod tests {
         let mut drawn = events(2);
         assert_eq!(append(&mut heads, Expected::Any, &mut drawn), Err(Refusal::OutOfPositions));
         assert!(append(&mut heads, Expected::Any, &mut drawn[..1]).is_ok());
+    }
+
+    #[test]
+    fn ids_beyond_the_window_are_forgotten() {
+        let mut heads = Heads::new(1);
+        let durable = events(2);
+        let durable: Vec<Ulid> = {
+            let ids = durable.iter().map(|event| event.id).collect();
+            reserve(&mut heads, 0, durable).expect("positions");
+            heads.resolve(1, Resolution::Published);
+            ids
+        };
+        let mut hot = events(902).split_off(2);
+        append(&mut heads, Expected::Any, &mut hot).expect("appended");
+        assert_eq!(heads.ids_known(), 902);
+
+        heads.forget_below(802);
+        assert!(hot[..799].iter().all(|event| heads.known(event.id).is_none()), "they have left the hot log");
+        assert!(hot[799..].iter().all(|event| heads.known(event.id).is_some()), "the hot log still has them");
+        assert!(durable.iter().all(|id| heads.known(*id).is_some()), "their rows are not sealed");
+
+        heads.note_sealed(&durable);
+        let mut more = events(1_502).split_off(902);
+        append(&mut heads, Expected::Any, &mut more).expect("appended");
+        heads.forget_below(1_502);
+        assert!(durable.iter().all(|id| heads.known(*id).is_none()), "sealed, and no longer in the hot log");
+        assert_eq!(heads.ids_known(), 1);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nasnet_dbmanager::{Cause, ClockQuality, Now, Scope};
 use sqlx::SqliteConnection;
+use ulid::Ulid;
 
 use crate::chain::{self, Digest};
 use crate::epoch;
@@ -142,6 +143,7 @@ impl EventStore {
             let (first, last) = (first.position, last.position);
             let keys = step.run.iter().map(|event| event.position.to_key()).collect::<Result<Vec<i64>, _>>()?;
             let keys_json = serde_json::to_string(&keys).map_err(|error| Error::corrupt("positions", error))?;
+            let ids: Vec<Ulid> = step.run.iter().map(|event| event.id).collect();
             let (run, dictionary) = (step.run, step.dictionary);
             let prepared = blocking(move || segment::prepare(run, dictionary.as_ref())).await?;
             let events = prepared.events.len() as u64;
@@ -171,6 +173,7 @@ impl EventStore {
                 .await?;
             let Some(place) = done else { return Ok(()) };
             bodies::confirm(database.annexes(), Lane::Sealed, place);
+            shared.heads().note_sealed(&ids);
             report.segments += 1;
             report.events += events;
         }

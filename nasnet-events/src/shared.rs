@@ -17,6 +17,8 @@ use crate::epoch::{self, Opened, TailLost};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::heads::Heads;
+use crate::hot::appender::APPEND;
+use crate::hot::log::View;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
 use crate::position::Position;
@@ -26,11 +28,18 @@ use crate::store::{blocking, lock_opening};
 const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
 
 /// 64 MiB, or 15 % of the file system if that is less.
-fn hot_bytes_max(run_dir: &std::path::Path) -> u64 {
+fn hot_bytes_wanted(run_dir: &std::path::Path) -> u64 {
     const MOST: u64 = 64 << 20;
     const PERCENT: u64 = 15;
     let Ok(facts) = rustix::fs::statvfs(run_dir) else { return MOST };
     (facts.f_blocks.saturating_mul(facts.f_frsize) / 100).saturating_mul(PERCENT).clamp(1 << 20, MOST)
+}
+
+/// Never what the database itself may have: room is looked for once in a while, and until then the file still grows.
+fn hot_bytes_max(manager: &DbManager, asked: Option<u64>) -> u64 {
+    let allowed = manager.hot().bytes_max(APPEND);
+    let wanted = asked.unwrap_or_else(|| hot_bytes_wanted(manager.run_dir()));
+    wanted.min(allowed - allowed / 16)
 }
 
 /// State of an open store. Its locks are held for a few instructions, never across an await.
@@ -80,7 +89,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(manager: DbManager, options: EventOptions, session: Session, opened: Opened) -> Self {
-        let hot_bytes_max = options.hot_bytes_max.unwrap_or_else(|| hot_bytes_max(manager.run_dir()));
+        let hot_bytes_max = hot_bytes_max(&manager, options.hot_bytes_max);
         let cold = options.cold.as_ref().map(|cold| Arc::new(Mutex::new(ColdDir::new(cold, &manager))));
         Self {
             manager,
@@ -225,6 +234,14 @@ impl Shared {
 
     pub(crate) fn set_last_flush_ms(&self, boottime_ms: u64) {
         *self.last_flush_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(boottime_ms);
+    }
+
+    /// Forgets what has left the hot log.
+    pub(crate) fn forget_below(&self, view: &View) {
+        let mut heads = self.heads();
+        if let Some(floor) = view.floor.filter(|_| heads.epoch() == view.epoch) {
+            heads.forget_below(floor);
+        }
     }
 
     /// Takes events that are lost out of what is still to be flushed.

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use nasnet_dbmanager::DbManager;
+use nasnet_dbmanager::{DbManager, NewRouter, RouterId};
 use nasnet_events::{EventOptions, EventStore, Expected, FlushReason, NewEvent, Position, Query, TruncatedBy};
 use support::{Site, event, kind, normal, on_scope, read_ids, router, stream};
 use ulid::Ulid;
@@ -181,4 +181,28 @@ async fn what_was_given_up_is_told_of_after_the_hot_tier_is_gone() {
     assert_eq!(store.truncated(Position::START).await.unwrap(), before);
     let end = before[0].through;
     assert_eq!(store.truncated(end).await.unwrap(), []);
+}
+
+/// The bound of the events gives room back, that of the database only refuses: asking for more than the database may have
+/// must not make the second the one that is met.
+#[tokio::test]
+async fn the_hot_tier_stays_below_what_its_database_may_have() {
+    const DATABASE_MAX: u64 = 1 << 20;
+    let site = Site::new();
+    let mut bounded = support::options(site.dir.path());
+    bounded.database_bytes_max = DATABASE_MAX;
+    let manager = DbManager::open(bounded).await.unwrap();
+    manager.create_router(NewRouter::new(RouterId::parse("r1").unwrap())).await.unwrap();
+    let mut options = EventOptions::default();
+    options.hot_bytes_max = Some(1 << 30);
+    let store = EventStore::open(&manager, options).await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..1_200 {
+        ids.push(append(&store, bulky(&manager, "resource.updated")).await);
+    }
+    let status = store.status().await.unwrap();
+    assert!(status.hot_bytes.1 < DATABASE_MAX, "{} bytes are allowed", status.hot_bytes.1);
+    assert!(status.hot_bytes.0 <= DATABASE_MAX, "{} bytes", status.hot_bytes.0);
+    assert_eq!((status.shed, status.lost), (0, 0), "what had to give way was flushed");
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
 }

@@ -19,7 +19,8 @@ use crate::receipt::{Achieved, Receipt};
 use crate::shared::Shared;
 use crate::window;
 
-const APPEND: Cause = Cause::new("event-append");
+/// Critical, so that the bound on the hot tier is the one that holds: it gives room back, the database only refuses.
+pub(crate) const APPEND: Cause = Cause::new("event-append").critical();
 const RELOAD: Cause = Cause::new("event-reload");
 
 /// Commands taken from the queue at once.
@@ -165,8 +166,10 @@ struct Batch {
 pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<Command>) {
     let mut received = Vec::new();
     let mut commands = Vec::new();
-    let mut stale = false;
+    let (mut stale, mut answered) = (false, 0);
     while queue.recv_many(&mut received, DRAIN_MAX).await > 0 {
+        gather(&mut queue, &mut received, answered).await;
+        answered = received.len();
         for command in received.drain(..) {
             match command {
                 Command::Appends(appends) => commands.extend(appends.into_iter().map(Command::Append)),
@@ -186,6 +189,21 @@ pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<
                     refuse(command, &error);
                 }
             }
+        }
+    }
+}
+
+/// Lets those who were answered last come back first, so that they share a batch: each is awake already, and many small
+/// batches cost more than the moment this takes.
+async fn gather(queue: &mut mpsc::UnboundedReceiver<Command>, received: &mut Vec<Command>, answered: usize) {
+    while received.len() < answered.min(DRAIN_MAX) {
+        let before = received.len();
+        tokio::task::yield_now().await;
+        while let Ok(command) = queue.try_recv() {
+            received.push(command);
+        }
+        if received.len() == before {
+            break;
         }
     }
 }
@@ -263,14 +281,19 @@ fn turn_away(commands: &mut [Command]) {
 /// Makes sure that the versions of every stream are known: callers have seen to it, but a hot tier that was wiped since
 /// took with it what was known. A command whose scope cannot be read is refused.
 async fn load_windows(shared: &Shared, commands: &mut [Command]) {
+    let mut loaded: Option<Scope> = None;
     for command in commands {
         let scope = match &command {
             Command::Append(append) => &append.scope,
             Command::Reserve(reserve) => &reserve.scope,
             _ => continue,
         };
-        if let Err(error) = window::load(shared, scope).await {
-            refuse(std::mem::replace(command, Command::Done), &error);
+        if loaded.as_ref() == Some(scope) {
+            continue;
+        }
+        match window::load(shared, scope).await {
+            Ok(()) => loaded = Some(scope.clone()),
+            Err(error) => refuse(std::mem::replace(command, Command::Done), &error),
         }
     }
 }

@@ -289,8 +289,10 @@ impl EventStore {
             observe::removed(&swept, "expired");
             match swept.next {
                 Some(next) => from = next,
-                None => return Ok(events),
+                None => break,
             }
         }
+        shared.forget_below(&hot.read(EXPIRE, |conn| Box::pin(log::view(conn))).await?);
+        Ok(events)
     }
 }

@@ -116,7 +116,9 @@ const GOALS: [(&str, &str, Key, Key, f64); 8] = [
 
 /// A store whose hot tier holds a whole round.
 fn roomy() -> EventOptions {
-    EventOptions::default()
+    let mut options = EventOptions::default();
+    options.hot_bytes_max = Some(1 << 30);
+    options
 }
 
 /// Time of one event in batches over all streams. The events are made before, as a caller makes them: their bodies are
