@@ -17,7 +17,7 @@ pub(crate) mod carry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -175,7 +175,8 @@ impl Annexes {
             return Err(damaged(detail));
         };
         let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, place.offset).map_err(|error| Error::io("read", &path, error))?;
+        durable::read_exact_at(&file, &path, &mut bytes, place.offset)
+            .map_err(|error| Error::io("read", &path, error))?;
         Ok(bytes)
     }
 

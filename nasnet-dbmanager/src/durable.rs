@@ -50,7 +50,7 @@ mod watch {
             })*
         };
     }
-    just_done!(sync_file, sync_dir, create_dir, remove);
+    just_done!(read, sync_file, sync_dir, create_dir, remove);
 }
 
 /// Who may enter a directory or read a file besides its owner.
@@ -60,6 +60,11 @@ pub(crate) enum Access {
     Owner,
     /// Whoever the umask of the process lets.
     Umask,
+}
+
+/// Reads a piece of a file.
+pub(crate) fn read_exact_at(file: &File, path: &Path, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    watch::read(path, || file.read_exact_at(bytes, offset))
 }
 
 /// Writes a whole file, replacing its content, and syncs it. Its name is durable once its directory is synced.

@@ -28,6 +28,9 @@ const LOCK_TRIES: u32 = 100;
 const GET: &str = "SELECT pos FROM event_cursors WHERE name = ?1";
 const SET: &str = "INSERT INTO event_cursors (name, pos) VALUES (?1, ?2) \
      ON CONFLICT (name) DO UPDATE SET pos = excluded.pos WHERE excluded.pos > event_cursors.pos";
+const BACKLOG: &str = "SELECT (SELECT COUNT(*) FROM event_rows WHERE pos > ?1) \
+     + (SELECT COALESCE(SUM(events), 0) FROM event_segments WHERE last_pos > ?1) \
+     + (SELECT COALESCE(SUM(events), 0) FROM event_sealed WHERE last_pos > ?1)";
 
 /// What an archive run did.
 #[derive(Debug)]
@@ -50,6 +53,12 @@ pub struct ArchiveReport {
 pub(crate) async fn confirmed(conn: &mut SqliteConnection) -> Result<Option<Position>, Error> {
     let found: Option<i64> = sqlx::query_scalar(GET).bind(CURSOR).fetch_optional(conn).await?;
     Ok(found.and_then(Position::from_key))
+}
+
+/// Events of the warm tier behind a position.
+pub(crate) async fn backlog(conn: &mut SqliteConnection, after: Position) -> Result<u64, Error> {
+    let found: i64 = sqlx::query_scalar(BACKLOG).bind(after.to_key_clamped()).fetch_one(conn).await?;
+    Ok(found.cast_unsigned())
 }
 
 async fn confirm(conn: &mut SqliteConnection, position: Position) -> Result<(), Error> {
@@ -133,7 +142,9 @@ impl EventStore {
             let ended = next.is_none();
             match next {
                 // What is damaged is told and left behind; it must not keep the rest from being archived.
-                Some(Err(error @ Error::Corrupt { .. })) => report.failed.push((scope.clone(), error)),
+                Some(Err(error)) if error.is_damage() || matches!(error, Error::SegmentBody { .. }) => {
+                    report.failed.push((scope.clone(), error));
+                }
                 // What cannot be read now is there later, and a later frame would bar the way for it.
                 Some(Err(error)) => return Err(error),
                 Some(Ok(event)) => {

@@ -167,6 +167,20 @@ pub enum Error {
         /// Everything of the stream after here is there.
         oldest: Position,
     },
+    /// Versions of a stream are missing from its history, and retention did not remove them: events of class Low that ended
+    /// with their hot tier, the lost tail of one, an append to the hot tier that stood on a transaction which then rolled
+    /// back, or damage, of which [`crate::EventStore::verify`] tells.
+    #[error("history of {stream} of {scope} goes on from version {after} with {next}")]
+    VersionGap {
+        /// The scope.
+        scope: Scope,
+        /// The stream.
+        stream: StreamName,
+        /// The version before the gap, 0 when it is at the beginning.
+        after: u64,
+        /// The version behind it.
+        next: u64,
+    },
     /// The cold directory is not usable now.
     #[error("cold tier {} is absent: {why}", dir.display())]
     ColdAbsent {
@@ -176,7 +190,7 @@ pub enum Error {
         why: String,
     },
     /// A file of the store cannot be read or written.
-    #[error("{operation} {}", path.display())]
+    #[error("cannot {operation} {}: {source}", path.display())]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -296,7 +310,10 @@ impl Error {
 
     /// True when other segments can be read nevertheless.
     pub(crate) fn is_of_one_segment(&self) -> bool {
-        matches!(self, Self::Corrupt { .. } | Self::DictionaryMissing { .. } | Self::SegmentBody { .. })
+        matches!(
+            self,
+            Self::Corrupt { .. } | Self::DictionaryMissing { .. } | Self::SegmentBody { .. } | Self::Io { .. }
+        )
     }
 
     pub(crate) fn corrupt(what: impl Into<String>, why: impl std::fmt::Display) -> Self {

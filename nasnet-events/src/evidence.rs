@@ -117,7 +117,7 @@ async fn scope_proofs(
     for lane in [Lane::Rows, Lane::Segments] {
         match lane_proof(store, scope, lane, stretch, head).await {
             Ok(proof) => warm.extend(proof),
-            Err(error @ (Error::Unproven { .. } | Error::Corrupt { .. })) => gap = Some(error),
+            Err(error) if error.is_of_one_segment() || matches!(error, Error::Unproven { .. }) => gap = Some(error),
             Err(error) => return Err(error),
         }
     }

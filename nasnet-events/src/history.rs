@@ -26,11 +26,12 @@ pub enum Until {
 }
 
 /// Reads the events of a stream up to a position or an instant, oldest first, from its very first one: what is folded from
-/// a part of them would be a guess.
+/// a part of them would be a guess, so a hole is an item of its own, and what follows it comes behind.
 ///
 /// # Errors
 /// [`Error::BeyondHorizon`] when retention has removed a part of the history and no tier that can be read now has it; as an
-/// item of the stream when that part is not its beginning, as its last item when nothing of the stream is left behind it. [`Error::Storage`] when the place of an instant cannot be found.
+/// item of the stream when that part is not its beginning, its last one when the end is missing. [`Error::VersionGap`] as an item where versions are missing for
+/// another reason. [`Error::Storage`] when the place of an instant cannot be found.
 ///
 /// # Cancel safety
 /// Safe.
@@ -41,21 +42,17 @@ pub async fn events_until(
     until: Until,
 ) -> Result<impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static, Error> {
     let query = Query::scope(scope.clone()).stream(stream.clone());
-    let gaps = match removed_of(store, scope, stream).await? {
-        Some(removed) => {
-            let gaps =
-                Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0), at: Position::START };
-            gaps.check_beginning(store, query.clone()).await?;
-            Some(gaps)
-        }
-        None => None,
-    };
+    let removed = removed_of(store, scope, stream).await?;
+    let gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0), at: Position::START };
+    if gaps.removed.is_some() {
+        gaps.check_beginning(store, query.clone()).await?;
+    }
     let last = match until {
         Until::Position(position) => position,
         Until::WallMs(wall_ms) => place_of(store, query.clone(), wall_ms).await?,
     };
     let events = store.read(query.clone().until(last));
-    let telling = Telling { events, gaps, store: store.clone(), query, until };
+    let telling = Telling { events, waiting: None, ended: false, gaps, store: store.clone(), query, until };
     Ok(futures_util::stream::unfold(telling, |mut telling| async move { Some((telling.next().await?, telling)) })
         .boxed())
 }
@@ -63,8 +60,10 @@ pub async fn events_until(
 /// A history that is being read.
 struct Telling<S> {
     events: S,
-    /// `None` when nothing was removed, or all there is to say was said.
-    gaps: Option<Gaps>,
+    /// The event behind a gap that was told.
+    waiting: Option<Result<Recorded, Error>>,
+    ended: bool,
+    gaps: Gaps,
     store: EventStore,
     query: Query,
     until: Until,
@@ -72,13 +71,22 @@ struct Telling<S> {
 
 impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
     async fn next(&mut self) -> Option<Result<Recorded, Error>> {
-        match (self.events.next().await, &mut self.gaps) {
-            (Some(item), Some(gaps)) => Some(gaps.tell(item)),
-            (Some(item), None) => Some(item),
-            (None, _) => {
-                let gaps = self.gaps.take()?;
-                gaps.check_end(&self.store, self.query.clone(), self.until).await.err().map(Err)
+        if let Some(item) = self.waiting.take() {
+            return Some(item);
+        }
+        if self.ended {
+            return None;
+        }
+        let Some(item) = self.events.next().await else {
+            self.ended = true;
+            return self.gaps.at_the_end(&self.store, self.query.clone(), self.until).await.map(Err);
+        };
+        match self.gaps.before(&item) {
+            Some(hole) => {
+                self.waiting = Some(item);
+                Some(Err(hole))
             }
+            None => Some(item),
         }
     }
 }
@@ -93,22 +101,23 @@ async fn removed_of(store: &EventStore, scope: &Scope, stream: &StreamName) -> R
     database.read(HORIZON, move |conn| Box::pin(async move { horizon::of_stream(conn, &stream).await })).await
 }
 
-/// Looks for versions that retention has removed. Versions of a stream count up from 1, and those it removed may be read
-/// from the cold tier all the same.
+/// Looks for versions that are missing. Versions of a stream count up from 1, and those retention removed may be read from
+/// the cold tier all the same.
 struct Gaps {
     scope: Scope,
     stream: StreamName,
-    removed: Removed,
+    removed: Option<Removed>,
     /// The version read last, `None` behind a place that cannot be read, where any may follow.
     last: Option<u64>,
-    /// Its position.
+    /// The position of the event read last.
     at: Position,
 }
 
 impl Gaps {
     fn beyond(&self) -> Error {
         let (scope, stream) = (self.scope.clone(), self.stream.clone());
-        Error::BeyondHorizon { scope, stream, oldest: self.removed.through }
+        let oldest = self.removed.as_ref().map_or(Position::START, |removed| removed.through);
+        Error::BeyondHorizon { scope, stream, oldest }
     }
 
     /// A history that does not begin at the beginning is refused before anything of it is read.
@@ -121,27 +130,30 @@ impl Gaps {
         }
     }
 
-    /// A history is not whole when what was removed came behind its last event and within its end. Where that was is not
-    /// known any more, so it is whole only if it ends with that event, or the next one that is left follows it.
-    async fn check_end(&self, store: &EventStore, query: Query, until: Until) -> Result<(), Error> {
-        let Some(last) = self.last.filter(|last| *last < self.removed.version) else { return Ok(()) };
+    /// What is missing behind the last event and within the end of the history. Where removed events were is not known any
+    /// more, so nothing is missing only if it ends with that event, or the next one that is left follows it.
+    async fn at_the_end(&self, store: &EventStore, query: Query, until: Until) -> Option<Error> {
+        let last = self.last.filter(|last| self.removed.as_ref().is_some_and(|removed| *last < removed.version))?;
         if until == Until::Position(self.at) {
-            return Ok(());
+            return None;
         }
         match store.read_stored(query.after(self.at).limit(1)).next().await {
-            Some(Ok(event)) if event.version == last + 1 => Ok(()),
-            _ => Err(self.beyond()),
+            Some(Ok(event)) if event.version == last + 1 => None,
+            _ => Some(self.beyond()),
         }
     }
 
-    fn tell(&mut self, item: Result<Recorded, Error>) -> Result<Recorded, Error> {
-        let last = self.last;
-        self.last = item.as_ref().ok().map(|event| event.version);
+    /// What is missing directly before an item.
+    fn before(&mut self, item: &Result<Recorded, Error>) -> Option<Error> {
+        let next = item.as_ref().ok().map(|event| event.version);
         self.at = item.as_ref().map_or(self.at, |event| event.position);
-        match (last, &item) {
-            (Some(last), Ok(event)) if event.version > last + 1 && last < self.removed.version => Err(self.beyond()),
-            _ => item,
+        let after = std::mem::replace(&mut self.last, next)?;
+        let next = next.filter(|next| *next > after.saturating_add(1))?;
+        if self.removed.as_ref().is_some_and(|removed| after < removed.version) {
+            return Some(self.beyond());
         }
+        let (scope, stream) = (self.scope.clone(), self.stream.clone());
+        Some(Error::VersionGap { scope, stream, after, next })
     }
 }
 

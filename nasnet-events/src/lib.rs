@@ -87,6 +87,7 @@ pub use event::{Head, Level, NewEvent, Recorded, StreamAppend};
 pub use expected::Expected;
 pub use flush::{FlushReason, FlushReport};
 pub use head::{ChainHead, Lane, LaneHead};
+pub use hot::compact::CompactReport;
 pub use largest_id::largest_ids;
 pub use name::{EventType, StreamName, Subject};
 pub use options::{ArchivePolicy, ColdOptions, ColdPolicy, EventOptions, FlushPolicy};

@@ -47,7 +47,7 @@ struct Done {
 }
 
 impl EventStore {
-    /// Flushes as [`FlushPolicy`] says, seals old rows, forgets in the hot tier what is old, trains dictionaries, archives
+    /// Flushes as [`FlushPolicy`] says, joins small rows of the hot tier, seals old rows, forgets in the hot tier what is old, trains dictionaries, archives
     /// as [`ArchivePolicy`] says and removes from the warm tier what [`crate::Retention`] does not keep, a bounded number
     /// of rows and segments an hour, until `shutdown` completes; then flushes once more. While a database takes nothing, only the time counts. A medium that
     /// is away is looked for every minute, and what it missed is archived in bounded steps when it returns. The caller
@@ -86,6 +86,7 @@ impl EventStore {
                 () = &mut shutdown => break,
                 () = shared.backlog.notified(), if page_full && !held_up => Some(FlushReason::PageFull),
                 () = due(&shared), if !held_up => Some(FlushReason::Promised),
+                () = shared.crowded.notified() => None,
                 () = tokio::time::sleep(wait) => self.flush_due(&done).await,
             };
             if let Some(reason) = reason {
@@ -97,6 +98,11 @@ impl EventStore {
                     }
                     Err(error) => tracing::warn!(%error, "flush failed"),
                 }
+            }
+            if shared.has_small_rows()
+                && let Err(error) = self.compact().await
+            {
+                tracing::warn!(%error, "small rows stay in the hot tier");
             }
             self.seal_and_train(&mut done).await;
             more = self.archive_due(&mut done).await;

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::heads::Heads;
 use crate::hot::appender::APPEND;
+use crate::hot::compact::SMALL_ROWS_MIN;
 use crate::hot::log::View;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
@@ -62,6 +63,10 @@ pub(crate) struct Shared {
     last_flush_ms: Mutex<Option<u64>>,
     /// Bytes appended since somebody looked how many there are.
     hot_unseen: AtomicU64,
+    /// Rows appended since somebody joined small ones.
+    small_rows: AtomicU64,
+    /// From where on small rows were not joined yet, and in which incarnation.
+    compact_from: Mutex<(u32, u64)>,
     /// Reservations that could not be resolved, and since when, by the time since boot.
     unresolvable: Mutex<HashMap<Position, u64>>,
     /// Scopes whose database could not be read, and since when.
@@ -71,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) resolver: Notify,
     /// Wakes `maintain` when a page of events waits to be flushed.
     pub(crate) backlog: Notify,
+    /// Wakes `maintain` when many small rows have come together.
+    pub(crate) crowded: Notify,
     /// Wakes subscribers: the order of events has grown, or its end is resolved further.
     pub(crate) moved: watch::Sender<u64>,
     pub(crate) consumers: Consumers,
@@ -104,11 +111,14 @@ impl Shared {
             hot_bytes_max,
             last_flush_ms: Mutex::new(None),
             hot_unseen: AtomicU64::new(u64::MAX / 2),
+            small_rows: AtomicU64::new(SMALL_ROWS_MIN),
+            compact_from: Mutex::new((0, 1)),
             unresolvable: Mutex::new(HashMap::new()),
             unreadable: Mutex::new(HashMap::new()),
             cold,
             resolver: Notify::new(),
             backlog: Notify::new(),
+            crowded: Notify::new(),
             moved: watch::Sender::new(0),
             consumers: Consumers::default(),
             promises: Mutex::new(Promises::default()),
@@ -234,6 +244,32 @@ impl Shared {
 
     pub(crate) fn set_last_flush_ms(&self, boottime_ms: u64) {
         *self.last_flush_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(boottime_ms);
+    }
+
+    /// Counts rows that were appended with room for more events.
+    pub(crate) fn note_small_rows(&self, rows: u64) {
+        let before = self.small_rows.fetch_add(rows, Ordering::Relaxed);
+        if before < SMALL_ROWS_MIN && before + rows >= SMALL_ROWS_MIN {
+            self.crowded.notify_one();
+        }
+    }
+
+    /// Tells whether so many small rows came together that joining them pays.
+    pub(crate) fn has_small_rows(&self) -> bool {
+        self.small_rows.load(Ordering::Relaxed) >= SMALL_ROWS_MIN
+    }
+
+    pub(crate) fn note_compacted(&self) {
+        self.small_rows.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn compact_from(&self, epoch: u32) -> u64 {
+        let (known, from) = *self.compact_from.lock().unwrap_or_else(PoisonError::into_inner);
+        if known == epoch { from } else { 1 }
+    }
+
+    pub(crate) fn set_compact_from(&self, epoch: u32, from: u64) {
+        *self.compact_from.lock().unwrap_or_else(PoisonError::into_inner) = (epoch, from);
     }
 
     /// Forgets what has left the hot log.

@@ -49,6 +49,9 @@ pub struct ScopeStatus {
     pub flushed_through: Option<Position>,
     /// Events up to here were read back from the cold tier.
     pub archived_through: Option<Position>,
+    /// Events of the warm tier behind that, which wait for the medium; those of a segment that is archived in part are counted
+    /// whole. `None` without a cold tier.
+    pub unarchived: Option<u64>,
     /// How far retention has come, `None` when it has removed nothing. Not everything before it is gone.
     pub retained_through: Option<Position>,
 }
@@ -64,6 +67,8 @@ pub struct Status {
     pub stable: Position,
     /// Every Normal event up to here is on flash.
     pub flushed_through: Position,
+    /// Normal events that are not on flash yet, as far as this process knows.
+    pub unflushed: u64,
     /// The hot tier; mirrors of durable events are counted.
     pub hot: Held,
     /// Positions that belong to rolled-back transactions.
@@ -116,6 +121,7 @@ impl EventStore {
                 })
             })
             .await?;
+        let unflushed = shared.heads().backlog().values().map(|backlog| backlog.events).sum();
         let mut warm = Vec::new();
         for scope in epoch::scopes(&shared.manager).await? {
             warm.push(self.scope_status(&scope).await);
@@ -139,6 +145,7 @@ impl EventStore {
             end: Position::new(view.epoch, view.end),
             stable: view.stable(),
             flushed_through: Position::new(view.epoch, view.flushed_through),
+            unflushed,
             hot: Held {
                 events: given - voids - unresolved,
                 bytes,
@@ -164,7 +171,7 @@ impl EventStore {
 
     async fn scope_status(&self, scope: &Scope) -> Result<ScopeStatus, Error> {
         let database = self.shared().manager.scope(scope).await?;
-        let scope = scope.clone();
+        let (scope, has_cold) = (scope.clone(), self.shared().cold.is_some());
         database
             .read(STATUS, move |conn| {
                 Box::pin(async move {
@@ -172,6 +179,11 @@ impl EventStore {
                     let totals = segment::totals(conn, Lane::Flushed).await?;
                     let sealed = segment::totals(conn, Lane::Sealed).await?;
                     let tail = segment::tail(conn, &scope).await?;
+                    let archived = archive::confirmed(conn).await?;
+                    let unarchived = match has_cold {
+                        true => Some(archive::backlog(conn, archived.unwrap_or(Position::START)).await?),
+                        false => None,
+                    };
                     Ok(ScopeStatus {
                         rows: Held { events, bytes, oldest, newest },
                         segments: Held {
@@ -189,7 +201,8 @@ impl EventStore {
                         },
                         dictionaries: dictionary::count(conn).await?,
                         flushed_through: (totals.segments > 0).then_some(tail.through),
-                        archived_through: archive::confirmed(conn).await?,
+                        archived_through: archived,
+                        unarchived,
                         retained_through: horizon::retained(conn).await?,
                         scope,
                     })

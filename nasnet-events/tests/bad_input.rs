@@ -3,11 +3,15 @@
 
 mod support;
 
-use futures_util::StreamExt;
-use nasnet_dbmanager::{ClockQuality, Scope};
+use futures_util::{StreamExt, TryStreamExt};
+use nasnet_dbmanager::{ClockQuality, DbManager, Scope};
+use nasnet_events::history::{Until, events_until};
 use nasnet_events::{
-    Achieved, Class, Error, Expected, FlushReason, NewEvent, Query, Recorded, prepare_cold_dir, types,
+    Achieved, Class, Error, EventStore, Expected, FlushReason, Item, NewEvent, Position, Query, Recorded, Span,
+    StreamAppend, prepare_cold_dir, types,
 };
+use sqlx::{ConnectOptions, Connection};
+use support::watch::consumer;
 use support::{NOW_MS, Site, empty_hot, event, normal, on_scope, read, router, stream, with_cold};
 
 async fn items(store: &nasnet_events::EventStore, query: Query) -> (Vec<Recorded>, Vec<Error>) {
@@ -98,7 +102,7 @@ async fn text_that_is_not_utf8_damages_its_own_row_only() {
 }
 
 #[tokio::test]
-async fn a_gap_in_the_versions_is_read_over_and_never_filled() {
+async fn a_gap_in_the_versions_is_told_by_history_and_verify_and_never_filled() {
     let site = Site::new();
     let (manager, store) = site.open().await;
     let (scope, name) = (router("r1"), stream("s"));
@@ -113,12 +117,174 @@ async fn a_gap_in_the_versions_is_read_over_and_never_filled() {
     site.wipe_hot();
     let (manager, store) = site.open().await;
     let versions: Vec<u64> = read(&store, Query::all()).await.iter().map(|event| event.version).collect();
-    assert_eq!(versions, [1, 4]);
+    assert_eq!(versions, [1, 4], "a query is no history");
+    let history = events_until(&store, &scope, &name, Until::Position(Position::END)).await.unwrap();
+    let told: Vec<_> = history.collect().await;
+    let [Ok(first), Err(gap), Ok(last)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((first.version, last.version), (1, 4), "what is behind the gap is read");
+    assert!(matches!(gap, Error::VersionGap { stream, after: 1, next: 4, .. } if *stream == name), "{gap:?}");
+    assert!(!store.verify(Span::all()).await.unwrap().is_sound());
     let decided = store.decide(&scope, &name, |history| {
         assert_eq!(history.len(), 2);
         Ok::<_, Error>(vec![normal(&manager)])
     });
     assert_eq!(decided.await.unwrap().unwrap().version, 5);
+}
+
+/// The one gap the store makes by itself: the hot append is acknowledged before it is known how the transaction ends.
+#[tokio::test]
+async fn a_version_that_rolls_back_beneath_an_append_to_the_hot_tier_is_a_gap_that_is_told() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    let inside = StreamAppend::new(name.clone(), Expected::Any, vec![normal(&manager)]);
+    let (own, on_top, appended) = (store.clone(), normal(&manager), scope.clone());
+    let database = manager.scope(&scope).await.unwrap();
+    let rolled_back = database
+        .write(support::TEST, move |conn| {
+            Box::pin(async move {
+                let pending = own.append_in(conn, &appended, vec![inside]).await?;
+                let receipt = own.append(&appended, &stream("s"), Expected::Any, vec![on_top]).await?;
+                assert_eq!((receipt.version, receipt.achieved), (2, Achieved::Hot));
+                drop(pending);
+                Err::<(), _>(Error::Closed)
+            })
+        })
+        .await;
+    assert!(matches!(rolled_back, Err(Error::Closed)));
+    store.resolve().await.unwrap();
+    let receipt =
+        store.append(&scope, &name, Expected::Exact(2), vec![event(&manager, "config.applied")]).await.unwrap();
+    assert_eq!(receipt.version, 3);
+    let history = events_until(&store, &scope, &name, Until::Position(Position::END)).await.unwrap();
+    let told: Vec<_> = history.collect().await;
+    assert!(matches!(told[0], Err(Error::VersionGap { after: 0, next: 2, .. })), "{told:?}");
+    assert_eq!(told.len(), 3);
+    store.flush(FlushReason::Requested).await.unwrap();
+    assert!(store.verify(Span::all()).await.unwrap().is_sound(), "nothing was taken from the record");
+}
+
+/// Whatever rolls back inside one transaction or around it, durable versions count up without a gap.
+#[tokio::test]
+async fn transactions_stacked_on_one_stream_leave_no_gap_whichever_of_them_rolls_back() {
+    for keep in 0..8_u32 {
+        let site = Site::new();
+        let (manager, store) = site.open().await;
+        let (scope, name) = (router("r1"), stream("s"));
+        let database = manager.scope(&scope).await.unwrap();
+        // Three operations at once share a commit; each has a part of its own that is taken back.
+        let operations = (0..3).map(|number| {
+            let (own, appended, is_kept) = (store.clone(), scope.clone(), keep & (1 << number) != 0);
+            let events = [normal(&manager), normal(&manager)]
+                .map(|event| StreamAppend::new(name.clone(), Expected::Any, vec![event]));
+            database.write(support::TEST, move |conn| {
+                Box::pin(async move {
+                    let [inner, outer] = events;
+                    sqlx::query("SAVEPOINT inner").execute(&mut *conn).await?;
+                    drop(own.append_in(conn, &appended, vec![inner]).await?);
+                    sqlx::query("ROLLBACK TO inner").execute(&mut *conn).await?;
+                    sqlx::query("RELEASE inner").execute(&mut *conn).await?;
+                    let pending = own.append_in(conn, &appended, vec![outer]).await?;
+                    if is_kept { Ok(pending) } else { Err(Error::Closed) }
+                })
+            })
+        });
+        let mut pending: Vec<_> = futures_util::future::join_all(operations).await.into_iter().flatten().collect();
+        assert_eq!(pending.len(), keep.count_ones() as usize);
+        // Published in whatever order.
+        pending.reverse();
+        for pending in pending {
+            store.published(pending).await;
+        }
+        store.append(&scope, &name, Expected::Any, vec![event(&manager, "config.applied")]).await.unwrap();
+        store.resolve().await.unwrap();
+        let history = events_until(&store, &scope, &name, Until::Position(Position::END)).await.unwrap();
+        let versions: Vec<u64> = history.map_ok(|event| event.version).try_collect().await.unwrap();
+        assert_eq!(versions, (1..=u64::from(keep.count_ones()) + 1).collect::<Vec<_>>(), "{keep:03b}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_dictionary_is_named_with_the_segment_by_all_who_read_and_hides_nothing_else() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let scope = router("r1");
+    append_with_dictionary(&manager, &store, &scope).await;
+    let all = read(&store, Query::all()).await;
+    empty_hot(&manager).await;
+    let name = lose_dictionary(&manager, &scope).await;
+    let damaged = [all[300].position, all[360].position];
+    let readable: Vec<_> = all[..300].iter().chain(&all[420..]).map(|event| event.id).collect();
+    let check = |errors: &[Error]| {
+        for (error, first) in errors.iter().zip(damaged) {
+            assert!(
+                matches!(error, Error::DictionaryMissing { scope, segment, dictionary }
+                if *scope == router("r1") && *segment == first && dictionary.to_string() == name),
+                "{error:?}"
+            );
+        }
+        assert_eq!(errors.len(), 2, "{errors:?}");
+    };
+    let (events, errors) = items(&store, Query::all()).await;
+    assert!(events.iter().map(|event| event.id).eq(readable.iter().copied()), "{} events", events.len());
+    check(&errors);
+
+    // A consumer is told and goes on.
+    let mut subscription = store.subscribe(consumer("all")).await.unwrap();
+    let (mut shown, mut told) = (Vec::new(), Vec::new());
+    loop {
+        match subscription.next().await.unwrap() {
+            Ok(Item::CaughtUp { .. }) => break,
+            Ok(item) => shown.push(item.event().unwrap().id),
+            Err(error) => told.push(error),
+        }
+    }
+    assert!(shown == readable, "{} events", shown.len());
+    check(&told);
+
+    let verification = store.verify(Span::all()).await.unwrap();
+    let faults: Vec<_> = verification.faults.iter().filter(|fault| fault.detail.contains(&name)).collect();
+    assert_eq!(faults.iter().filter_map(|fault| fault.position).collect::<Vec<_>>(), damaged, "{verification:?}");
+    let exported = nasnet_events::evidence::export(&store, Span::all(), Vec::new()).await;
+    assert!(exported.as_ref().is_err_and(|error| error.to_string().contains(&name)), "{exported:?}");
+}
+
+#[tokio::test]
+async fn what_needs_a_missing_dictionary_is_read_and_proven_from_the_archive() {
+    let site = Site::new();
+    let (manager, store) = support::open_with_cold(&site).await;
+    let scope = router("r1");
+    append_with_dictionary(&manager, &store, &scope).await;
+    store.archive().await.unwrap();
+    let all = read(&store, Query::all()).await;
+    empty_hot(&manager).await;
+    lose_dictionary(&manager, &scope).await;
+    let (events, errors) = items(&store, Query::all()).await;
+    assert_eq!((events.len(), errors.len()), (all.len(), 2), "{errors:?}");
+    let bundle = nasnet_events::evidence::export(&store, Span::all(), Vec::new()).await.unwrap();
+    assert_eq!(bundle.events().len(), all.len());
+}
+
+/// A segment without a dictionary, one with it, and a row.
+async fn append_with_dictionary(manager: &DbManager, store: &EventStore, scope: &Scope) {
+    for (round, count) in [(0, 300), (1, 60), (2, 60)] {
+        let events = (0..count).map(|number| support::alike(manager, number)).collect();
+        store.append(scope, &stream("s"), Expected::Any, events).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+        assert_eq!(store.train().await.unwrap(), u64::from(round == 0));
+    }
+    store.append(scope, &stream("s"), Expected::Any, vec![event(manager, "config.applied")]).await.unwrap();
+}
+
+/// Removes it by a hand that keeps no rules; its name.
+async fn lose_dictionary(manager: &DbManager, scope: &Scope) -> String {
+    let path = manager.scope(scope).await.unwrap().path().to_owned();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).foreign_keys(false);
+    let mut conn = options.connect().await.unwrap();
+    let id: i64 = sqlx::query_scalar("SELECT id FROM event_dictionaries").fetch_one(&mut conn).await.unwrap();
+    sqlx::query("DELETE FROM event_dictionaries").execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    format!("{id:08x}")
 }
 
 #[tokio::test]

@@ -47,6 +47,10 @@ enum Op {
     Archive {
         by: usize,
     },
+    /// Small rows of the hot log are joined.
+    Compact {
+        by: usize,
+    },
     /// Archived events leave the hot log.
     Expire,
     /// Archived events leave the warm tier, whatever their age.
@@ -88,6 +92,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..2_usize, any::<prop::sample::Index>()).prop_map(|(by, which)| Op::Again { by, which }),
         2 => (0..2_usize).prop_map(|by| Op::Flush { by }),
         1 => (0..2_usize).prop_map(|by| Op::Archive { by }),
+        2 => (0..2_usize).prop_map(|by| Op::Compact { by }),
         1 => Just(Op::Expire),
         2 => (0..2_usize).prop_map(|by| Op::Retain { by }),
         1 => Just(Op::Wipe),
@@ -265,6 +270,7 @@ impl World {
                     acked.in_cold = true;
                 }
             }
+            Op::Compact { by } => drop(self.stores()[by].compact().await.unwrap()),
             Op::Expire => self.expire().await,
             Op::Retain { by } => self.retain(by).await,
             Op::Wipe => self.wipe().await,

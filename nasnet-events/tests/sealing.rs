@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use nasnet_dbmanager::DbManager;
-use nasnet_events::{Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Query, Span};
+use nasnet_events::{Error, EventOptions, EventStore, Expected, FlushReason, Query, Span};
 use sqlx::{ConnectOptions as _, Connection as _};
 use support::{Site, empty_hot, event, kind, on_scope, read, router, stream};
 
@@ -23,16 +23,7 @@ async fn append(manager: &DbManager, store: &EventStore, name: &str, count: usiz
 
 /// Events as alike and as different as those of routers.
 async fn append_alike(manager: &DbManager, store: &EventStore, count: usize) {
-    let batch = (0..count).map(|number| {
-        let id = manager.next_ulid();
-        let noise = number.wrapping_mul(0x9E37_79B9) % 1_000_003;
-        let body = serde_json::json!({
-            "menu": "/interface/ethernet", "row": format!("*{noise:X}"), "uptime": format!("{}d{}h", noise % 30, noise % 24),
-            "before": { "running": "false", "mtu": "1500", "rx-byte": noise * 31, "tx-byte": noise * 17 },
-            "after": { "running": "true", "mtu": "1500", "mac-address": format!("48:8F:5A:{:02X}", noise % 256) },
-        });
-        NewEvent::new(id, kind("resource.updated"), &body).unwrap()
-    });
+    let batch = (0..count).map(|number| support::alike(manager, number));
     for chunk in batch.collect::<Vec<_>>().chunks(50) {
         store.append(&router("r1"), &stream("s"), Expected::Any, chunk.to_vec()).await.unwrap();
     }

@@ -237,6 +237,7 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
             return Ok(batch);
         }
         let rows = std::mem::take(&mut batch.rows);
+        let small = rows.iter().filter(|row| row.count < ROW_EVENTS_MAX as u64 / 2).count() as u64;
         let bytes = rows.iter().map(|row| row.body.len() as u64 + ROW_BYTES).sum();
         shed::make_room(shared, &hot, epoch, bytes, false).await?;
         let written = hot
@@ -258,6 +259,7 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
         };
         // What went into a file that is gone is appended again, to the one in its place.
         if inserted && shared.is_current(&hot) {
+            shared.note_small_rows(small);
             return Ok(batch);
         }
         *stale = true;
@@ -530,7 +532,8 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
         }
         let mut grown = false;
         for row in rows {
-            if row.first_seq < heads.next_seq() {
+            let known = heads.next_seq();
+            if row.last_seq() < known {
                 continue;
             }
             grown = true;
@@ -539,11 +542,13 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
                 heads.note_unknown(row.first_seq);
             }
             let next_seq = row.last_seq() + 1;
-            let events = row.events.unwrap_or_else(|error| {
+            let mut events = row.events.unwrap_or_else(|error| {
                 heads.note_unknown(row.first_seq);
                 tracing::error!(%error, "the events of a row of the hot log are not known");
                 Vec::new()
             });
+            // Rows that were known may have been joined with others since.
+            events.retain(|event| event.position.seq >= known);
             match row.state {
                 RowState::Block => heads.note_block(&events, false),
                 RowState::Mirrored => heads.note_block(&events, true),

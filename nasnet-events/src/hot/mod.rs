@@ -1,6 +1,7 @@
 //! The hot tier: the log in tmpfs, the task that appends to it, and who owns its reservations.
 
 pub(crate) mod appender;
+pub(crate) mod compact;
 pub(crate) mod index;
 pub(crate) mod log;
 pub(crate) mod session;

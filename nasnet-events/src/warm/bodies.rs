@@ -54,7 +54,7 @@ pub(crate) enum Unread {
     /// It is not where its row says, in this file or in no file of this database.
     Damaged(Option<PathBuf>, String),
     /// The medium fails.
-    Failed(nasnet_dbmanager::Error),
+    Failed(Error),
 }
 
 impl Unread {
@@ -62,7 +62,7 @@ impl Unread {
     pub(crate) fn about(self, damaged: impl Fn(Option<PathBuf>, &str) -> Error) -> Error {
         match self {
             Self::Damaged(path, why) => damaged(path, &why),
-            Self::Failed(error) => error.into(),
+            Self::Failed(error) => error,
         }
     }
 }
@@ -118,7 +118,11 @@ pub(crate) fn load(annexes: Option<&Annexes>, lane: Lane, columns: Columns) -> R
     match annexes.read(lane.family(), AnnexPlace { file, offset, bytes }) {
         Ok(bytes) => Ok(Body { bytes, path: Some(annexes.path(lane.family(), file)) }),
         Err(nasnet_dbmanager::Error::Annex { path, detail }) => Err(Unread::Damaged(Some(path), detail)),
-        Err(error) => Err(Unread::Failed(error)),
+        // About this file alone: other segments are read, and this one may be there the next time.
+        Err(nasnet_dbmanager::Error::Io { operation, path, source }) => {
+            Err(Unread::Failed(Error::Io { operation, path, source }))
+        }
+        Err(error) => Err(Unread::Failed(error.into())),
     }
 }
 

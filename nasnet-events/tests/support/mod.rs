@@ -117,6 +117,17 @@ pub fn normal(manager: &DbManager) -> NewEvent {
     event(manager, "resource.updated")
 }
 
+/// Events a dictionary helps with.
+pub fn alike(manager: &DbManager, number: usize) -> NewEvent {
+    let noise = number.wrapping_mul(0x9E37_79B9) % 1_000_003;
+    let body = serde_json::json!({
+        "menu": "/interface/ethernet", "row": format!("*{noise:X}"), "uptime": format!("{}d{}h", noise % 30, noise % 24),
+        "before": { "running": "false", "mtu": "1500", "rx-byte": noise * 31, "tx-byte": noise * 17 },
+        "after": { "running": "true", "mtu": "1500", "mac-address": format!("48:8F:5A:{:02X}", noise % 256) },
+    });
+    NewEvent::new(manager.next_ulid(), kind("resource.updated"), &body).unwrap()
+}
+
 pub fn event(manager: &DbManager, name: &str) -> NewEvent {
     let id = manager.next_ulid();
     NewEvent::new(id, kind(name), &serde_json::json!({ "interface": "wg0", "id": id })).unwrap()

@@ -207,6 +207,13 @@ pub(crate) mod plain {
         meet(operation, path).map_or(Ok(()), |code| Err(error(code)))
     }
 
+    pub(crate) fn read(path: &Path, done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if ACTIVE.load(Ordering::Acquire) > 0 {
+            checked(Operation::Read, &full(path))?;
+        }
+        done()
+    }
+
     pub(crate) fn write(path: &Path, bytes: &[u8], done: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let path = full(path);
         checked(Operation::Write, &path)?;

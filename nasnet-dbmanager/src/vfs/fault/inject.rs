@@ -15,7 +15,7 @@ use super::hook;
 pub enum Operation {
     /// Opening a database, log or journal.
     Open,
-    /// Reading from one.
+    /// Reading from one, or a piece of an annex.
     Read,
     /// Writing to a file.
     Write,

@@ -179,7 +179,7 @@ async fn history(
     }
     let read: HashSet<u64> = read.events.iter().map(|(number, _)| *number).collect();
     let what = match (refused, gone) {
-        (Some(Error::BeyondHorizon { .. }), _) if lost => None,
+        (Some(Error::BeyondHorizon { .. } | Error::VersionGap { .. }), _) if lost => None,
         (None, None) => {
             let lacks = told().find(|told| there.contains(&told.number) && !read.contains(&told.number));
             lacks.map(|lacks| format!("it lacks {lacks:?}"))
