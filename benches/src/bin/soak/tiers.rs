@@ -198,10 +198,15 @@ impl Walk {
         if let Some(what) = self.check().await {
             return Ok(Some(format!("after a reboot: {what}")));
         }
-        if let Some(what) = readers::histories(&self.open, &self.promises).await? {
+        if let Some(what) = self.histories().await? {
             return Ok(Some(format!("after a reboot: {what}")));
         }
         self.follower.follow(&self.open, &self.promises, None, false).await
+    }
+
+    async fn histories(&self) -> Result<Option<String>, Failure> {
+        let some_failed = !self.promises.never.is_empty() || self.found.counts.contains_key("refused");
+        readers::histories(&self.open, &self.promises, some_failed).await
     }
 
     /// Time passes on both clocks.
@@ -261,7 +266,7 @@ impl Walk {
             }
             Step::NoSpace => return self.without_space(random).await,
             Step::Read => {
-                if let Some(what) = readers::histories(&self.open, &self.promises).await? {
+                if let Some(what) = self.histories().await? {
                     return Ok(Some(what));
                 }
             }
