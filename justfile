@@ -58,9 +58,11 @@ peers:
     CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/peers" \
         cargo build --release --locked --manifest-path benches/peers/Cargo.toml
 
-# One fuzz target of the event store (row, segment, frame), as long as one likes; needs nightly and cargo-fuzz.
+# One fuzz target of the event store (row, segment, packed, frame, index, bundle, texts), as long as one likes:
+# `just fuzz frame -max_total_time=300`. Needs cargo-fuzz. Without a nightly compiler the usual one is told to take its flags.
 fuzz TARGET *ARGS:
-    cargo +nightly fuzz run --fuzz-dir nasnet-events/fuzz {{TARGET}} -- {{ARGS}}
+    if cargo +nightly --version >/dev/null 2>&1; then nightly=+nightly; else nightly=; export RUSTC_BOOTSTRAP=1; fi; \
+        cargo $nightly fuzz run --fuzz-dir nasnet-events/fuzz {{TARGET}} -- {{ARGS}}
 
 # What a lease costs beside other locks; with NASNET_TEST_POSTGRES set, beside an advisory lock of PostgreSQL too.
 lock-latency *ARGS:

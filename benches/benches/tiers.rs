@@ -8,7 +8,9 @@ use futures_util::TryStreamExt;
 use nasnet_benches::events::Generator;
 use nasnet_benches::hot::{Failure, Hot};
 use nasnet_benches::place::Place;
-use nasnet_events::{ColdOptions, EventOptions, FlushReason, Position, Query, prepare_cold_dir};
+use nasnet_events::{
+    Class, ColdOptions, EventOptions, FlushReason, Keep, Position, Query, Retention, prepare_cold_dir,
+};
 use tokio::runtime::Runtime;
 
 async fn with_archive(place: &Place) -> Result<Hot, Failure> {
@@ -19,6 +21,36 @@ async fn with_archive(place: &Place) -> Result<Hot, Failure> {
     options.seal_after = Duration::ZERO;
     let hot = Hot::open(place, options).await?;
     prepare_cold_dir(&hot.db, &cold)?;
+    Ok(hot)
+}
+
+/// A run that only proves that it works takes fewer.
+fn archived_events() -> usize {
+    if std::env::args().any(|argument| argument == "--test") { 22_000 } else { 200_000 }
+}
+
+/// Events that are in the archive and nowhere else.
+async fn archived(place: &Place) -> Result<Hot, Failure> {
+    let nothing = Retention::default().class(Class::Normal, Keep::FOR_EVER.events_max(0)).full_history([""; 0]);
+    let cold = place.disk.path().join("cold");
+    std::fs::create_dir_all(&cold)?;
+    let mut options = EventOptions::default().cold(ColdOptions::new(&cold).allow_same_device()).retention(nothing);
+    options.hot_keep = Duration::ZERO;
+    let hot = Hot::open(place, options).await?;
+    prepare_cold_dir(&hot.db, &cold)?;
+    let mut generator = Generator::new(2);
+    for round in 1..=archived_events() / 1_000 {
+        hot.append(generator.samples(1_000)).await?;
+        if round.is_multiple_of(20) || round == archived_events() / 1_000 {
+            hot.store.flush(FlushReason::Requested).await?;
+            hot.store.archive().await?;
+            hot.store.expire().await?;
+            hot.store.retain(hot.store.retention_plan().await?).await?;
+        }
+    }
+    let status = hot.store.status().await?;
+    let warm: u64 = status.warm.iter().flatten().map(|scope| scope.segments.events).sum();
+    assert_eq!((warm, status.hot.events), (0, 0), "the archive alone has them");
     Ok(hot)
 }
 
@@ -93,17 +125,21 @@ fn tiers(criterion: &mut Criterion) {
     });
     group.finish();
 
-    // The oldest events, read back while hot and warm tier hold them as well.
+    let place = Place::new(None).expect("two directories");
+    let hot = runtime.block_on(archived(&place)).expect("an archive");
     let mut group = criterion.benchmark_group("cold_range");
     group.sample_size(20);
-    let from = Position::new(1, 500);
-    group.bench_function("100", |bencher| {
-        let query = Query::scope(hot.scope.clone()).after(from).limit(100);
-        bencher.iter(|| {
-            let page = runtime.block_on(hot.store.read(query.clone()).try_collect::<Vec<_>>());
-            assert_eq!(page.expect("a page").len(), 100);
+    let from = Position::new(1, archived_events() as u64 / 2);
+    for events in [100_u64, 10_000] {
+        group.throughput(Throughput::Elements(events));
+        group.bench_with_input(BenchmarkId::from_parameter(events), &events, |bencher, &events| {
+            let query = Query::scope(hot.scope.clone()).after(from).limit(events);
+            bencher.iter(|| {
+                let page = runtime.block_on(hot.store.read(query.clone()).try_collect::<Vec<_>>());
+                assert_eq!(page.expect("a page").len() as u64, events);
+            });
         });
-    });
+    }
     group.finish();
 }
 

@@ -1,6 +1,7 @@
 //! What the measurements share: deterministic events, medians, and rows of the tables they print.
 #![forbid(unsafe_code)]
 
+pub mod day;
 pub mod events;
 pub mod flash;
 pub mod footprint;

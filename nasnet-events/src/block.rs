@@ -4,19 +4,19 @@
 //! flag 1 the payload's length as a varint and the payload in zstd, or with flag 2 the same in zstd with a dictionary. The payload holds the count, the distinct texts, the
 //! distinct 16-byte ids, one column after the other, and the bodies.
 
+mod decode;
+
 use std::cell::RefCell;
 use std::hash::Hash;
 
 use foldhash::{HashMap, HashMapExt as _};
-use nasnet_dbmanager::{BootId, ClockQuality, Scope};
-use ulid::Ulid;
+use nasnet_dbmanager::ClockQuality;
 
-use crate::body::Body;
 use crate::class::Class;
 use crate::event::{Level, Recorded};
-use crate::name::{EventType, StreamName, Subject};
-use crate::position::Position;
-use crate::varint::{self, Malformed, Reader};
+use crate::varint::{self, Malformed};
+
+pub(crate) use decode::{Peek, decode, decode_with, pick};
 
 const VERSION: u8 = 2;
 const COMPRESSED: u8 = 1;
@@ -260,214 +260,6 @@ fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
     if payload.len() > PAYLOAD_BYTES_MAX { Err(Malformed("block too large")) } else { Ok(payload) }
 }
 
-/// Decodes what [`encode`] wrote. Every damage is an error, never a panic and never a large allocation.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Recorded>, Malformed> {
-    decode_with(bytes, None)
-}
-
-/// As [`decode`], of a block that may need a dictionary.
-pub(crate) fn decode_with(bytes: &[u8], dictionary: Option<&[u8]>) -> Result<Vec<Recorded>, Malformed> {
-    let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else { return Err(Malformed("ends early")) };
-    let mut stored = Reader::new(&header[2..]);
-    if u32::from_le_bytes(stored.array()?) != checksum(bytes) {
-        return Err(Malformed("checksum differs"));
-    }
-    match (header[0], header[1]) {
-        (VERSION, 0) => decode_payload(rest),
-        (VERSION, flags @ (COMPRESSED | WITH_DICTIONARY)) => {
-            let mut reader = Reader::new(rest);
-            let length = usize::try_from(reader.varint()?).unwrap_or(usize::MAX);
-            if length > PAYLOAD_BYTES_MAX {
-                return Err(Malformed("block too large"));
-            }
-            let payload = if flags == COMPRESSED {
-                zstd::bulk::decompress(reader.remaining(), length)
-            } else {
-                let dictionary = dictionary.ok_or(Malformed("its dictionary is missing"))?;
-                zstd::bulk::Decompressor::with_dictionary(dictionary)
-                    .and_then(|mut decompressor| decompressor.decompress(reader.remaining(), length))
-            };
-            let payload = payload.map_err(|_| Malformed("zstd cannot decompress"))?;
-            if payload.len() != length {
-                return Err(Malformed("length differs"));
-            }
-            decode_payload(&payload)
-        }
-        (VERSION, _) => Err(Malformed("unknown flags")),
-        _ => Err(Malformed("unknown version")),
-    }
-}
-
-/// The columns of one event while it is being decoded.
-struct Partial {
-    position: Position,
-    scope: Scope,
-    stream: StreamName,
-    version: u64,
-    kind: EventType,
-    flags: Flags,
-    schema: u16,
-    actor: Option<String>,
-    subject: Option<Subject>,
-    correlation_id: Option<Ulid>,
-    causation_id: Option<Ulid>,
-    id_ms: u64,
-    wall_ms: i64,
-    boot: BootId,
-    boottime_ms: u64,
-}
-
-/// The distinct texts of a block, each parsed at most once per use it is put to.
-struct Texts<'a> {
-    texts: Vec<&'a str>,
-    scopes: HashMap<usize, Scope>,
-    streams: HashMap<usize, StreamName>,
-    kinds: HashMap<usize, EventType>,
-}
-
-impl Texts<'_> {
-    fn text(&self, number: u64) -> Result<(usize, &str), Malformed> {
-        let index = usize::try_from(number).map_err(|_| Malformed("unknown text"))?;
-        Ok((index, self.texts.get(index).ok_or(Malformed("unknown text"))?))
-    }
-
-    fn scope(&mut self, number: u64) -> Result<Scope, Malformed> {
-        let (index, text) = self.text(number)?;
-        if let Some(scope) = self.scopes.get(&index) {
-            return Ok(scope.clone());
-        }
-        let scope: Scope = text.parse().map_err(|_| Malformed("malformed scope"))?;
-        self.scopes.insert(index, scope.clone());
-        Ok(scope)
-    }
-
-    fn stream(&mut self, number: u64) -> Result<StreamName, Malformed> {
-        let (index, text) = self.text(number)?;
-        if let Some(stream) = self.streams.get(&index) {
-            return Ok(stream.clone());
-        }
-        let stream = StreamName::parse(text).map_err(|_| Malformed("malformed stream name"))?;
-        self.streams.insert(index, stream.clone());
-        Ok(stream)
-    }
-
-    fn kind(&mut self, number: u64) -> Result<EventType, Malformed> {
-        let (index, text) = self.text(number)?;
-        if let Some(kind) = self.kinds.get(&index) {
-            return Ok(kind.clone());
-        }
-        let kind = EventType::parse(text).map_err(|_| Malformed("malformed event type"))?;
-        self.kinds.insert(index, kind.clone());
-        Ok(kind)
-    }
-}
-
-fn decode_payload(payload: &[u8]) -> Result<Vec<Recorded>, Malformed> {
-    let mut reader = Reader::new(payload);
-    // Each event takes at least its id's random half and one byte in each of ten columns.
-    let count = reader.count(20)?;
-    let text_count = reader.count(1)?;
-    let texts = (0..text_count).map(|_| reader.text()).collect::<Result<Vec<_>, _>>()?;
-    let mut texts = Texts { texts, scopes: HashMap::new(), streams: HashMap::new(), kinds: HashMap::new() };
-    let id_count = reader.count(16)?;
-    let ids = (0..id_count).map(|_| reader.array::<16>()).collect::<Result<Vec<_>, _>>()?;
-    let id_at = |number: u64| {
-        usize::try_from(number).ok().and_then(|index| ids.get(index)).copied().ok_or(Malformed("unknown id"))
-    };
-
-    let mut events = Vec::with_capacity(count);
-    let mut key = 0_u64;
-    for _ in 0..count {
-        let step = reader.varint()?;
-        key = key.checked_add(step).filter(|_| step > 0).ok_or(Malformed("positions do not ascend"))?;
-        let position = Position::from_key(key.cast_signed()).ok_or(Malformed("position too large"))?;
-        events.push(position);
-    }
-    let mut named = Vec::with_capacity(count);
-    for position in events {
-        let scope = texts.scope(reader.varint()?)?;
-        let stream = texts.stream(reader.varint()?)?;
-        let version = reader.varint()?;
-        named.push((position, scope, stream, version, texts.kind(reader.varint()?)?));
-    }
-    let mut partial = Vec::with_capacity(count);
-    for (position, scope, stream, version, kind) in named {
-        let flags = reader.varint()?;
-        if flags & !flag::KNOWN != 0 {
-            return Err(Malformed("unknown event flags"));
-        }
-        let parsed = parse_flags(flags)?;
-        let schema = u16::try_from(reader.varint()?).map_err(|_| Malformed("schema too large"))?;
-        let has = |bit: u64| flags & bit != 0;
-        let actor = if has(flag::ACTOR) { Some(texts.text(reader.varint()?)?.1.to_owned()) } else { None };
-        let correlation = if has(flag::CORRELATION) { Some(id_at(reader.varint()?)?) } else { None };
-        let causation = if has(flag::CAUSATION) { Some(id_at(reader.varint()?)?) } else { None };
-        let subject = if has(flag::SUBJECT) { Some(texts.text(reader.varint()?)?.1) } else { None };
-        let subject = subject.map(Subject::parse).transpose().map_err(|_| Malformed("malformed subject"))?;
-        partial.push(Partial {
-            position,
-            scope,
-            stream,
-            version,
-            kind,
-            flags: parsed,
-            schema,
-            actor,
-            subject,
-            correlation_id: correlation.map(Ulid::from_bytes),
-            causation_id: causation.map(Ulid::from_bytes),
-            id_ms: 0,
-            wall_ms: 0,
-            boot: BootId::from_bytes([0; 16]),
-            boottime_ms: 0,
-        });
-    }
-    let (mut id_ms, mut wall_ms, mut boottime_ms) = (0_i64, 0_i64, 0_i64);
-    for event in &mut partial {
-        id_ms = id_ms.wrapping_add(reader.signed()?);
-        wall_ms = wall_ms.wrapping_add(reader.signed()?);
-        event.boot = BootId::from_bytes(id_at(reader.varint()?)?);
-        boottime_ms = boottime_ms.wrapping_add(reader.signed()?);
-        (event.id_ms, event.wall_ms, event.boottime_ms) = (id_ms.cast_unsigned(), wall_ms, boottime_ms.cast_unsigned());
-    }
-    let randoms = (0..count).map(|_| reader.array::<10>()).collect::<Result<Vec<_>, _>>()?;
-    let lengths = (0..count).map(|_| reader.varint()).collect::<Result<Vec<_>, _>>()?;
-    let mut events = Vec::with_capacity(count);
-    for ((event, random), length) in partial.into_iter().zip(randoms).zip(lengths) {
-        let length = usize::try_from(length).map_err(|_| Malformed("body too large"))?;
-        events.push(finish(event, random, reader.take(length)?)?);
-    }
-    if reader.is_empty() { Ok(events) } else { Err(Malformed("bytes left over")) }
-}
-
-fn finish(event: Partial, random: [u8; 10], body: &[u8]) -> Result<Recorded, Malformed> {
-    let mut id = [0; 16];
-    id[..6].copy_from_slice(&event.id_ms.to_be_bytes()[2..]);
-    id[6..].copy_from_slice(&random);
-    let body = std::str::from_utf8(body).map_err(|_| Malformed("body is not UTF-8"))?;
-    Ok(Recorded {
-        position: event.position,
-        id: Ulid::from_bytes(id),
-        scope: event.scope,
-        stream: event.stream,
-        version: event.version,
-        kind: event.kind,
-        class: event.flags.class,
-        level: event.flags.level,
-        schema: event.schema,
-        actor: event.actor,
-        correlation_id: event.correlation_id,
-        causation_id: event.causation_id,
-        wall_ms: event.wall_ms,
-        quality: event.flags.quality,
-        boot: event.boot,
-        boottime_ms: event.boottime_ms,
-        subject: event.subject,
-        synced: event.flags.synced,
-        body: Body::from_stored(body.to_owned(), event.flags.sealed)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -484,6 +276,27 @@ mod tests {
         fn events_come_back_as_they_were(events in arbitrary::events(0..20), packing in packing()) {
             let (bytes, _) = encode(&events.iter().collect::<Vec<_>>(), packing).unwrap();
             prop_assert_eq!(decode(&bytes).unwrap(), events);
+        }
+
+        #[test]
+        fn the_wanted_events_alone_come_back_as_they_were(
+            events in arbitrary::events(0..20),
+            packing in packing(),
+            choice: u64,
+        ) {
+            let (bytes, _) = encode(&events.iter().collect::<Vec<_>>(), packing).unwrap();
+            let wanted = |seq: u64| choice & (1 << (seq % 64)) != 0;
+            let picked = pick(&bytes, None, &|peek| {
+                let event = events.iter().find(|event| event.position == peek.position).unwrap();
+                let names = (event.scope.as_str(), event.stream.as_str(), event.kind.as_str());
+                assert_eq!((peek.scope, peek.stream, peek.kind), names);
+                wanted(peek.position.seq)
+            })
+            .unwrap();
+            prop_assert_eq!(picked.count, events.len());
+            prop_assert_eq!(picked.ends, events.first().zip(events.last()).map(|(a, b)| (a.position, b.position)));
+            let expected: Vec<_> = events.into_iter().filter(|event| wanted(event.position.seq)).collect();
+            prop_assert_eq!(picked.events, expected);
         }
 
         #[test]

@@ -174,7 +174,7 @@ impl Shared {
                 }
                 let last = row.last_seq().min(to);
                 step.through = last;
-                match (row.state, row.events) {
+                match (&row.state, row.events()) {
                     (RowState::Block, Ok(events)) => step.add(events, next, to),
                     // Mirrored events are rows on flash already.
                     (_, Ok(_)) => {}

@@ -56,7 +56,9 @@ mod largest_id;
 mod maintain;
 pub mod observe;
 mod options;
+mod present;
 mod read;
+mod reads;
 mod replay;
 mod resolve;
 mod retain;
@@ -93,6 +95,7 @@ pub use name::{EventType, StreamName, Subject};
 pub use options::{ArchivePolicy, ColdOptions, ColdPolicy, EventOptions, FlushPolicy};
 pub use position::Position;
 pub use query::Query;
+pub use reads::Reads;
 pub use receipt::{Achieved, Receipt};
 pub use replay::EventReplay;
 pub use retain::{

@@ -15,11 +15,15 @@ pub const TAILS_LOST: &str = "nasnet_events_tails_lost_total";
 /// Counter: events retention removed from the warm tier, by `why` (`retention`, or `guard`: past that of a consumer).
 pub const PRUNED: &str = "nasnet_events_pruned_total";
 
+/// Counter: reads by callers, once for each `tier` they looked into (`hot`, `warm`, `cold`).
+pub const READS: &str = "nasnet_events_reads_total";
+
 /// Describes every metric of this crate to the recorder that is installed.
 pub fn describe() {
     metrics::describe_counter!(SHED, Unit::Count, "events removed from the hot tier, none of them lost");
     metrics::describe_counter!(LOST, Unit::Count, "events lost for want of room before they reached flash");
     metrics::describe_counter!(PRUNED, Unit::Count, "events removed from the warm tier by retention");
+    metrics::describe_counter!(READS, Unit::Count, "reads that looked into a tier");
     metrics::describe_counter!(TAILS_LOST, Unit::Count, "incarnations of the hot tier found to have lost their tail");
 }
 
@@ -42,6 +46,11 @@ pub(crate) fn pruned(gone: &[Doomed]) {
             metrics::counter!(PRUNED, "why" => why).increment(events);
         }
     }
+}
+
+/// Counts a read that looks into a tier for the first time.
+pub(crate) fn read(tier: &'static str) {
+    metrics::counter!(READS, "tier" => tier).increment(1);
 }
 
 /// Counts incarnations whose loss was recorded.

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
 
+use crate::block::Peek;
 use crate::class::Class;
 use crate::event::{Level, Recorded};
 use crate::hot::log::Order;
@@ -170,6 +171,16 @@ impl Query {
             && self.correlation_id.is_none_or(|id| event.correlation_id == Some(id))
             && self.id.is_none_or(|id| event.id == id)
             && self.wall_ms.as_ref().is_none_or(|range| range.contains(&event.wall_ms))
+    }
+
+    /// False when what is told of an event already keeps it from being wanted.
+    pub(crate) fn may_want(&self, event: &Peek<'_>) -> bool {
+        event.position > self.after
+            && event.position <= self.until
+            && self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|scope| scope.as_str() == event.scope))
+            && self.stream.as_ref().is_none_or(|stream| stream.as_str() == event.stream)
+            && self.stream_prefix.as_ref().is_none_or(|prefix| event.stream.starts_with(prefix))
+            && self.wants_kind(event.kind)
     }
 
     pub(crate) fn wants_scope(&self, scope: &Scope) -> bool {

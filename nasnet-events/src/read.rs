@@ -16,8 +16,9 @@ use crate::hot::log::{self, Order, Row, RowState, View};
 use crate::merge::{Range, Slice, end_of, merge};
 use crate::name::StreamName;
 use crate::position::Position;
+use crate::present::present;
 use crate::query::Query;
-use crate::sealing;
+use crate::reads::Depth;
 use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
 use crate::warm::segment::Lane;
@@ -55,7 +56,7 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: dropping the stream ends the read.
     pub fn read(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
-        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).opened();
+        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).counted().opened();
         futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
     }
 
@@ -65,7 +66,7 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: dropping the stream ends the read.
     pub fn read_stored(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
-        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All);
+        let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).counted();
         futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
     }
 
@@ -90,6 +91,8 @@ pub(crate) struct Cursor {
     told: HashSet<String>,
     /// Scopes whose warm tier the last page was looked for in.
     below: Option<Vec<Scope>>,
+    /// How far down it has looked, when that is counted.
+    depth: Option<Depth>,
     /// Where databases could not be read: told once, and not asked again before the end of that range.
     unread: Vec<(Scope, Range)>,
 }
@@ -128,6 +131,7 @@ impl Cursor {
             told,
             below: None,
             unread: Vec::new(),
+            depth: None,
         }
     }
 
@@ -135,6 +139,18 @@ impl Cursor {
     pub(crate) fn without(mut self, unread: Vec<(Scope, Range)>) -> Self {
         self.unread = unread;
         self
+    }
+
+    /// Counts as a read by a caller.
+    const fn counted(mut self) -> Self {
+        self.depth = Some(Depth::Nowhere);
+        self
+    }
+
+    fn looks_at(&mut self, depth: Depth) {
+        if let Some(seen) = &mut self.depth {
+            self.shared.reads.note(seen, depth);
+        }
     }
 
     /// Gives events as callers see them, not as they are stored.
@@ -188,6 +204,7 @@ impl Cursor {
     /// already, because a tier gives events up only after the next one has confirmed them.
     async fn page(&mut self) -> Result<(), Error> {
         let order = self.query.order;
+        self.looks_at(Depth::Hot);
         let hot = self.look_at_hot().await?;
         if !self.started {
             self.started = true;
@@ -204,6 +221,7 @@ impl Cursor {
         slices.extend(hot.slice);
         let (mut part, is_hot) = (hot.part, !slices.is_empty());
         if beyond_hot && !part.is_empty() {
+            self.looks_at(Depth::Warm);
             let mut scopes = self.wanted_scopes().await?;
             scopes.retain(|scope| !self.passes(scope, &mut part));
             for scope in &scopes {
@@ -211,9 +229,10 @@ impl Cursor {
             }
             self.below = Some(scopes);
             if self.tiers == Tiers::All
-                && let Some(cold) = &self.shared.cold
+                && let Some(cold) = self.shared.cold.clone()
             {
-                slices.push(self.cold(Arc::clone(cold), part).await);
+                self.looks_at(Depth::Cold);
+                slices.push(self.cold(cold, part).await);
             }
         }
         let (events, mut errors, left) = merge(part, order, slices);
@@ -342,19 +361,6 @@ impl Cursor {
     }
 }
 
-/// Brings stored events into the form callers see: sealed bodies are opened, old ones upcast. An event that cannot be is
-/// an error in its place.
-pub(crate) async fn present(shared: &Shared, events: &mut [Result<Recorded, Error>]) -> Result<(), Error> {
-    sealing::open_all(shared, events).await?;
-    for item in events.iter_mut() {
-        let upcast = item.as_mut().map_or(Ok(()), |event| shared.options.upcasters.apply(event));
-        if let Err(error) = upcast {
-            *item = Err(error);
-        }
-    }
-    Ok(())
-}
-
 /// What the hot log says about the next page.
 struct Hot {
     /// The whole range, its end fixed by the first page.
@@ -472,12 +478,15 @@ async fn read_log(
             *has_holes |= row.shed > 0;
             take(&mut slice, row, query, view.epoch);
             slice.stop_at(Position::new(view.epoch, first), Position::new(view.epoch, last), order);
+            if slice.events.len() >= left.min(PAGE_EVENTS) {
+                return Ok(slice);
+            }
         }
         if exhausted {
             slice.covered = end_of(range, order);
             break;
         }
-        if slice.events.len() >= left.min(PAGE_EVENTS) || read >= HOT_ROWS_MAX {
+        if read >= HOT_ROWS_MAX {
             break;
         }
     }
@@ -492,7 +501,7 @@ fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
         slice.errors.push(stalled(&reserved.scope, epoch, row.first_seq, row.last_seq()));
         return;
     }
-    match row.events {
+    match row.pick(&|peek| query.may_want(peek)) {
         Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
         Err(error) => slice.errors.push(error),
     }

@@ -213,7 +213,7 @@ async fn from_hot(hot: &nasnet_dbmanager::Database, found: &mut Found) -> Result
             if !matches!(row.state, RowState::Mirrored) {
                 continue;
             }
-            match row.events {
+            match row.events() {
                 Ok(events) => found.note(events, Source::Hot),
                 Err(error) => {
                     whole = false;

@@ -109,6 +109,12 @@ fn parse(text: &str) -> Option<(Ulid, Vec<u8>)> {
     Some((id, bytes))
 }
 
+/// Reads the envelope of a sealed body from any text.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn is_envelope(text: &str) -> bool {
+    parse(text).is_some()
+}
+
 /// What became of a key.
 enum Found {
     Key(SubjectKey),

@@ -23,6 +23,7 @@ use crate::hot::log::View;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
 use crate::position::Position;
+use crate::reads::ReadCounts;
 use crate::store::{blocking, lock_opening};
 
 /// How long a wiped hot tier waits for the transactions that hold positions in it before it is numbered anew.
@@ -92,6 +93,7 @@ pub(crate) struct Shared {
     trained: Mutex<HashMap<Scope, Position>>,
     closing: AtomicBool,
     unclassified: AtomicU64,
+    pub(crate) reads: ReadCounts,
 }
 
 impl Shared {
@@ -129,6 +131,7 @@ impl Shared {
             trained: Mutex::default(),
             closing: AtomicBool::new(false),
             unclassified: AtomicU64::new(0),
+            reads: ReadCounts::default(),
         }
     }
 

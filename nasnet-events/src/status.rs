@@ -10,6 +10,7 @@ use crate::epoch::{self, TailLost};
 use crate::error::Error;
 use crate::hot::{log, shed, truncated};
 use crate::position::Position;
+use crate::reads::Reads;
 use crate::retain::{RetentionPlan, horizon};
 use crate::store::{EventStore, blocking};
 use crate::warm::segment::Lane;
@@ -99,6 +100,8 @@ pub struct Status {
     pub losses: Vec<TailLost>,
     /// Events appended by this process whose type no rule names.
     pub unclassified: u64,
+    /// How far down the reads of this process had to look.
+    pub reads: Reads,
 }
 
 impl EventStore {
@@ -166,6 +169,7 @@ impl EventStore {
             losses: shared.losses(),
             cold_findings,
             unclassified: shared.unclassified(),
+            reads: shared.reads.totals(),
         })
     }
 

@@ -11,7 +11,15 @@ const MUTANTS: u64 = 1_500;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 3] = [("row", fuzzing::row), ("segment", fuzzing::segment), ("frame", fuzzing::frame)];
+const TARGETS: [(&str, Target); 7] = [
+    ("row", fuzzing::row),
+    ("segment", fuzzing::segment),
+    ("packed", fuzzing::packed),
+    ("frame", fuzzing::frame),
+    ("index", fuzzing::index),
+    ("bundle", fuzzing::bundle),
+    ("texts", fuzzing::texts),
+];
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)

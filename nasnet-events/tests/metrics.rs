@@ -1,4 +1,4 @@
-//! What leaves the hot and the warm tier is counted by its reason, and what is lost apart from it.
+//! What leaves the hot and the warm tier is counted by its reason, what is lost apart from it, and how far down reads look.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
 #[path = "../../nasnet-dbmanager/tests/common/book.rs"]
@@ -10,7 +10,7 @@ use std::time::Duration;
 use book::Book;
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{
-    Consumer, ConsumerName, EventOptions, EventStore, Expected, Filter, GuardLimits, NewEvent, observe,
+    Consumer, ConsumerName, EventOptions, EventStore, Expected, Filter, GuardLimits, NewEvent, Query, observe,
 };
 use support::{Site, event, kind, normal, on_scope, router, stream};
 
@@ -28,7 +28,7 @@ async fn append_bulky(manager: &DbManager, store: &EventStore, name: &str, count
 
 // The recorder is that of the process, so this is one test.
 #[tokio::test]
-async fn what_is_shed_expired_lost_and_removed_is_counted_as_the_store_reports_it() {
+async fn what_is_shed_expired_lost_removed_and_read_is_counted_as_the_store_reports_it() {
     let book = Book::default();
     metrics::set_global_recorder(book.clone()).unwrap();
     observe::describe();
@@ -79,6 +79,16 @@ async fn what_is_shed_expired_lost_and_removed_is_counted_as_the_store_reports_i
     let report = store.retain(store.retention_plan().await.unwrap().only(&Scope::System)).await.unwrap();
     assert_eq!((report.events, report.forced.len()), (2, 1), "{report:?}");
     assert_eq!((book.count(observe::PRUNED, "why=retention"), book.count(observe::PRUNED, "why=guard")), (1, 1));
+
+    // Each read counts once for each tier it had to look into.
+    let looked = || ["tier=hot", "tier=warm", "tier=cold"].map(|tier| book.count(observe::READS, tier));
+    store.append(&router("r1"), &stream("s"), Expected::Any, vec![normal(&manager)]).await.unwrap();
+    assert_eq!(support::read(&store, Query::all().backwards().limit(1)).await.len(), 1);
+    assert_eq!(looked(), [1, 0, 0]);
+    support::read(&store, Query::all()).await;
+    assert_eq!(looked(), [2, 1, 0], "there is no cold tier");
+    let reads = store.status().await.unwrap().reads;
+    assert_eq!([reads.hot, reads.warm, reads.cold], looked());
     drop(store);
     manager.shutdown().await.unwrap();
     book.is_documented("nasnet_events_");

@@ -54,7 +54,7 @@ fn wear_table(rows: &[Cost]) -> Vec<Wear> {
         if bulk || row.layout.ends_with("rows") {
             table.push(of(polled, 172_800.0, row));
         }
-        if row.layout.ends_with("rows") || row.layout.starts_with("critical") {
+        if row.commit == 1 && (row.layout.ends_with("rows") || row.layout.starts_with("critical")) {
             table.push(of(critical, 500.0, row));
         }
     }

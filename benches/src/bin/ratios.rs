@@ -5,6 +5,10 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table is the output of this program")]
 
+#[path = "ratios/archive.rs"]
+mod archive;
+#[path = "ratios/day.rs"]
+mod day;
 #[path = "ratios/flash.rs"]
 mod flash;
 #[path = "ratios/hot.rs"]
@@ -25,6 +29,8 @@ mod p8;
 mod peers;
 #[path = "ratios/s7.rs"]
 mod s7;
+#[path = "ratios/single.rs"]
+mod single;
 
 use std::path::PathBuf;
 
@@ -73,6 +79,9 @@ async fn main() -> Result<(), Failure> {
         rows.extend(p8::rows().await?);
     }
     rows.extend(flash::rows(disk, wanted).await?);
+    if wanted("P12") {
+        rows.extend(archive::rows(disk).await?);
+    }
     if wanted("P14") {
         rows.extend(p14::rows(disk).await?);
     }
@@ -81,6 +90,12 @@ async fn main() -> Result<(), Failure> {
     }
     if wanted("P17") {
         rows.extend(p17::rows(disk).await?);
+    }
+    if wanted("S1") || wanted("S2") {
+        rows.extend(single::rows().await?);
+    }
+    if ["S3", "S4", "S6"].into_iter().any(wanted) {
+        rows.extend(day::rows(disk, wanted).await?);
     }
     if wanted("S7") {
         rows.extend(s7::rows(disk).await?);

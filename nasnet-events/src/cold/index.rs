@@ -46,7 +46,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    const fn end(&self) -> u64 {
+    pub(crate) const fn end(&self) -> u64 {
         self.packed_at + self.header.packed_bytes
     }
 

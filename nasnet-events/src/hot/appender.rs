@@ -515,6 +515,7 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
                 })
             })
             .await?;
+        let rows: Vec<_> = rows.into_iter().map(|row| (row.events(), row)).collect();
         let mut heads = shared.heads();
         if heads.epoch() != epoch {
             continue;
@@ -531,7 +532,7 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             }
         }
         let mut grown = false;
-        for row in rows {
+        for (events, row) in rows {
             let known = heads.next_seq();
             if row.last_seq() < known {
                 continue;
@@ -542,7 +543,7 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
                 heads.note_unknown(row.first_seq);
             }
             let next_seq = row.last_seq() + 1;
-            let mut events = row.events.unwrap_or_else(|error| {
+            let mut events = events.unwrap_or_else(|error| {
                 heads.note_unknown(row.first_seq);
                 tracing::error!(%error, "the events of a row of the hot log are not known");
                 Vec::new()

@@ -128,7 +128,7 @@ async fn step(
 fn events_of(rows: Vec<Row>) -> Option<Vec<Recorded>> {
     let mut events = Vec::new();
     for row in rows {
-        match (row.state, row.events) {
+        match (&row.state, row.events()) {
             (RowState::Block, Ok(held)) => events.extend(held),
             _ => return None,
         }

@@ -3,7 +3,7 @@
 use nasnet_dbmanager::{RawConn, Scope};
 use sqlx::SqliteConnection;
 
-use crate::block;
+use crate::block::{self, Peek};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::heads::{ReservedBy, Resolution};
@@ -76,24 +76,49 @@ pub(crate) enum RowState {
     Shed,
 }
 
-/// A stored row; `events` is an error when its bytes do not check, and empty for a void.
+/// A stored row. Its events are put together when they are asked for.
 #[derive(Debug)]
 pub(crate) struct Row {
+    epoch: u32,
     pub(crate) first_seq: u64,
     pub(crate) count: u64,
     pub(crate) state: RowState,
     /// Events that are not here any more.
     pub(crate) shed: u64,
-    /// Bytes of the body.
-    pub(crate) body_bytes: u64,
     /// A reservation that readers of all scopes do not wait for.
     pub(crate) stalled: bool,
-    pub(crate) events: Result<Vec<Recorded>, Error>,
+    body: Option<Vec<u8>>,
 }
 
 impl Row {
     pub(crate) const fn last_seq(&self) -> u64 {
         self.first_seq + self.count - 1
+    }
+
+    /// Bytes of the body.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.len() as u64)
+    }
+
+    /// Its events: none for a void, an error when its bytes do not check.
+    pub(crate) fn events(&self) -> Result<Vec<Recorded>, Error> {
+        self.pick(&|_| true)
+    }
+
+    /// Those that are wanted.
+    pub(crate) fn pick(&self, wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Vec<Recorded>, Error> {
+        let Some(body) = &self.body else { return Ok(Vec::new()) };
+        let what = || format!("hot.db hot_log row {}", self.first_seq);
+        let picked = block::pick(body, None, wanted).map_err(|error| Error::corrupt(what(), error))?;
+        let seqs = self.first_seq..=self.first_seq.saturating_add(self.count.saturating_sub(1));
+        // Positions ascend, so those between the ends are in place as well.
+        let in_place = |position: Position| position.epoch == self.epoch && seqs.contains(&position.seq);
+        let all_in_place = picked.ends.is_none_or(|(first, last)| in_place(first) && in_place(last));
+        if all_in_place && picked.count as u64 + self.shed == self.count {
+            Ok(picked.events)
+        } else {
+            Err(Error::corrupt(what(), "its events stand elsewhere"))
+        }
     }
 }
 
@@ -272,20 +297,7 @@ fn rows_of(epoch: u32, found: Vec<FoundRow>) -> Result<Vec<Row>, Error> {
                 }),
                 _ => return Err(Error::corrupt(what(), "unknown state")),
             };
-            let body_bytes = body.as_ref().map_or(0, |body| body.len() as u64);
-            let events = body.map_or(Ok(Vec::new()), |body| {
-                let events = block::decode(&body).map_err(|error| Error::corrupt(what(), error))?;
-                let seqs = first_seq..=first_seq.saturating_add(count.saturating_sub(1));
-                let ascending = events.is_sorted_by(|a, b| a.position < b.position);
-                let in_place =
-                    events.iter().all(|event| event.position.epoch == epoch && seqs.contains(&event.position.seq));
-                if in_place && ascending && events.len() as u64 + shed == count {
-                    Ok(events)
-                } else {
-                    Err(Error::corrupt(what(), "its events stand elsewhere"))
-                }
-            });
-            Ok(Row { first_seq, count, state, shed, body_bytes, stalled: stalled != 0, events })
+            Ok(Row { epoch, first_seq, count, state, shed, stalled: stalled != 0, body })
         })
         .collect()
 }

@@ -150,7 +150,7 @@ fn part(row: Row, spare: Spare, flushed_through: u64) -> Option<Part> {
         RowState::Mirrored => true,
         RowState::Reserved(_) | RowState::Void | RowState::Shed => return None,
     };
-    let events = row.events.ok()?;
+    let events = row.events().ok()?;
     if let Spare::Older { boot, boottime_ms, .. } = spare
         && events.iter().any(|event| event.boot != boot || event.boottime_ms > boottime_ms)
     {
@@ -159,7 +159,7 @@ fn part(row: Row, spare: Spare, flushed_through: u64) -> Option<Part> {
     if mirrored {
         let goes = matches!(spare, Spare::OnFlash | Spare::Older { .. });
         return goes.then(|| Part::Goes {
-            body_bytes: row.body_bytes,
+            body_bytes: row.body_bytes(),
             kept: Vec::new(),
             shed: row.count,
             gone: Vec::new(),
@@ -178,7 +178,7 @@ fn part(row: Row, spare: Spare, flushed_through: u64) -> Option<Part> {
         }
     }
     (kept.len() < count).then(|| Part::Goes {
-        body_bytes: row.body_bytes,
+        body_bytes: row.body_bytes(),
         shed: row.count - kept.len() as u64,
         kept,
         gone,

@@ -32,7 +32,10 @@ enum By {
 
 pub(crate) async fn rows() -> Result<Vec<Ratio>, Failure> {
     let place = Place::new(None)?;
-    let hot = Hot::open(&place, EventOptions::default()).await?;
+    // All of them are to stay in the hot tier.
+    let mut options = EventOptions::default();
+    options.hot_bytes_max = Some(1 << 30);
+    let hot = Hot::open(&place, options).await?;
     let mut plain = Rows::open(place.tmpfs.path())?;
     let mut generator = Generator::new(1);
     for _ in 0..EVENTS / BATCH {

@@ -1,0 +1,278 @@
+//! Reading a block: all of its events, or those that are wanted.
+
+use std::cell::RefCell;
+
+use foldhash::{HashMap, HashMapExt as _};
+use nasnet_dbmanager::{BootId, Scope};
+use ulid::Ulid;
+
+use super::{
+    COMPRESSED, Flags, HEADER_BYTES, PAYLOAD_BYTES_MAX, VERSION, WITH_DICTIONARY, checksum, flag, parse_flags,
+};
+use crate::body::Body;
+use crate::event::Recorded;
+use crate::name::{EventType, StreamName, Subject};
+use crate::position::Position;
+use crate::varint::{Malformed, Reader};
+
+/// What can be told of an event before it is put together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peek<'a> {
+    pub(crate) position: Position,
+    pub(crate) scope: &'a str,
+    pub(crate) stream: &'a str,
+    pub(crate) kind: &'a str,
+}
+
+/// Some events of a block, and how many it holds in all.
+#[derive(Debug)]
+pub(crate) struct Picked {
+    pub(crate) events: Vec<Recorded>,
+    pub(crate) count: usize,
+    /// Positions of the first and the last event of the block.
+    pub(crate) ends: Option<(Position, Position)>,
+}
+
+/// Decodes what [`encode`] wrote. Every damage is an error, never a panic and never a large allocation.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Recorded>, Malformed> {
+    decode_with(bytes, None)
+}
+
+/// As [`decode`], of a block that may need a dictionary.
+pub(crate) fn decode_with(bytes: &[u8], dictionary: Option<&[u8]>) -> Result<Vec<Recorded>, Malformed> {
+    Ok(pick(bytes, dictionary, &|_| true)?.events)
+}
+
+/// As [`decode_with`], of the wanted events only: most of the time goes into putting events together.
+pub(crate) fn pick(
+    bytes: &[u8],
+    dictionary: Option<&[u8]>,
+    wanted: &dyn Fn(&Peek<'_>) -> bool,
+) -> Result<Picked, Malformed> {
+    let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else { return Err(Malformed("ends early")) };
+    let mut stored = Reader::new(&header[2..]);
+    if u32::from_le_bytes(stored.array()?) != checksum(bytes) {
+        return Err(Malformed("checksum differs"));
+    }
+    match (header[0], header[1]) {
+        (VERSION, 0) => pick_payload(rest, wanted),
+        (VERSION, flags @ (COMPRESSED | WITH_DICTIONARY)) => {
+            let mut reader = Reader::new(rest);
+            let length = usize::try_from(reader.varint()?).unwrap_or(usize::MAX);
+            if length > PAYLOAD_BYTES_MAX {
+                return Err(Malformed("block too large"));
+            }
+            let payload = if flags == COMPRESSED {
+                decompress(reader.remaining(), length)
+            } else {
+                let dictionary = dictionary.ok_or(Malformed("its dictionary is missing"))?;
+                zstd::bulk::Decompressor::with_dictionary(dictionary)
+                    .and_then(|mut decompressor| decompressor.decompress(reader.remaining(), length))
+            };
+            let payload = payload.map_err(|_| Malformed("zstd cannot decompress"))?;
+            if payload.len() != length {
+                return Err(Malformed("length differs"));
+            }
+            pick_payload(&payload, wanted)
+        }
+        (VERSION, _) => Err(Malformed("unknown flags")),
+        _ => Err(Malformed("unknown version")),
+    }
+}
+
+/// Decompresses with a context that this thread keeps: a read by stream opens a block for each event.
+fn decompress(bytes: &[u8], length: usize) -> std::io::Result<Vec<u8>> {
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            None => kept.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress(bytes, length)
+    })
+}
+
+/// The columns of one event as they are read, texts and ids by number.
+struct Columns {
+    position: Position,
+    scope: u64,
+    stream: u64,
+    version: u64,
+    kind: u64,
+    flags: Flags,
+    schema: u16,
+    actor: Option<u64>,
+    subject: Option<u64>,
+    correlation: Option<u64>,
+    causation: Option<u64>,
+    id_ms: u64,
+    wall_ms: i64,
+    boot: u64,
+    boottime_ms: u64,
+}
+
+/// The distinct texts and ids of a block, each text parsed at most once per use it is put to.
+struct Texts<'a> {
+    texts: Vec<&'a str>,
+    ids: Vec<[u8; 16]>,
+    scopes: HashMap<usize, Scope>,
+    streams: HashMap<usize, StreamName>,
+    kinds: HashMap<usize, EventType>,
+}
+
+impl<'a> Texts<'a> {
+    fn text(&self, number: u64) -> Result<(usize, &'a str), Malformed> {
+        let index = usize::try_from(number).map_err(|_| Malformed("unknown text"))?;
+        Ok((index, self.texts.get(index).ok_or(Malformed("unknown text"))?))
+    }
+
+    fn id(&self, number: u64) -> Result<[u8; 16], Malformed> {
+        let index = usize::try_from(number).map_err(|_| Malformed("unknown id"))?;
+        self.ids.get(index).copied().ok_or(Malformed("unknown id"))
+    }
+
+    fn scope(&mut self, number: u64) -> Result<Scope, Malformed> {
+        let (index, text) = self.text(number)?;
+        if let Some(scope) = self.scopes.get(&index) {
+            return Ok(scope.clone());
+        }
+        let scope: Scope = text.parse().map_err(|_| Malformed("malformed scope"))?;
+        self.scopes.insert(index, scope.clone());
+        Ok(scope)
+    }
+
+    fn stream(&mut self, number: u64) -> Result<StreamName, Malformed> {
+        let (index, text) = self.text(number)?;
+        if let Some(stream) = self.streams.get(&index) {
+            return Ok(stream.clone());
+        }
+        let stream = StreamName::parse(text).map_err(|_| Malformed("malformed stream name"))?;
+        self.streams.insert(index, stream.clone());
+        Ok(stream)
+    }
+
+    fn kind(&mut self, number: u64) -> Result<EventType, Malformed> {
+        let (index, text) = self.text(number)?;
+        if let Some(kind) = self.kinds.get(&index) {
+            return Ok(kind.clone());
+        }
+        let kind = EventType::parse(text).map_err(|_| Malformed("malformed event type"))?;
+        self.kinds.insert(index, kind.clone());
+        Ok(kind)
+    }
+
+    fn peek(&self, event: &Columns) -> Result<Peek<'a>, Malformed> {
+        let (scope, stream, kind) = (self.text(event.scope)?.1, self.text(event.stream)?.1, self.text(event.kind)?.1);
+        Ok(Peek { position: event.position, scope, stream, kind })
+    }
+}
+
+fn pick_payload(payload: &[u8], wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Picked, Malformed> {
+    let mut reader = Reader::new(payload);
+    // Each event takes at least its id's random half and one byte in each of ten columns.
+    let count = reader.count(20)?;
+    let text_count = reader.count(1)?;
+    let texts = (0..text_count).map(|_| reader.text()).collect::<Result<Vec<_>, _>>()?;
+    let id_count = reader.count(16)?;
+    let ids = (0..id_count).map(|_| reader.array::<16>()).collect::<Result<Vec<_>, _>>()?;
+    let mut texts = Texts { texts, ids, scopes: HashMap::new(), streams: HashMap::new(), kinds: HashMap::new() };
+
+    let columns = read_columns(&mut reader, count)?;
+    let randoms = (0..count).map(|_| reader.array::<10>()).collect::<Result<Vec<_>, _>>()?;
+    let lengths = (0..count).map(|_| reader.varint()).collect::<Result<Vec<_>, _>>()?;
+    let ends = columns.first().zip(columns.last()).map(|(first, last)| (first.position, last.position));
+    let mut events = Vec::new();
+    for ((event, random), length) in columns.into_iter().zip(randoms).zip(lengths) {
+        let length = usize::try_from(length).map_err(|_| Malformed("body too large"))?;
+        let body = reader.take(length)?;
+        if wanted(&texts.peek(&event)?) {
+            events.push(finish(&mut texts, &event, random, body)?);
+        }
+    }
+    if reader.is_empty() { Ok(Picked { events, count, ends }) } else { Err(Malformed("bytes left over")) }
+}
+
+fn read_columns(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Columns>, Malformed> {
+    let mut positions = Vec::with_capacity(count);
+    let mut key = 0_u64;
+    for _ in 0..count {
+        let step = reader.varint()?;
+        key = key.checked_add(step).filter(|_| step > 0).ok_or(Malformed("positions do not ascend"))?;
+        positions.push(Position::from_key(key.cast_signed()).ok_or(Malformed("position too large"))?);
+    }
+    let mut named = Vec::with_capacity(count);
+    for position in positions {
+        named.push((position, [reader.varint()?, reader.varint()?, reader.varint()?, reader.varint()?]));
+    }
+    let mut columns = Vec::with_capacity(count);
+    for (position, [scope, stream, version, kind]) in named {
+        let flags = reader.varint()?;
+        if flags & !flag::KNOWN != 0 {
+            return Err(Malformed("unknown event flags"));
+        }
+        let parsed = parse_flags(flags)?;
+        let schema = u16::try_from(reader.varint()?).map_err(|_| Malformed("schema too large"))?;
+        let mut optional = |bit: u64| if flags & bit == 0 { Ok(None) } else { reader.varint().map(Some) };
+        columns.push(Columns {
+            position,
+            scope,
+            stream,
+            version,
+            kind,
+            flags: parsed,
+            schema,
+            actor: optional(flag::ACTOR)?,
+            correlation: optional(flag::CORRELATION)?,
+            causation: optional(flag::CAUSATION)?,
+            subject: optional(flag::SUBJECT)?,
+            id_ms: 0,
+            wall_ms: 0,
+            boot: 0,
+            boottime_ms: 0,
+        });
+    }
+    let (mut id_ms, mut wall_ms, mut boottime_ms) = (0_i64, 0_i64, 0_i64);
+    for event in &mut columns {
+        id_ms = id_ms.wrapping_add(reader.signed()?);
+        wall_ms = wall_ms.wrapping_add(reader.signed()?);
+        event.boot = reader.varint()?;
+        boottime_ms = boottime_ms.wrapping_add(reader.signed()?);
+        (event.id_ms, event.wall_ms, event.boottime_ms) = (id_ms.cast_unsigned(), wall_ms, boottime_ms.cast_unsigned());
+    }
+    Ok(columns)
+}
+
+fn finish(texts: &mut Texts<'_>, event: &Columns, random: [u8; 10], body: &[u8]) -> Result<Recorded, Malformed> {
+    let mut id = [0; 16];
+    id[..6].copy_from_slice(&event.id_ms.to_be_bytes()[2..]);
+    id[6..].copy_from_slice(&random);
+    let body = std::str::from_utf8(body).map_err(|_| Malformed("body is not UTF-8"))?;
+    let actor = event.actor.map(|number| texts.text(number)).transpose()?.map(|(_, text)| text.to_owned());
+    let subject = event.subject.map(|number| texts.text(number)).transpose()?.map(|(_, text)| Subject::parse(text));
+    let id_of = |number: Option<u64>| number.map(|number| texts.id(number)).transpose();
+    let (correlation_id, causation_id) = (id_of(event.correlation)?, id_of(event.causation)?);
+    let boot = BootId::from_bytes(texts.id(event.boot)?);
+    Ok(Recorded {
+        position: event.position,
+        id: Ulid::from_bytes(id),
+        scope: texts.scope(event.scope)?,
+        stream: texts.stream(event.stream)?,
+        version: event.version,
+        kind: texts.kind(event.kind)?,
+        class: event.flags.class,
+        level: event.flags.level,
+        schema: event.schema,
+        actor,
+        correlation_id: correlation_id.map(Ulid::from_bytes),
+        causation_id: causation_id.map(Ulid::from_bytes),
+        wall_ms: event.wall_ms,
+        quality: event.flags.quality,
+        boot,
+        boottime_ms: event.boottime_ms,
+        subject: subject.transpose().map_err(|_| Malformed("malformed subject"))?,
+        synced: event.flags.synced,
+        body: Body::from_stored(body.to_owned(), event.flags.sealed)?,
+    })
+}
