@@ -30,7 +30,7 @@ pub enum Until {
 ///
 /// # Errors
 /// [`Error::BeyondHorizon`] when retention has removed a part of the history and no tier that can be read now has it; as an
-/// item of the stream when that part is not its beginning. [`Error::VersionGap`] as an item where versions are missing for
+/// item of the stream when that part is not its beginning, its last one when the end is missing. [`Error::VersionGap`] as an item where versions are missing for
 /// another reason. [`Error::Storage`] when the place of an instant cannot be found.
 ///
 /// # Cancel safety
@@ -43,7 +43,7 @@ pub async fn events_until(
 ) -> Result<impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static, Error> {
     let query = Query::scope(scope.clone()).stream(stream.clone());
     let removed = removed_of(store, scope, stream).await?;
-    let mut gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0) };
+    let gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0), at: Position::START };
     if gaps.removed.is_some() {
         gaps.check_beginning(store, query.clone()).await?;
     }
@@ -51,11 +51,44 @@ pub async fn events_until(
         Until::Position(position) => position,
         Until::WallMs(wall_ms) => place_of(store, query.clone(), wall_ms).await?,
     };
-    let tell = move |item| {
-        let hole = gaps.before(&item).map(Err);
-        futures_util::stream::iter(hole.into_iter().chain(std::iter::once(item)))
-    };
-    Ok(store.read(query.until(last)).flat_map(tell))
+    let events = store.read(query.clone().until(last));
+    let telling = Telling { events, waiting: None, ended: false, gaps, store: store.clone(), query, until };
+    Ok(futures_util::stream::unfold(telling, |mut telling| async move { Some((telling.next().await?, telling)) })
+        .boxed())
+}
+
+/// A history that is being read.
+struct Telling<S> {
+    events: S,
+    /// The event behind a gap that was told.
+    waiting: Option<Result<Recorded, Error>>,
+    ended: bool,
+    gaps: Gaps,
+    store: EventStore,
+    query: Query,
+    until: Until,
+}
+
+impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
+    async fn next(&mut self) -> Option<Result<Recorded, Error>> {
+        if let Some(item) = self.waiting.take() {
+            return Some(item);
+        }
+        if self.ended {
+            return None;
+        }
+        let Some(item) = self.events.next().await else {
+            self.ended = true;
+            return self.gaps.at_the_end(&self.store, self.query.clone(), self.until).await.map(Err);
+        };
+        match self.gaps.before(&item) {
+            Some(hole) => {
+                self.waiting = Some(item);
+                Some(Err(hole))
+            }
+            None => Some(item),
+        }
+    }
 }
 
 /// What retention removed of a stream. A router that is gone has no warm tier it could have been removed from.
@@ -76,6 +109,8 @@ struct Gaps {
     removed: Option<Removed>,
     /// The version read last, `None` behind a place that cannot be read, where any may follow.
     last: Option<u64>,
+    /// The position of the event read last.
+    at: Position,
 }
 
 impl Gaps {
@@ -95,9 +130,23 @@ impl Gaps {
         }
     }
 
+    /// What is missing behind the last event and within the end of the history. Where removed events were is not known any
+    /// more, so nothing is missing only if it ends with that event, or the next one that is left follows it.
+    async fn at_the_end(&self, store: &EventStore, query: Query, until: Until) -> Option<Error> {
+        let last = self.last.filter(|last| self.removed.as_ref().is_some_and(|removed| *last < removed.version))?;
+        if until == Until::Position(self.at) {
+            return None;
+        }
+        match store.read_stored(query.after(self.at).limit(1)).next().await {
+            Some(Ok(event)) if event.version == last + 1 => None,
+            _ => Some(self.beyond()),
+        }
+    }
+
     /// What is missing directly before an item.
     fn before(&mut self, item: &Result<Recorded, Error>) -> Option<Error> {
         let next = item.as_ref().ok().map(|event| event.version);
+        self.at = item.as_ref().map_or(self.at, |event| event.position);
         let after = std::mem::replace(&mut self.last, next)?;
         let next = next.filter(|next| *next > after.saturating_add(1))?;
         if self.removed.as_ref().is_some_and(|removed| after < removed.version) {

@@ -314,6 +314,29 @@ async fn a_hole_in_a_history_is_an_error_and_not_passed_over() {
 }
 
 #[tokio::test]
+async fn a_history_whose_newest_part_was_removed_is_not_told_as_if_it_ended_before() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("vpn/1"));
+    store.append(&scope, &name, Expected::Any, vec![event(&manager, "vpn.applied")]).await.unwrap();
+    for of in [&name, &stream("s")] {
+        store.append(&scope, of, Expected::Any, vec![event(&manager, "vpn.updated")]).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+    }
+    let_pass(&site, &store, 10 * DAY).await;
+    assert_eq!(retain(&store).await.events, 1);
+    empty_hot(&manager).await;
+    for until in [Until::Position(Position::END), Until::Position(Position::new(1, 2)), Until::WallMs(NOW_MS + 1)] {
+        let whole = events_until(&store, &scope, &name, until).await.unwrap();
+        let told = whole.try_collect::<Vec<_>>().await;
+        assert!(matches!(told, Err(Error::BeyondHorizon { .. })), "{until:?}: {told:?}");
+    }
+    // What was known before that is.
+    let before = events_until(&store, &scope, &name, Until::Position(Position::new(1, 1))).await.unwrap();
+    assert_eq!(before.try_collect::<Vec<_>>().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn versions_go_on_behind_removed_events_in_another_life_and_in_another_process() {
     let site = Site::new();
     let (manager, store) = site.open().await;

@@ -101,11 +101,11 @@ enum Campaign {
     Locks,
     /// The power is cut at every point of founding, writing, migrating, moving and recovering.
     PowerLoss,
-    /// The power is cut at every point of appending, flushing and archiving events.
+    /// The power is cut at every point of appending, flushing, archiving, sealing and removing events.
     PowerLossEvents,
     /// Two processes append and read as consumers, are killed and lose their tmpfs.
     Subscribers,
-    /// An event store is walked through restarts, reboots, clock jumps and media without space.
+    /// An event store is walked through restarts, reboots, retention, clock jumps and media without space.
     Tiers,
     /// The medium of the cold tier goes away while events are archived, and comes back.
     YankedMedia,

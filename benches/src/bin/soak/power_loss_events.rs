@@ -1,5 +1,5 @@
-//! Campaign `power-loss-events`: what a receipt called `Synced` survives a power cut at any point of appending, flushing and
-//! archiving; what it called `Hot` is there, or one loss is told that covers it.
+//! Campaign `power-loss-events`: what a receipt called `Synced` survives a power cut at any point of appending, flushing,
+//! archiving, sealing, retention and the visits of a consumer, which goes on where it was; what it called `Hot` is there, or one loss is told that covers it.
 //!
 //! The files on flash are recorded, and cut at every point in every variant with an emptied run directory. One look in
 //! four begins there; the others begin with the files that the first process after the cut has made in memory before it was
@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::ManualClock;
 use nasnet_dbmanager::vfs::fault::{CrashState, Medium, Recorder, Recording, Replay, Variant};
-use nasnet_events::{Achieved, Class, FlushReason};
+use nasnet_events::{Achieved, Class, Consumer, ConsumerName, FlushReason, Item, Position, Retention, Span};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -32,10 +33,19 @@ const STATES_MIN: u64 = 60;
 const EMPTY_EVERY: u64 = 4;
 /// What is made in memory by whoever opens first.
 const IN_MEMORY: [&str; 3] = ["hot.db", "runtime.db", "locks.db"];
+/// One look in so many verifies the chains, and reads as the consumer.
+const CLOSER_EVERY: u64 = 4;
+/// Longer than anything is kept.
+const UPKEEP_AFTER: Duration = Duration::from_secs(31 * 86_400);
 const KIND: u32 = 56;
 const ARCHIVING: u64 = 1;
 const ARCHIVED: u64 = 2;
 const FLUSHED: u64 = 3;
+const FOLLOWED: u64 = 4;
+const FOLLOWING: u64 = 5;
+/// Rows that are enough for a segment.
+const ROWS: u64 = 36;
+const FOLLOWER: &str = "follower";
 
 type Tree = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -50,6 +60,10 @@ struct Story {
     /// The event told last when each flush, and each archive run, had ended.
     flushed: Vec<usize>,
     archived: Vec<usize>,
+    /// Where the consumer stood after each of its visits, and before the first.
+    followed: Vec<Position>,
+    /// What the clock of the machine shows at the end.
+    ran: Duration,
 }
 
 /// Records one run of a store and cuts the power at some of its crash points.
@@ -93,7 +107,9 @@ pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
 async fn record(random: &mut Random, early: bool) -> Result<Story, Failure> {
     let place = Place::new(Some(Path::new("/dev/shm")))?;
     let base = place.disk.path();
-    let site = Site { routers: 1, ..Site::new(base, place.tmpfs.path()) };
+    let mut site = Site { routers: 1, ..Site::new(base, place.tmpfs.path()) };
+    // Nothing waits for a snapshot.
+    site.options.retention = Retention::default().full_history([""; 0]);
     let clock = ManualClock::new(NOW_MS);
     let mut numbers = Numbers::default();
     let mut told = Promises::default();
@@ -104,6 +120,11 @@ async fn record(random: &mut Random, early: bool) -> Result<Story, Failure> {
         let batch = events::append(&open, &mut numbers, Way::Append, Some(1), random).await?;
         told.told.extend(batch.map_err(|(_, error)| error)?);
     }
+    if random.below(2) == 0 {
+        let many = events::append_some(&open, &mut numbers, Way::Commit, 1, ROWS, random).await?;
+        told.told.extend(many.map_err(|(_, error)| error)?);
+    }
+    let (mut followed, mut ran) = (vec![follow(&open).await?.0], Duration::ZERO);
     open.close(true).await?;
     let flash = Recorder::start(&site.data)?;
     let both = Recorder::start(base)?;
@@ -117,8 +138,8 @@ async fn record(random: &mut Random, early: bool) -> Result<Story, Failure> {
     ack(FLUSHED, 0);
     let open = events::open(&site, &clock, false).await?;
     colds[0] = read_tree(&site.cold)?;
-    for _ in 0..6 + random.below(10) {
-        match random.below(8) {
+    for _ in 0..6 + random.below(12) {
+        match random.below(11) {
             0..=3 => {
                 let batch = events::append(&open, &mut numbers, Way::Append, Some(1), random).await?;
                 told.told.extend(batch.map_err(|(_, error)| error)?);
@@ -131,6 +152,23 @@ async fn record(random: &mut Random, early: bool) -> Result<Story, Failure> {
                 flush(&open).await?;
                 flushed.push(told.told.len());
                 ack(FLUSHED, flushed.len() - 1);
+            }
+            7 => {
+                open.store.mark_age().await?;
+                clock.advance(UPKEEP_AFTER);
+                ran += UPKEEP_AFTER;
+                if let Some(failed) = open.store.seal().await?.failed.first() {
+                    return Err(format!("sealing fails for {failed:?}").into());
+                }
+                let removed = open.store.retain(open.store.retention_plan().await?).await?;
+                if let Some(failed) = removed.failed.first() {
+                    return Err(format!("a retention fails for {failed:?}").into());
+                }
+            }
+            8 => {
+                ack(FOLLOWING, followed.len());
+                followed.push(follow(&open).await?.0);
+                ack(FOLLOWED, followed.len() - 1);
             }
             _ => {
                 // Flushed before, so that all an archive run writes to flash is that it confirms.
@@ -160,7 +198,25 @@ async fn record(random: &mut Random, early: bool) -> Result<Story, Failure> {
     if early {
         told.lasting(&[], |told| told.class == Class::Normal);
     }
-    Ok(Story { flash, both, told, colds, flushed, archived })
+    Ok(Story { flash, both, told, colds, flushed, archived, followed, ran })
+}
+
+/// Reads what a consumer has not seen, up to where it has caught up, and acknowledges it on flash.
+async fn follow(open: &events::Open) -> Result<(Position, Vec<Position>), Failure> {
+    let mut subscription = open.store.subscribe(Consumer::new(ConsumerName::parse(FOLLOWER)?)).await?;
+    let mut shown = Vec::new();
+    while let Some(item) = subscription.next().await {
+        match item? {
+            Item::Event(event) => shown.push(event.position),
+            Item::CaughtUp { position } => {
+                subscription.ack(position).await?;
+                subscription.close().await?;
+                return Ok((position, shown));
+            }
+            _ => {}
+        }
+    }
+    Err("the stream of a consumer ends".into())
 }
 
 async fn flush(open: &events::Open) -> Result<(), Failure> {
@@ -186,17 +242,22 @@ struct Acked {
     /// The archive run under way, or the last one that ended.
     archiving: usize,
     archived: usize,
+    /// The visit of the consumer under way, or the last one that ended.
+    following: usize,
+    followed: usize,
 }
 
 impl Acked {
     fn of(state: &CrashState) -> Self {
-        let mut acked = Self { told: 0, flush: None, archiving: 0, archived: 0 };
+        let mut acked = Self { told: 0, flush: None, archiving: 0, archived: 0, following: 0, followed: 0 };
         for ack in state.acked() {
             let number = usize::try_from(ack & ((1 << KIND) - 1)).unwrap_or(0);
             match ack >> KIND {
                 ARCHIVING => acked.archiving = number,
                 ARCHIVED => acked.archived = number,
                 FLUSHED => acked.flush = Some(number),
+                FOLLOWING => acked.following = number,
+                FOLLOWED => acked.followed = number,
                 _ => acked.told = number,
             }
         }
@@ -233,7 +294,7 @@ fn replay(
     end: Option<Instant>,
 ) -> Result<(), Failure> {
     let recording = if hot == Hot::Wiped { &story.flash } else { &story.both };
-    let mut looked: HashMap<(u64, Frame), Result<Seen, String>> = HashMap::new();
+    let mut looked: HashMap<(u64, Frame), Result<Look, String>> = HashMap::new();
     let mut cutting = None;
     let made = TempDir::new_in("/dev/shm")?;
     let mut is_made = false;
@@ -277,7 +338,11 @@ fn replay(
                 }
                 let dir = TempDir::new_in("/dev/shm")?;
                 lay_out(&state, story, frame, run, dir.path())?;
-                let seen = runtime.block_on(look(dir.path(), run, frame)).map_err(|error| error.to_string());
+                // What costs more is done to one in a few, so that there is time for more states.
+                let closer = (slot.key().0 / EMPTY_EVERY).is_multiple_of(CLOSER_EVERY);
+                let seen = runtime.block_on(look(dir.path(), run, frame, story.ran, closer));
+                let seen = seen.map_err(|error| error.to_string());
+                found.count("laid_out_and_verified", u64::from(closer));
                 is_made |= seen.is_ok();
                 slot.insert(seen)
             }
@@ -285,7 +350,7 @@ fn replay(
         let promises = promised(story, acked, hot);
         let wrong = match seen {
             Err(error) => Some(format!("it does not open: {error}")),
-            Ok(seen) => seen.judge(&promises),
+            Ok(look) => look.seen.judge(&promises).or_else(|| look.judge(story, acked, &promises)),
         };
         if let Some(wrong) = wrong {
             let (point, variant) = (state.point(), state.variant());
@@ -293,6 +358,28 @@ fn replay(
         }
     }
     Ok(())
+}
+
+/// What a look saw.
+struct Look {
+    seen: Seen,
+    /// What the consumer was shown, when it was asked.
+    shown: Option<Vec<Position>>,
+}
+
+impl Look {
+    /// The consumer goes on behind its last visit, or behind the one that was under way, and misses nothing.
+    fn judge(&self, story: &Story, acked: Acked, promises: &Promises) -> Option<String> {
+        let shown = self.shown.as_ref()?;
+        let (least, most) = (story.followed[acked.followed], story.followed[acked.followed.max(acked.following)]);
+        // What it saw of a hot tier that is gone may have been lost behind it.
+        if let Some(again) = shown.iter().find(|position| **position <= least) {
+            return Some(format!("the consumer behind {least} is shown {again} again"));
+        }
+        let wanted = self.seen.events.iter().map(|(_, position)| position).filter(|position| **position > most);
+        let missed = wanted.clone().find(|position| !shown.contains(position));
+        missed.map(|missed| format!("the consumer behind {most} misses {missed} of {}", promises.told.len()))
+    }
 }
 
 /// What must be there after a cut.
@@ -373,8 +460,9 @@ fn read_tree(dir: &Path) -> Result<Tree, Failure> {
 }
 
 /// Opens what is left, reads everything, then appends, archives and reads again.
-async fn look(dir: &Path, run: Run<'_>, frame: Frame) -> Result<Seen, Failure> {
+async fn look(dir: &Path, run: Run<'_>, frame: Frame, ran: Duration, closer: bool) -> Result<Look, Failure> {
     let clock = ManualClock::new(NOW_MS);
+    clock.advance(ran);
     if !matches!(run, Run::AsLeft) {
         clock.reboot();
     }
@@ -414,6 +502,12 @@ async fn look(dir: &Path, run: Run<'_>, frame: Frame) -> Result<Seen, Failure> {
             }
         }
     }
+    let mut shown = None;
+    if closer {
+        shown = Some(follow(&open).await?.1);
+        let verified = open.store.verify(Span::all()).await?;
+        seen.faults.extend(verified.faults.first().map(|fault| format!("verifying finds {fault:?}")));
+    }
     open.close(false).await?;
-    Ok(seen)
+    Ok(Look { seen, shown })
 }

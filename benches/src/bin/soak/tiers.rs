@@ -7,6 +7,8 @@
 //! retention removes is compared with its rules, row by row and segment by segment. One walk in four has no cold tier, so that
 //! what retention removes is gone.
 
+#[path = "tiers/controls.rs"]
+mod controls;
 #[path = "tiers/readers.rs"]
 mod readers;
 #[path = "tiers/retention.rs"]
@@ -24,8 +26,9 @@ use nasnet_dbmanager::ManualClock;
 use nasnet_dbmanager::vfs::fault::{Armed, Fault, Operation};
 use nasnet_events::{Class, Error, FlushReason, Position, RetentionPlan, RetentionReport, Span};
 
-use crate::events::{self, NOW_MS, Numbers, Open, Promises, SCOPES, STREAMS, Site, Told, Way};
-use crate::{Controls, Failure, Found, Turn};
+use crate::events::{self, NOW_MS, Numbers, Open, Promises, SCOPES, Site, Told, Way};
+use crate::{Failure, Found, Turn};
+pub(crate) use controls::{clock_control, control};
 use readers::Follower;
 use retention::{Ages, DAY, Policy, Snapshots, Terms, Warm};
 
@@ -195,7 +198,15 @@ impl Walk {
         if let Some(what) = self.check().await {
             return Ok(Some(format!("after a reboot: {what}")));
         }
+        if let Some(what) = self.histories().await? {
+            return Ok(Some(format!("after a reboot: {what}")));
+        }
         self.follower.follow(&self.open, &self.promises, None, false).await
+    }
+
+    async fn histories(&self) -> Result<Option<String>, Failure> {
+        let some_failed = !self.promises.never.is_empty() || self.found.counts.contains_key("refused");
+        readers::histories(&self.open, &self.promises, some_failed).await
     }
 
     /// Time passes on both clocks.
@@ -255,8 +266,7 @@ impl Walk {
             }
             Step::NoSpace => return self.without_space(random).await,
             Step::Read => {
-                let (of, stream) = (random.below(SCOPES), usize::try_from(random.below(STREAMS.len() as u64))?);
-                if let Some(what) = readers::history(&self.open, &self.promises, of, stream).await? {
+                if let Some(what) = self.histories().await? {
                     return Ok(Some(what));
                 }
             }
@@ -310,19 +320,21 @@ impl Walk {
             Err(_) if troubled => return Ok(None),
             before => before?,
         };
-        let done = self.retain_by_plan().await;
-        let (plan, report) = match done {
+        let (plan, report) = match self.retain_by_plan(random.below(2) == 0).await {
             Err(error) if troubled && acceptable(&error) => (None, None),
             Err(error) => return Ok(Some(format!("a retention says {error:?}"))),
             Ok((plan, dry, report)) => {
-                let failed = plan.failed.iter().chain(&dry.failed).chain(&report.failed).next();
-                match failed {
+                let tried = dry.iter().flat_map(|dry| &dry.failed);
+                match plan.failed.iter().chain(&report.failed).chain(tried).next() {
                     Some((_, error)) if troubled && acceptable(error) => (None, None),
                     Some(failed) => return Ok(Some(format!("a retention fails for {failed:?}"))),
-                    None if dry.to_string().replace("would go", "removed") != report.to_string() => {
-                        return Ok(Some(format!("a dry run says {dry}, the same plan then {report}")));
+                    None => {
+                        let says = dry.map(|dry| dry.to_string().replace("would go", "removed"));
+                        if says.as_ref().is_some_and(|says| *says != report.to_string()) {
+                            return Ok(Some(format!("a dry run says {says:?}, the same plan then {report}")));
+                        }
+                        (Some(plan), Some(report))
                     }
-                    None => (Some(plan), Some(report)),
                 }
             }
         };
@@ -334,10 +346,16 @@ impl Walk {
         Warm::look(&self.open).await
     }
 
-    /// Plans, tries the plan out, and carries another one out that was made after that.
-    async fn retain_by_plan(&self) -> Result<(RetentionPlan, RetentionReport, RetentionReport), Error> {
+    /// Plans, tries the plan out if asked, and carries another one out that was made after that.
+    async fn retain_by_plan(
+        &self,
+        try_out: bool,
+    ) -> Result<(RetentionPlan, Option<RetentionReport>, RetentionReport), Error> {
         let store = &self.open.store;
-        let dry = store.retain(store.retention_plan().await?.dry_run()).await?;
+        let dry = match try_out {
+            true => Some(store.retain(store.retention_plan().await?.dry_run()).await?),
+            false => None,
+        };
         let plan = store.retention_plan().await?;
         let report = store.retain(store.retention_plan().await?).await?;
         Ok((plan, dry, report))
@@ -525,76 +543,4 @@ impl Walk {
 /// What a caller may be told when there is no space.
 fn acceptable(error: &Error) -> bool {
     !matches!(error, Error::Corrupt { .. } | Error::Conflict(_) | Error::IdReused { .. } | Error::Invalid { .. })
-}
-
-/// A lost tail that is not told of, and events that are read by the wall clock, must be noticed.
-pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
-    events::runtime()?.block_on(async {
-        let mut random = Random::new(seed);
-        let mut walk = Walk::begin(NOW_MS, Policy::Default, true).await?;
-        for _ in 0..20 {
-            walk.append(Way::Append, &mut random, false).await?;
-        }
-        walk.reopen(false, true).await?;
-        let mut seen = events::look(&walk.open).await;
-        let honest = seen.judge(&walk.promises).is_none();
-        seen.losses.clear();
-        let swallowed = seen.judge(&walk.promises).is_some();
-        walk.open.close(false).await?;
-        drop(walk.place);
-        let mut controls = vec![("loss that is not told", swallowed), ("honest twin passes", honest)];
-        controls.extend(retention_control(&mut random).await?);
-        Ok(controls)
-    })
-}
-
-/// A retention that removes a young event, and one that a consumer does not hear of, must be noticed.
-async fn retention_control(random: &mut Random) -> Result<Controls, Failure> {
-    let mut walk = Walk::begin(NOW_MS, Policy::Default, false).await?;
-    for _ in 0..8 {
-        walk.append(Way::Commit, random, false).await?;
-    }
-    walk.mark_age().await?;
-    walk.pass(40 * DAY);
-    walk.append(Way::Commit, random, false).await?;
-    walk.snapshots.set(Some(Position::END));
-    let before = walk.warm().await?;
-    let plan = walk.open.store.retention_plan().await?;
-    let report = walk.open.store.retain(walk.open.store.retention_plan().await?).await?;
-    let honest = walk.compare(&before, Some(&plan), Some(&report), false).await?.is_none() && report.events > 0;
-    let before = walk.warm().await?;
-    let young = walk.promises.told.last().ok_or("nothing was appended")?.clone();
-    retention::remove_row(&walk.open, &young).await?;
-    let removed = walk.compare(&before, None, None, true).await?.is_some();
-    walk.promises.told.pop();
-    walk.reopen(false, true).await?;
-    let deaf = Follower::new().follow(&walk.open, &walk.promises, None, true).await?.is_some();
-    let hears = Follower::new().follow(&walk.open, &walk.promises, None, false).await?.is_none();
-    walk.open.close(false).await?;
-    drop(walk.place);
-    Ok(vec![
-        ("retention of what is old passes", honest),
-        ("young event removed", removed),
-        ("removal that is not told", deaf),
-        ("removal that is told passes", hears),
-    ])
-}
-
-/// Events that are read by the wall clock must be noticed.
-pub(crate) fn clock_control(seed: u64) -> Result<Controls, Failure> {
-    events::runtime()?.block_on(async {
-        let mut random = Random::new(seed);
-        let mut walk = Walk::begin(NOW_MS, Policy::Default, true).await?;
-        walk.append(Way::Append, &mut random, false).await?;
-        walk.clock.set_wall_ms(NOW_MS - YEARS_56_MS);
-        walk.append(Way::Append, &mut random, false).await?;
-        let mut seen = events::look(&walk.open).await;
-        let honest = seen.judge(&walk.promises).is_none();
-        let mut by_clock: Vec<_> = seen.wall_ms.iter().copied().zip(seen.events.iter().copied()).collect();
-        by_clock.sort_by_key(|(wall_ms, _)| *wall_ms);
-        seen.events = by_clock.into_iter().map(|(_, event)| event).collect();
-        let noticed = seen.judge(&walk.promises).is_some();
-        walk.open.close(false).await?;
-        Ok(vec![("order by the wall clock", noticed), ("honest twin passes", honest)])
-    })
 }

@@ -1,8 +1,10 @@
-//! Campaign `yanked-media`: the medium of the cold tier goes away at any moment of an archive run, and comes back.
+//! Campaign `yanked-media`: the medium of the cold tier goes away at any moment of archiving, reading back, confirming and
+//! retention, stays away for up to weeks, and comes back.
 //!
-//! A real file system is mounted as the cold directory. While `archive` runs it is unmounted, remounted read-only, or its
-//! driver gives up; then it returns, repaired as its owner would. Nothing may be lost, nothing may be written to the empty
-//! mount point, no file may be unreadable with `zstd`, and the next run catches up.
+//! A real file system is mounted as the cold directory. While `archive` and `retain` run it is unmounted, remounted
+//! read-only, or its driver gives up; then it returns, repaired as its owner would. Nothing may be lost, nothing may be
+//! written to the empty mount point, no file may be unreadable with `zstd`, retention takes nothing that is not archived, and
+//! the next run catches up. What retention removes then is read from the medium, also when the hot tier is gone.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use std::time::Duration;
 use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::ManualClock;
-use nasnet_events::Error;
+use nasnet_events::{ArchiveReport, Error, EventStore, FlushReason, Retention, RetentionReport, Span};
 use serde::Deserialize;
 
 use crate::events::{self, NOW_MS, Numbers, Open, Promises, Site, Way};
@@ -21,6 +23,10 @@ use crate::{Controls, Failure, Found, Turn};
 
 /// Yanks of one medium before the next is made.
 const YANKS: u64 = 12;
+/// Longest absence.
+const WEEKS_MAX: u64 = 6;
+const DAYS_BETWEEN: u64 = 7;
+const DAY: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Yank {
@@ -31,6 +37,7 @@ enum Yank {
 
 struct Bench {
     _place: Place,
+    site: Site,
     medium: Mounted,
     clock: ManualClock,
     open: Open,
@@ -42,10 +49,37 @@ impl Bench {
     async fn new(kind: Kind) -> Result<Self, Failure> {
         let place = Place::new(Some(Path::new("/dev/shm")))?;
         let medium = Mounted::new(kind)?;
-        let site = Site { run: place.tmpfs.path().join("run"), ..Site::new(place.disk.path(), medium.path()) };
+        let mut site = Site { run: place.tmpfs.path().join("run"), ..Site::new(place.disk.path(), medium.path()) };
+        // No snapshot is waited for.
+        site.options.retention = Retention::default().full_history([""; 0]);
         let clock = ManualClock::new(NOW_MS);
         let open = events::open(&site, &clock, true).await?;
-        Ok(Self { _place: place, medium, clock, open, numbers: Numbers::default(), promises: Promises::default() })
+        let (numbers, promises) = (Numbers::default(), Promises::default());
+        Ok(Self { _place: place, site, medium, clock, open, numbers, promises })
+    }
+
+    /// Days pass, seen by the machine, in which something happens now and then.
+    async fn pass(&mut self, days: u64, random: &mut Random) -> Result<(), Failure> {
+        for _ in 0..days.div_ceil(DAYS_BETWEEN) {
+            self.append(1 + random.below(3), random).await?;
+            let flushed = self.open.store.flush(FlushReason::Requested).await?;
+            if let Some(failed) = flushed.failed.first() {
+                return Err(format!("a flush fails for {failed:?}").into());
+            }
+            self.open.store.mark_age().await?;
+            self.clock.advance(DAY * u32::try_from(DAYS_BETWEEN)?);
+        }
+        Ok(())
+    }
+
+    /// The machine starts anew: what is on flash and on the medium is all there is.
+    async fn reboot(mut self) -> Result<Self, Failure> {
+        self.open.close(true).await?;
+        std::fs::remove_dir_all(&self.site.run)?;
+        self.clock.reboot();
+        self.promises.wiped();
+        self.open = events::open(&self.site, &self.clock, false).await?;
+        Ok(self)
     }
 
     async fn append(&mut self, times: u64, random: &mut Random) -> Result<(), Failure> {
@@ -83,9 +117,22 @@ pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
                 break;
             }
         }
+        if found.broken.is_empty() {
+            bench = bench.reboot().await?;
+            let what = events::look(&bench.open).await.judge(&bench.promises);
+            found.broken.extend(what.map(|what| format!("{kind:?}, after a reboot: {what}")));
+        }
         bench.open.close(false).await?;
         Ok(found)
     })
+}
+
+/// Archives, then removes what may go.
+async fn archive_and_retain(store: EventStore) -> Result<(ArchiveReport, RetentionReport), Error> {
+    let archived = store.archive().await?;
+    store.mark_age().await?;
+    let retained = store.retain(store.retention_plan().await?).await?;
+    Ok((archived, retained))
 }
 
 async fn once(
@@ -95,10 +142,9 @@ async fn once(
     found: &mut Found,
 ) -> Result<Option<String>, Failure> {
     bench.append(5 + random.below(40), random).await?;
-    let store = bench.open.store.clone();
-    let archiving = tokio::spawn(async move { store.archive().await });
+    let archiving = tokio::spawn(archive_and_retain(bench.open.store.clone()));
     // At any moment of the run: before it, between two of its steps, after it.
-    let wait = Duration::from_micros(random.below(12_000));
+    let wait = Duration::from_micros(random.below(16_000));
     let pulled = tokio::task::block_in_place(|| {
         std::thread::sleep(wait);
         match yank {
@@ -121,16 +167,32 @@ async fn once(
         Err(_) => return Ok(Some("archiving hangs".to_owned())),
         Ok(answer) => match answer? {
             // A frame that does not read back is no surprise while its medium goes away.
-            Ok(report) => match report.failed.iter().find(|(_, error)| !is_absence(error) && !is_unread(error)) {
-                Some(failed) => return Ok(Some(format!("archiving fails for {failed:?}"))),
-                None => found.count("runs_that_were_told_of_it", u64::from(!report.failed.is_empty())),
-            },
+            Ok((_, retained)) if !retained.failed.is_empty() => {
+                return Ok(Some(format!("a retention fails: {retained:?}")));
+            }
+            Ok((report, retained)) => {
+                found.count("retained_while_it_went", retained.events);
+                match report.failed.iter().find(|(_, error)| !is_absence(error) && !is_unread(error)) {
+                    Some(failed) => return Ok(Some(format!("archiving fails for {failed:?}"))),
+                    None => found.count("runs_that_were_told_of_it", u64::from(!report.failed.is_empty())),
+                }
+            }
             Err(error) if is_absence(&error) => found.count("runs_that_were_told_of_it", 1),
             Err(error) => return Ok(Some(format!("archiving says {error:?}"))),
         },
     }
-    // Without the medium the store goes on.
+    // Without the medium the store goes on, for weeks if need be.
     bench.append(3, random).await?;
+    if random.below(2) == 0 {
+        bench.pass(random.below(WEEKS_MAX * 7), random).await?;
+        found.count("weeks_without_it", 1);
+    }
+    let plan = bench.open.store.retention_plan().await?;
+    let retained = bench.open.store.retain(plan).await?;
+    found.count("retained_without_it", retained.events);
+    if !retained.failed.is_empty() {
+        return Ok(Some(format!("a retention without a medium fails: {retained:?}")));
+    }
     match bench.open.store.archive().await {
         Err(error) if is_absence(&error) => {}
         Ok(report) if report.frames == 0 || !report.failed.is_empty() => {}
@@ -140,12 +202,16 @@ async fn once(
         return Ok(Some("something was written to the empty mount point".to_owned()));
     }
     bring_back(&bench.medium, yank)?;
-    let report = match bench.open.store.archive().await {
-        Ok(report) => report,
+    let (report, retained) = match archive_and_retain(bench.open.store.clone()).await {
+        Ok(reports) => reports,
         Err(error) => return Ok(Some(format!("archiving does not catch up: {error:?}"))),
     };
-    if let Some(failed) = report.failed.first() {
+    found.count("retained_after_catching_up", retained.events);
+    if let Some(failed) = report.failed.first().or(retained.failed.first()) {
         return Ok(Some(format!("catching up fails for {failed:?}")));
+    }
+    if let Some(fault) = bench.open.store.verify(Span::all()).await?.faults.first() {
+        return Ok(Some(format!("after catching up there is {fault:?}")));
     }
     bench.promises.lasting(&[], |_| true);
     let archived = match archived(bench.medium.path()) {

@@ -11,13 +11,13 @@ use nasnet_events::{Consumer, ConsumerName, Error, GuardLimits, Item, Position, 
 
 use super::retention::DAY;
 use crate::Failure;
-use crate::events::{self, Open, Promises, STREAMS, Seen};
+use crate::events::{self, Open, Promises, SCOPES, STREAMS, Seen};
 
 const NAME: &str = "follower";
 /// Whoever has not caught up after so long hangs.
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// Reads beside one round of moves.
-const READS_MAX: usize = 40;
+const READS_MAX: usize = 12;
 
 /// A consumer that subscribes, reads what there is, and goes again.
 #[derive(Debug)]
@@ -136,20 +136,33 @@ pub(super) async fn read_beside(open: Open, done: &Cell<bool>) -> Vec<Seen> {
     all
 }
 
-/// Reads the history of a stream. It is whole, or it is refused where a part of it is gone for good.
-pub(super) async fn history(
+/// Reads the history of each stream. It is whole, or it is refused where a part of it is gone for good; versions that calls
+/// which failed have taken are told as missing.
+pub(super) async fn histories(open: &Open, promises: &Promises, some_failed: bool) -> Result<Option<String>, Failure> {
+    let everything = events::look(open).await;
+    let there: HashSet<u64> = everything.events.iter().map(|(number, _)| *number).collect();
+    for of in 0..SCOPES {
+        for stream in 0..STREAMS.len() {
+            if let Some(what) = history(open, promises, (of, stream), &there, some_failed).await? {
+                return Ok(Some(what));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Reads one history, and compares it with what is there of it.
+async fn history(
     open: &Open,
     promises: &Promises,
-    of: u64,
-    stream: usize,
+    (of, stream): (u64, usize),
+    there: &HashSet<u64>,
+    some_failed: bool,
 ) -> Result<Option<String>, Failure> {
-    events::settle(open).await?;
     let (scope, name) = (events::scope(of)?, StreamName::parse(STREAMS[stream])?);
     let told = || promises.told.iter().filter(|told| told.scope == of && told.stream == stream);
-    let everything = events::look(open).await;
-    let is_there = |number: u64| everything.events.iter().any(|(other, _)| *other == number);
-    let lost = told().any(|told| !is_there(told.number));
-    let gone = told().find(|told| told.retained && !is_there(told.number));
+    let lost = told().any(|told| !there.contains(&told.number));
+    let gone = told().find(|told| told.retained && !there.contains(&told.number));
     let mut read = Seen::default();
     let mut refused = None;
     match events_until(&open.store, &scope, &name, Until::Position(Position::END)).await {
@@ -158,6 +171,7 @@ pub(super) async fn history(
             while let Some(event) = events.next().await {
                 match event {
                     Ok(event) => read.take(&event),
+                    Err(Error::VersionGap { .. }) if lost || some_failed => {}
                     Err(error) => {
                         refused = Some(error);
                         break;
@@ -166,11 +180,11 @@ pub(super) async fn history(
             }
         }
     }
+    let read: HashSet<u64> = read.events.iter().map(|(number, _)| *number).collect();
     let what = match (refused, gone) {
         (Some(Error::BeyondHorizon { .. }), _) if lost => None,
         (None, None) => {
-            let lacks = told()
-                .find(|told| is_there(told.number) && !read.events.iter().any(|(number, _)| *number == told.number));
+            let lacks = told().find(|told| there.contains(&told.number) && !read.contains(&told.number));
             lacks.map(|lacks| format!("it lacks {lacks:?}"))
         }
         (None, Some(gone)) => Some(format!("it is told without {gone:?}")),
