@@ -16,7 +16,9 @@ use crate::class::Class;
 use crate::event::{Level, Recorded};
 use crate::varint::{self, Malformed};
 
-pub(crate) use decode::{Peek, decode, decode_with, pick};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use decode::decode;
+pub(crate) use decode::{Peek, decode_with, pick};
 
 const VERSION: u8 = 2;
 const COMPRESSED: u8 = 1;

@@ -33,12 +33,13 @@ pub(crate) struct Picked {
     pub(crate) ends: Option<(Position, Position)>,
 }
 
-/// Decodes what [`encode`] wrote. Every damage is an error, never a panic and never a large allocation.
+/// As [`decode_with`], of a block that needs no dictionary.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Recorded>, Malformed> {
     decode_with(bytes, None)
 }
 
-/// As [`decode`], of a block that may need a dictionary.
+/// Decodes what [`super::encode`] wrote. Every damage is an error, never a panic and never a large allocation.
 pub(crate) fn decode_with(bytes: &[u8], dictionary: Option<&[u8]>) -> Result<Vec<Recorded>, Malformed> {
     Ok(pick(bytes, dictionary, &|_| true)?.events)
 }

@@ -88,6 +88,8 @@ pub(crate) enum Step {
     Sync,
     SyncDir,
     ReadBack,
+    /// Of what an earlier run left.
+    Settle,
 }
 
 /// The directory, and what is known of its files.
@@ -279,10 +281,14 @@ impl ColdDir {
         let fence = &session.fence;
         let mut last = None;
         for (_, path) in Self::files(fence, scope)? {
-            let (index, source) = self.index(fence, &path)?;
+            let (index, _) = self.index(fence, &path)?;
             if index.is_foreign() {
                 continue;
             }
+            if index.frames.last().is_some_and(|place| place.header.last > confirmed) {
+                self.settle(fence, &path)?;
+            }
+            let (index, source) = self.index(fence, &path)?;
             while let Some(place) = index.frames.last()
                 && place.header.last > confirmed
                 && matches!(place.open(&source), Err(Error::Corrupt { .. }))
@@ -306,6 +312,19 @@ impl ColdDir {
             last = last.max(newest);
         }
         Ok(last)
+    }
+
+    /// Makes sure that what is read of a file is on the medium. A sync that failed leaves what it should have written in the
+    /// page cache, clean and readable until the medium is away: a frame that was never confirmed may be nowhere else.
+    fn settle(&mut self, fence: &Fence, path: &Path) -> Result<(), Error> {
+        let failed = |error| Error::io("sync", fence.shown(path), error);
+        self.step(Step::Settle).map_err(failed)?;
+        let (file, _) = fence.open_end(path).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        fence.sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+        drop_from_cache(&file);
+        self.indexes.remove(path);
+        Ok(())
     }
 
     /// The file that holds the newest frame of a scope, and where the chain of its archived events stands.

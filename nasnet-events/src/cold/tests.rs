@@ -148,3 +148,34 @@ async fn a_narrow_range_reads_a_small_part_of_a_large_file() {
         [Error::Corrupt { .. }, ..]
     ));
 }
+
+/// A sync that fails leaves a frame that reads well and is on no medium. Whoever finds it must not confirm it before it is.
+#[tokio::test]
+async fn a_frame_that_an_earlier_run_left_is_confirmed_only_once_it_is_synced() {
+    let place = Place::new().await;
+    let store = EventStore::open(&place.manager, EventOptions::default().cold(place.cold())).await.unwrap();
+    append(&store, &place.manager).await;
+    store.archive().await.unwrap();
+    let archived = async || store.status().await.unwrap().warm[0].as_ref().unwrap().archived_through;
+    let confirmed = archived().await;
+    // The end of the process between the frame and the note of it.
+    let forget = "UPDATE event_cursors SET pos = 0 WHERE name = 'archive'";
+    let system = place.manager.system();
+    let forgotten = system
+        .write(nasnet_dbmanager::Cause::new("test"), move |conn| {
+            Box::pin(async move { Ok::<_, Error>(sqlx::query(forget).execute(conn).await?.rows_affected()) })
+        })
+        .await
+        .unwrap();
+    assert_eq!(forgotten, 1);
+    let cold = store.shared().cold.clone().unwrap();
+    cold.lock().unwrap_or_else(PoisonError::into_inner).failing = Some(Step::Settle);
+    let report = store.archive().await.unwrap();
+    assert_eq!(report.failed.len(), 1, "{report:?}");
+    assert_ne!(archived().await, confirmed, "it may be in the page cache alone");
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.frames, report.failed.len()), (0, 0), "it is there already: {report:?}");
+    assert_eq!(archived().await, confirmed);
+    cold.lock().unwrap_or_else(PoisonError::into_inner).failing = Some(Step::Settle);
+    assert_eq!(store.archive().await.unwrap().failed.len(), 0, "what is confirmed is not synced again");
+}
