@@ -157,8 +157,8 @@ impl EventStore {
     async fn is_settled(&self, scope: &Scope) -> Result<bool, Error> {
         let own = [scope.clone()];
         let hot = self.shared().hot().await?;
-        let unresolved = hot.read(DECIDE, move |conn| Box::pin(async move { log::unresolved_of(conn, &own).await }));
-        Ok(unresolved.await?.is_none())
+        let unresolved = hot.read_raw(DECIDE, move |conn| log::unresolved_of(conn, &own)).await?;
+        Ok(unresolved.is_none())
     }
 
     /// Grows with the attempts; its random part keeps several processes from meeting again and again.

@@ -12,9 +12,9 @@ use crate::cold::ColdDir;
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
-use crate::hot::log::{self, Order, Row, RowState, View};
-use crate::merge::{Range, Slice, end_of, merge};
-use crate::name::StreamName;
+use crate::hot::log::{self, Order, View};
+use crate::hot::look::{Hot, fetch, is_stalled};
+use crate::merge::{Range, Slice, merge};
 use crate::position::Position;
 use crate::present::present;
 use crate::query::Query;
@@ -28,13 +28,12 @@ const READ: Cause = Cause::new("event-read");
 
 /// Events after which a place stops looking for more.
 pub(crate) const PAGE_EVENTS: usize = 512;
-/// Hot rows read by one statement, and by one page at most.
-const HOT_ROWS: u32 = 16;
-const HOT_ROWS_MAX: usize = 128;
+/// Hot rows read for a page of a short read, of others, and of those that find little in them. Appends wait meanwhile.
+const HOT_ROWS_FIRST: u32 = 2;
+const HOT_ROWS: u32 = 8;
+const HOT_ROWS_MAX: u32 = 32;
 /// Segments looked up by one statement.
 const SEGMENTS: u32 = 8;
-/// What a transaction is called whose end is not known.
-const STALLED: &str = "events";
 
 /// Which tiers a read looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +84,8 @@ pub(crate) struct Cursor {
     range: Range,
     /// The end of the range is fixed by the first page.
     started: bool,
+    /// Rows of the hot log to look at for the next page, as the last one went.
+    hot_rows: u32,
     buffer: VecDeque<Result<Recorded, Error>>,
     left: Option<u64>,
     /// Damage told already, since a later page may meet it again.
@@ -126,6 +127,7 @@ impl Cursor {
             opened: false,
             range,
             started: false,
+            hot_rows: 0,
             buffer,
             left,
             told,
@@ -245,20 +247,28 @@ impl Cursor {
         Ok(())
     }
 
-    async fn look_at_hot(&self) -> Result<Hot, Error> {
+    async fn look_at_hot(&mut self) -> Result<Hot, Error> {
         let left = self.left.map_or(PAGE_EVENTS, |left| usize::try_from(left).unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS));
+        // A few first: whoever wants the newest hundred should not wait for two thousand.
+        let first = if left < PAGE_EVENTS { HOT_ROWS_FIRST } else { HOT_ROWS };
+        let limit = self.hot_rows.max(first);
         loop {
             let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
             let shared = Arc::clone(&self.shared);
             let hot = shared.hot().await?;
-            let looked = hot
-                .read(READ, move |conn| {
-                    Box::pin(async move { read_hot(conn, &shared, &query, range, started, left).await })
-                })
-                .await;
-            // A hot tier that was wiped under the read is looked at again, as it is now.
-            if looked.is_ok() || self.shared.is_current(&hot) {
-                return looked;
+            let looked =
+                hot.read_raw(READ, move |conn| fetch(conn, &shared, &query, range, started, (left, limit))).await;
+            match looked {
+                Ok(fetched) => {
+                    let found = fetched.into_hot(&self.query, left);
+                    let few = found.slice.as_ref().is_some_and(|slice| slice.events.len() < left);
+                    // Where little is wanted of what is there, more is looked at together.
+                    self.hot_rows = if few { (limit * 2).min(HOT_ROWS_MAX) } else { 0 };
+                    return Ok(found);
+                }
+                // A hot tier that was wiped under the read is looked at again, as it is now.
+                Err(error) if self.shared.is_current(&hot) => return Err(error),
+                Err(_) => {}
             }
         }
     }
@@ -353,165 +363,6 @@ impl Cursor {
         })
         .await
     }
-}
-
-/// What the hot log says about the next page.
-struct Hot {
-    /// The whole range, its end fixed by the first page.
-    range: Range,
-    /// The part of it this page is about.
-    part: Range,
-    /// The hot tier's events in that part, `None` when it lies below the hot log.
-    slice: Option<Slice>,
-    /// Some of its events may be in the other tiers only.
-    has_holes: bool,
-    unresolved: bool,
-}
-
-async fn read_hot(
-    conn: &mut SqliteConnection,
-    shared: &Shared,
-    query: &Query,
-    mut range: Range,
-    started: bool,
-    left: usize,
-) -> Result<Hot, Error> {
-    let order = query.order;
-    let view = log::view(conn).await?;
-    let mut unresolved = view.reserved.is_some();
-    if !started {
-        let mut seen = view;
-        if let (Some(scopes), true) = (&query.scopes, unresolved) {
-            // The transactions of other scopes add nothing to these.
-            seen.unresolved = log::unresolved_of(conn, scopes).await?;
-            unresolved = seen.unresolved.is_some();
-        }
-        range.high = range.high.min(seen.stable());
-    }
-    let below = view.floor.map_or(Position::END, |floor| Position::new(view.epoch, floor).before());
-    let (is_hot, part) = match order {
-        Order::Forwards if range.low < below => (false, Range { low: range.low, high: range.high.min(below) }),
-        Order::Backwards if range.high <= below => (false, range),
-        Order::Forwards => (true, range),
-        Order::Backwards => (true, Range { low: range.low.max(below), high: range.high }),
-    };
-    let mut has_holes = false;
-    let slice = match &query.stream {
-        _ if !is_hot => None,
-        Some(stream) => Some(read_stream(conn, shared, query, stream, &view, part, (left, &mut has_holes)).await?),
-        None => Some(read_log(conn, query, &view, part, (left, &mut has_holes)).await?),
-    };
-    Ok(Hot { range, part, slice, has_holes, unresolved })
-}
-
-/// Events of one stream in a range that lies within the hot log: only the rows that hold some are decoded.
-async fn read_stream(
-    conn: &mut SqliteConnection,
-    shared: &Shared,
-    query: &Query,
-    stream: &StreamName,
-    view: &View,
-    range: Range,
-    (left, has_holes): (usize, &mut bool),
-) -> Result<Slice, Error> {
-    let order = query.order;
-    // What another process has just appended is not known here yet, so that stretch is scanned.
-    let (epoch, known) = {
-        let heads = shared.heads();
-        (heads.epoch(), heads.next_seq().saturating_sub(1))
-    };
-    if epoch != view.epoch || range.low.seq >= known || (order == Order::Backwards && range.high.seq > known) {
-        let low = if epoch == view.epoch { range.low.max(Position::new(epoch, known)) } else { range.low };
-        let above = if order == Order::Backwards { Range { low, ..range } } else { range };
-        return read_log(conn, query, view, above, (left, has_holes)).await;
-    }
-    let part = Range { high: range.high.min(Position::new(epoch, known)), ..range };
-    let limit = left.clamp(1, HOT_ROWS_MAX);
-    let scopes = query.scopes.as_deref();
-    let within = (part.low.seq + 1, part.high.seq);
-    let (seqs, all) = shared.heads().next_of_stream(scopes, stream, within, order, limit);
-    let mut slice = Slice::whole(part, order);
-    if let (false, Some(last)) = (all, seqs.last()) {
-        let last = Position::new(epoch, *last);
-        slice.stop_at(last, last, order);
-    }
-    if !seqs.is_empty() {
-        for row in log::holding(conn, epoch, &seqs).await? {
-            *has_holes |= row.shed > 0;
-            take(&mut slice, row, query, epoch);
-        }
-    }
-    Ok(slice)
-}
-
-/// Events of the hot log in a range that lies within it.
-async fn read_log(
-    conn: &mut SqliteConnection,
-    query: &Query,
-    view: &View,
-    range: Range,
-    (left, has_holes): (usize, &mut bool),
-) -> Result<Slice, Error> {
-    let order = query.order;
-    let mut slice = Slice::whole(range, order);
-    let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
-    let mut read = 0;
-    // A few first: whoever wants the newest hundred should not wait for two thousand.
-    let mut limit = if left < PAGE_EVENTS { 2 } else { HOT_ROWS };
-    while !range.is_empty() && from <= to {
-        let rows = log::page(conn, view.epoch, (from, to), order, limit).await?;
-        let exhausted = rows.len() < limit as usize;
-        limit = (limit * 2).min(HOT_ROWS);
-        read += rows.len();
-        for row in rows {
-            let (first, last) = (row.first_seq, row.last_seq());
-            match order {
-                Order::Forwards => from = last + 1,
-                Order::Backwards => to = first.saturating_sub(1),
-            }
-            *has_holes |= row.shed > 0;
-            take(&mut slice, row, query, view.epoch);
-            slice.stop_at(Position::new(view.epoch, first), Position::new(view.epoch, last), order);
-            if slice.events.len() >= left.min(PAGE_EVENTS) {
-                return Ok(slice);
-            }
-        }
-        if exhausted {
-            slice.covered = end_of(range, order);
-            break;
-        }
-        if read >= HOT_ROWS_MAX {
-            break;
-        }
-    }
-    Ok(slice)
-}
-
-/// Takes the wanted events of a row, or what stands for them.
-fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
-    if let (RowState::Reserved(reserved), true) = (&row.state, row.stalled)
-        && query.scopes.as_ref().is_none_or(|scopes| scopes.contains(&reserved.scope))
-    {
-        slice.errors.push(stalled(&reserved.scope, epoch, row.first_seq, row.last_seq()));
-        return;
-    }
-    match row.pick(&|peek| query.may_want(peek)) {
-        Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
-        Err(error) => slice.errors.push(error),
-    }
-}
-
-/// What a reader of all scopes sees in the place of events nobody can tell about now.
-fn stalled(scope: &Scope, epoch: u32, first: u64, last: u64) -> Error {
-    let (first, through) = (Position::new(epoch, first), Position::new(epoch, last));
-    let why = "whether their transaction committed is not known while the database cannot be asked";
-    let source = Box::new(Error::Invalid { what: STALLED, value: format!("{first} to {through}"), why });
-    Error::Unreadable { scope: scope.clone(), after: first.before(), through, source }
-}
-
-/// True for what stands in the place of a transaction whose end is not known, for which readers have waited already.
-pub(crate) fn is_stalled(error: &Error) -> bool {
-    matches!(error, Error::Unreadable { source, .. } if matches!(**source, Error::Invalid { what: STALLED, .. }))
 }
 
 async fn read_warm(

@@ -1,6 +1,6 @@
 //! The SQL of hot.db: a log of rows whose numbers leave no gap.
 
-use nasnet_dbmanager::{RawConn, Scope};
+use nasnet_dbmanager::{RawConn, RawRow, Scope};
 use sqlx::SqliteConnection;
 
 use crate::block::{self, Peek};
@@ -216,8 +216,20 @@ pub(crate) async fn set_flushed(conn: &mut SqliteConnection, seq: u64) -> Result
 
 /// The shape of the log in the caller's snapshot.
 pub(crate) async fn view(conn: &mut SqliteConnection) -> Result<View, Error> {
-    type Found = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
-    let (epoch, flushed, floor, end, unresolved, reserved): Found = sqlx::query_as(VIEW).fetch_one(conn).await?;
+    view_of(sqlx::query_as(VIEW).fetch_one(conn).await?)
+}
+
+/// As [`view`], without a change of threads.
+pub(crate) fn view_now(conn: &mut RawConn<'_>) -> Result<View, Error> {
+    let found = conn.query_optional(VIEW, &[], |row| {
+        Ok::<_, Error>((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+    })?;
+    view_of(found.unwrap_or_default())
+}
+
+type FoundView = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+
+fn view_of((epoch, flushed, floor, end, unresolved, reserved): FoundView) -> Result<View, Error> {
     let corrupt = || Error::corrupt("hot.db", "its incarnation is not recorded");
     Ok(View {
         epoch: epoch.and_then(|epoch| u32::try_from(epoch).ok()).ok_or_else(corrupt)?,
@@ -230,11 +242,12 @@ pub(crate) async fn view(conn: &mut SqliteConnection) -> Result<View, Error> {
 }
 
 /// First number of the first unresolved reservation of one of the scopes.
-pub(crate) async fn unresolved_of(conn: &mut SqliteConnection, scopes: &[Scope]) -> Result<Option<u64>, Error> {
+pub(crate) fn unresolved_of(conn: &mut RawConn<'_>, scopes: &[Scope]) -> Result<Option<u64>, Error> {
     let wanted: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
     let wanted = serde_json::to_string(&wanted).map_err(|error| Error::corrupt("scopes of a query", error))?;
-    let found: Option<i64> = sqlx::query_scalar(UNRESOLVED_OF).bind(wanted).fetch_one(conn).await?;
-    Ok(found.map(i64::cast_unsigned))
+    let found = conn
+        .query_optional(UNRESOLVED_OF, &[wanted.as_str().into()], |row| Ok::<_, Error>(row.get::<Option<i64>>(0)?))?;
+    Ok(found.flatten().map(i64::cast_unsigned))
 }
 
 /// Sums over the whole log: numbers given, bytes, void numbers, reserved numbers.
@@ -271,10 +284,40 @@ pub(crate) async fn page(
     rows_of(epoch, found)
 }
 
+/// As [`page`], without a change of threads.
+pub(crate) fn page_now(
+    conn: &mut RawConn<'_>,
+    epoch: u32,
+    (from, to): (u64, u64),
+    order: Order,
+    limit: u32,
+) -> Result<Vec<Row>, Error> {
+    let sql = match order {
+        Order::Forwards => PAGE_FORWARDS,
+        Order::Backwards => PAGE_BACKWARDS,
+    };
+    let values = [from.cast_signed().into(), to.cast_signed().into(), i64::from(limit).into()];
+    rows_of(epoch, conn.query_all(sql, &values, found_row)?)
+}
+
 /// Rows that hold one of the numbers, oldest first. Numbers that are gone have none.
-pub(crate) async fn holding(conn: &mut SqliteConnection, epoch: u32, seqs: &[u64]) -> Result<Vec<Row>, Error> {
+pub(crate) fn holding(conn: &mut RawConn<'_>, epoch: u32, seqs: &[u64]) -> Result<Vec<Row>, Error> {
     let wanted = serde_json::to_string(seqs).map_err(|error| Error::corrupt("numbers of a query", error))?;
-    rows_of(epoch, sqlx::query_as(HOLDING).bind(wanted).fetch_all(conn).await?)
+    rows_of(epoch, conn.query_all(HOLDING, &[wanted.as_str().into()], found_row)?)
+}
+
+fn found_row(row: &RawRow<'_>) -> Result<FoundRow, Error> {
+    Ok((
+        row.get(0)?,
+        row.get(1)?,
+        row.get(2)?,
+        row.get(3)?,
+        row.get(4)?,
+        row.get(5)?,
+        row.get(6)?,
+        row.get(7)?,
+        row.get(8)?,
+    ))
 }
 
 type FoundRow = (i64, i64, String, Option<String>, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>, i64, i64);

@@ -4,6 +4,7 @@ pub(crate) mod appender;
 pub(crate) mod compact;
 pub(crate) mod index;
 pub(crate) mod log;
+pub(crate) mod look;
 pub(crate) mod session;
 pub(crate) mod shed;
 pub(crate) mod truncated;

@@ -1,0 +1,193 @@
+//! One look at the hot log for a page of a read: the rows are fetched in one step on the calling thread, and put together
+//! afterwards, when nobody waits for the database.
+
+use nasnet_dbmanager::{RawConn, Scope};
+
+use crate::error::Error;
+use crate::hot::log::{self, Order, Row, RowState, View};
+use crate::merge::{Range, Slice, end_of};
+use crate::name::StreamName;
+use crate::position::Position;
+use crate::query::Query;
+use crate::shared::Shared;
+
+/// Rows of one stream that are fetched together.
+const STREAM_ROWS_MAX: usize = 128;
+/// What a transaction is called whose end is not known.
+const STALLED: &str = "events";
+
+/// What the hot log says about the next page.
+pub(crate) struct Hot {
+    /// The whole range, its end fixed by the first page.
+    pub(crate) range: Range,
+    /// The part of it this page is about.
+    pub(crate) part: Range,
+    /// The hot tier's events in that part, `None` when it lies below the hot log.
+    pub(crate) slice: Option<Slice>,
+    /// Some of its events may be in the other tiers only.
+    pub(crate) has_holes: bool,
+    pub(crate) unresolved: bool,
+}
+
+/// What was fetched of the hot log for one page, still to be put together.
+pub(crate) struct Fetched {
+    range: Range,
+    part: Range,
+    unresolved: bool,
+    epoch: u32,
+    rows: Rows,
+}
+
+enum Rows {
+    /// The page lies below the hot log.
+    Below,
+    /// Rows one after the other from the near end of a range; `whole` = there are no more in it.
+    Log { range: Range, rows: Vec<Row>, whole: bool },
+    /// The rows that hold the next events of a stream; the slice says how far that is.
+    Stream { slice: Slice, rows: Vec<Row> },
+}
+
+impl Fetched {
+    /// Puts the wanted events together. Appends do not wait for this.
+    pub(crate) fn into_hot(self, query: &Query, left: usize) -> Hot {
+        let (order, epoch) = (query.order, self.epoch);
+        let mut has_holes = false;
+        let mut add = |slice: &mut Slice, row: Row| {
+            has_holes |= row.shed > 0;
+            take(slice, row, query, epoch);
+        };
+        let slice = match self.rows {
+            Rows::Below => None,
+            Rows::Stream { mut slice, rows } => {
+                rows.into_iter().for_each(|row| add(&mut slice, row));
+                Some(slice)
+            }
+            Rows::Log { range, rows, whole } => {
+                let mut slice = Slice::whole(range, order);
+                let mut rows = rows.into_iter();
+                while let Some(row) = rows.next() {
+                    let (first, last) = (Position::new(epoch, row.first_seq), Position::new(epoch, row.last_seq()));
+                    add(&mut slice, row);
+                    slice.stop_at(first, last, order);
+                    if slice.events.len() >= left {
+                        break;
+                    }
+                }
+                if whole && rows.len() == 0 {
+                    slice.covered = end_of(range, order);
+                }
+                Some(slice)
+            }
+        };
+        Hot { range: self.range, part: self.part, slice, has_holes, unresolved: self.unresolved }
+    }
+}
+
+/// Fetches at most `rows` rows of the next page, of a stream those that hold its next `left` events.
+pub(crate) fn fetch(
+    conn: &mut RawConn<'_>,
+    shared: &Shared,
+    query: &Query,
+    mut range: Range,
+    started: bool,
+    (left, limit): (usize, u32),
+) -> Result<Fetched, Error> {
+    let order = query.order;
+    let view = log::view_now(conn)?;
+    let mut unresolved = view.reserved.is_some();
+    if !started {
+        let mut seen = view;
+        if let (Some(scopes), true) = (&query.scopes, unresolved) {
+            // The transactions of other scopes add nothing to these.
+            seen.unresolved = log::unresolved_of(conn, scopes)?;
+            unresolved = seen.unresolved.is_some();
+        }
+        range.high = range.high.min(seen.stable());
+    }
+    let below = view.floor.map_or(Position::END, |floor| Position::new(view.epoch, floor).before());
+    let (is_hot, part) = match order {
+        Order::Forwards if range.low < below => (false, Range { low: range.low, high: range.high.min(below) }),
+        Order::Backwards if range.high <= below => (false, range),
+        Order::Forwards => (true, range),
+        Order::Backwards => (true, Range { low: range.low.max(below), high: range.high }),
+    };
+    let rows = match &query.stream {
+        _ if !is_hot => Rows::Below,
+        Some(stream) => fetch_stream(conn, shared, query, stream, &view, part, (left, limit))?,
+        None => fetch_log(conn, &view, part, order, limit)?,
+    };
+    Ok(Fetched { range, part, unresolved, epoch: view.epoch, rows })
+}
+
+/// Rows of one stream in a range that lies within the hot log: only those that hold some of its events.
+fn fetch_stream(
+    conn: &mut RawConn<'_>,
+    shared: &Shared,
+    query: &Query,
+    stream: &StreamName,
+    view: &View,
+    range: Range,
+    (left, limit): (usize, u32),
+) -> Result<Rows, Error> {
+    let order = query.order;
+    // What another process has just appended is not known here yet, so that stretch is scanned.
+    let (epoch, known) = {
+        let heads = shared.heads();
+        (heads.epoch(), heads.next_seq().saturating_sub(1))
+    };
+    if epoch != view.epoch || range.low.seq >= known || (order == Order::Backwards && range.high.seq > known) {
+        let low = if epoch == view.epoch { range.low.max(Position::new(epoch, known)) } else { range.low };
+        let above = if order == Order::Backwards { Range { low, ..range } } else { range };
+        return fetch_log(conn, view, above, order, limit);
+    }
+    let part = Range { high: range.high.min(Position::new(epoch, known)), ..range };
+    let scopes = query.scopes.as_deref();
+    let within = (part.low.seq + 1, part.high.seq);
+    let wanted = left.clamp(1, STREAM_ROWS_MAX);
+    let (seqs, all) = shared.heads().next_of_stream(scopes, stream, within, order, wanted);
+    let mut slice = Slice::whole(part, order);
+    if let (false, Some(last)) = (all, seqs.last()) {
+        let last = Position::new(epoch, *last);
+        slice.stop_at(last, last, order);
+    }
+    let rows = if seqs.is_empty() { Vec::new() } else { log::holding(conn, epoch, &seqs)? };
+    Ok(Rows::Stream { slice, rows })
+}
+
+/// Rows of the hot log in a range that lies within it.
+fn fetch_log(conn: &mut RawConn<'_>, view: &View, range: Range, order: Order, limit: u32) -> Result<Rows, Error> {
+    let (from, to) = (range.low.seq + 1, range.high.seq);
+    if range.is_empty() || from > to {
+        return Ok(Rows::Log { range, rows: Vec::new(), whole: true });
+    }
+    let rows = log::page_now(conn, view.epoch, (from, to), order, limit)?;
+    let whole = rows.len() < limit as usize;
+    Ok(Rows::Log { range, rows, whole })
+}
+
+/// Takes the wanted events of a row, or what stands for them.
+fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
+    if let (RowState::Reserved(reserved), true) = (&row.state, row.stalled)
+        && query.scopes.as_ref().is_none_or(|scopes| scopes.contains(&reserved.scope))
+    {
+        slice.errors.push(stalled(&reserved.scope, epoch, row.first_seq, row.last_seq()));
+        return;
+    }
+    match row.pick(&|peek| query.may_want(peek)) {
+        Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
+        Err(error) => slice.errors.push(error),
+    }
+}
+
+/// What a reader of all scopes sees in the place of events nobody can tell about now.
+fn stalled(scope: &Scope, epoch: u32, first: u64, last: u64) -> Error {
+    let (first, through) = (Position::new(epoch, first), Position::new(epoch, last));
+    let why = "whether their transaction committed is not known while the database cannot be asked";
+    let source = Box::new(Error::Invalid { what: STALLED, value: format!("{first} to {through}"), why });
+    Error::Unreadable { scope: scope.clone(), after: first.before(), through, source }
+}
+
+/// True for what stands in the place of a transaction whose end is not known, for which readers have waited already.
+pub(crate) fn is_stalled(error: &Error) -> bool {
+    matches!(error, Error::Unreadable { source, .. } if matches!(**source, Error::Invalid { what: STALLED, .. }))
+}
