@@ -28,10 +28,8 @@ const READ: Cause = Cause::new("event-read");
 
 /// Events after which a place stops looking for more.
 pub(crate) const PAGE_EVENTS: usize = 512;
-/// Hot rows read for a page of a short read, of others, and of those that find little in them. Appends wait meanwhile.
-const HOT_ROWS_FIRST: u32 = 2;
-const HOT_ROWS: u32 = 8;
-const HOT_ROWS_MAX: u32 = 32;
+/// Events of hot rows that are looked at for one page when few of them are wanted. Appends wait meanwhile.
+const HOT_EVENTS_MAX: u64 = 4_096;
 /// Segments looked up by one statement.
 const SEGMENTS: u32 = 8;
 
@@ -84,8 +82,8 @@ pub(crate) struct Cursor {
     range: Range,
     /// The end of the range is fixed by the first page.
     started: bool,
-    /// Rows of the hot log to look at for the next page, as the last one went.
-    hot_rows: u32,
+    /// Events of the hot log to look at for the next page, as the last one went.
+    hot_events: u64,
     buffer: VecDeque<Result<Recorded, Error>>,
     left: Option<u64>,
     /// Damage told already, since a later page may meet it again.
@@ -127,7 +125,7 @@ impl Cursor {
             opened: false,
             range,
             started: false,
-            hot_rows: 0,
+            hot_events: 0,
             buffer,
             left,
             told,
@@ -250,20 +248,19 @@ impl Cursor {
     async fn look_at_hot(&mut self) -> Result<Hot, Error> {
         let left = self.left.map_or(PAGE_EVENTS, |left| usize::try_from(left).unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS));
         // A few first: whoever wants the newest hundred should not wait for two thousand.
-        let first = if left < PAGE_EVENTS { HOT_ROWS_FIRST } else { HOT_ROWS };
-        let limit = self.hot_rows.max(first);
+        let events = self.hot_events.max(left as u64);
         loop {
             let (query, range, started) = (Arc::clone(&self.query), self.range, self.started);
             let shared = Arc::clone(&self.shared);
             let hot = shared.hot().await?;
             let looked =
-                hot.read_raw(READ, move |conn| fetch(conn, &shared, &query, range, started, (left, limit))).await;
+                hot.read_raw(READ, move |conn| fetch(conn, &shared, &query, range, started, (left, events))).await;
             match looked {
                 Ok(fetched) => {
                     let found = fetched.into_hot(&self.query, left);
                     let few = found.slice.as_ref().is_some_and(|slice| slice.events.len() < left);
                     // Where little is wanted of what is there, more is looked at together.
-                    self.hot_rows = if few { (limit * 2).min(HOT_ROWS_MAX) } else { 0 };
+                    self.hot_events = if few { (events * 2).min(HOT_EVENTS_MAX) } else { 0 };
                     return Ok(found);
                 }
                 // A hot tier that was wiped under the read is looked at again, as it is now.

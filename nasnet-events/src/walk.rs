@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
+use crate::archive;
 use crate::chain::Digest;
 use crate::error::Error;
 use crate::event::Recorded;
@@ -112,6 +113,13 @@ impl EventStore {
         }
     }
 
+    /// Up to where the archive of a scope was read back; `None` when its database cannot tell, and all of it counts.
+    async fn confirmed_of(&self, scope: &Scope) -> Option<Position> {
+        let database = self.shared().manager.scope(scope).await.ok()?;
+        let confirmed = database.read(WALK, |conn| Box::pin(archive::confirmed(conn))).await.ok()?;
+        Some(confirmed.unwrap_or(Position::START))
+    }
+
     async fn walk_frames(
         &self,
         scope: &Scope,
@@ -121,6 +129,7 @@ impl EventStore {
         let Some(cold) = self.shared().cold.clone() else { return Ok(()) };
         let (own, shared) = (scope.clone(), Arc::clone(&cold));
         let found = blocking(move || shared.lock().unwrap_or_else(PoisonError::into_inner).frames(&own)).await?;
+        let confirmed = self.confirmed_of(scope).await;
         found.damaged.into_iter().for_each(|error| {
             see(Step::Damaged { position: None, through: None, error, after: None });
         });
@@ -137,6 +146,8 @@ impl EventStore {
                     events.into_iter().for_each(|event| see(Step::Event(Box::new(event))));
                     see(Step::After(header.chain.1));
                 }
+                // It was never read back, so its events are where they were; the next archive drops it.
+                Err(Error::Corrupt { .. }) if confirmed.is_some_and(|confirmed| header.last > confirmed) => break,
                 Err(error) => {
                     let (position, through) = (Some(header.first), Some(header.last));
                     see(Step::Damaged { position, through, error, after: Some(header.chain.1) });

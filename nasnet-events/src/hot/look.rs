@@ -13,6 +13,10 @@ use crate::shared::Shared;
 
 /// Rows of one stream that are fetched together.
 const STREAM_ROWS_MAX: usize = 128;
+/// Rows fetched first, before it is known how many events are in each, and at most.
+const ROWS_FIRST: u32 = 2;
+const ROWS_MAX: usize = 128;
+const ROWS_STEP_MAX: u32 = 64;
 /// What a transaction is called whose end is not known.
 const STALLED: &str = "events";
 
@@ -83,14 +87,14 @@ impl Fetched {
     }
 }
 
-/// Fetches at most `rows` rows of the next page, of a stream those that hold its next `left` events.
+/// Fetches rows of the next page that hold so many `events`, of a stream those that hold its next `left`.
 pub(crate) fn fetch(
     conn: &mut RawConn<'_>,
     shared: &Shared,
     query: &Query,
     mut range: Range,
     started: bool,
-    (left, limit): (usize, u32),
+    (left, events): (usize, u64),
 ) -> Result<Fetched, Error> {
     let order = query.order;
     let view = log::view_now(conn)?;
@@ -113,8 +117,8 @@ pub(crate) fn fetch(
     };
     let rows = match &query.stream {
         _ if !is_hot => Rows::Below,
-        Some(stream) => fetch_stream(conn, shared, query, stream, &view, part, (left, limit))?,
-        None => fetch_log(conn, &view, part, order, limit)?,
+        Some(stream) => fetch_stream(conn, shared, query, stream, &view, part, (left, events))?,
+        None => fetch_log(conn, &view, part, order, events)?,
     };
     Ok(Fetched { range, part, unresolved, epoch: view.epoch, rows })
 }
@@ -127,7 +131,7 @@ fn fetch_stream(
     stream: &StreamName,
     view: &View,
     range: Range,
-    (left, limit): (usize, u32),
+    (left, events): (usize, u64),
 ) -> Result<Rows, Error> {
     let order = query.order;
     // What another process has just appended is not known here yet, so that stretch is scanned.
@@ -138,7 +142,7 @@ fn fetch_stream(
     if epoch != view.epoch || range.low.seq >= known || (order == Order::Backwards && range.high.seq > known) {
         let low = if epoch == view.epoch { range.low.max(Position::new(epoch, known)) } else { range.low };
         let above = if order == Order::Backwards { Range { low, ..range } } else { range };
-        return fetch_log(conn, view, above, order, limit);
+        return fetch_log(conn, view, above, order, events);
     }
     let part = Range { high: range.high.min(Position::new(epoch, known)), ..range };
     let scopes = query.scopes.as_deref();
@@ -154,15 +158,25 @@ fn fetch_stream(
     Ok(Rows::Stream { slice, rows })
 }
 
-/// Rows of the hot log in a range that lies within it.
-fn fetch_log(conn: &mut RawConn<'_>, view: &View, range: Range, order: Order, limit: u32) -> Result<Rows, Error> {
-    let (from, to) = (range.low.seq + 1, range.high.seq);
-    if range.is_empty() || from > to {
-        return Ok(Rows::Log { range, rows: Vec::new(), whole: true });
+/// Rows of the hot log in a range that lies within it, until they hold so many events, wanted or not.
+fn fetch_log(conn: &mut RawConn<'_>, view: &View, range: Range, order: Order, events: u64) -> Result<Rows, Error> {
+    let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
+    let (mut rows, mut held, mut limit) = (Vec::new(), 0, ROWS_FIRST);
+    let mut whole = range.is_empty();
+    while !whole && from <= to && held < events && rows.len() < ROWS_MAX {
+        let page = log::page_now(conn, view.epoch, (from, to), order, limit)?;
+        whole = page.len() < limit as usize;
+        for row in &page {
+            held += row.count;
+            match order {
+                Order::Forwards => from = row.last_seq() + 1,
+                Order::Backwards => to = row.first_seq.saturating_sub(1),
+            }
+        }
+        rows.extend(page);
+        limit = (limit * 2).min(ROWS_STEP_MAX);
     }
-    let rows = log::page_now(conn, view.epoch, (from, to), order, limit)?;
-    let whole = rows.len() < limit as usize;
-    Ok(Rows::Log { range, rows, whole })
+    Ok(Rows::Log { range, rows, whole: whole || from > to })
 }
 
 /// Takes the wanted events of a row, or what stands for them.
