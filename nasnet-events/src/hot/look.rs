@@ -69,7 +69,7 @@ impl Fetched {
             Rows::Log { range, rows, whole } => {
                 let mut slice = Slice::whole(range, order);
                 let mut rows = rows.into_iter();
-                while let Some(row) = rows.next() {
+                for row in rows.by_ref() {
                     let (first, last) = (Position::new(epoch, row.first_seq), Position::new(epoch, row.last_seq()));
                     add(&mut slice, row);
                     slice.stop_at(first, last, order);
