@@ -1,5 +1,8 @@
 //! A store to measure: its hot tier on tmpfs, everything else on disk.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use nasnet_dbmanager::{DbManager, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{EventOptions, EventStore, EventType, Expected, NewEvent, StreamAppend, StreamName};
 use serde_json::value::RawValue;
@@ -79,6 +82,30 @@ impl Hot {
     /// When one is refused.
     pub async fn append(&self, samples: Vec<Sample>) -> Result<(), Failure> {
         self.append_each(self.appends(samples)?).await
+    }
+
+    /// Takes the time in which so many callers append one event at a time, each waiting for it.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub async fn append_singly(self: &Arc<Self>, shares: Vec<Vec<StreamAppend>>) -> Result<Duration, Failure> {
+        let start = Instant::now();
+        let callers: Vec<_> = shares
+            .into_iter()
+            .map(|share| {
+                let hot = Arc::clone(self);
+                tokio::spawn(async move {
+                    for append in share {
+                        hot.store.append(&hot.scope, &append.stream, append.expected, append.events).await?;
+                    }
+                    Ok::<_, Failure>(())
+                })
+            })
+            .collect();
+        for caller in callers {
+            caller.await??;
+        }
+        Ok(start.elapsed())
     }
 
     /// Appends samples to one stream.

@@ -8,11 +8,11 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use nasnet_dbmanager::{DbManager, NewRouter, RouterId, Scope};
+use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{
     Achieved, Conflict, Durability, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Query, Recorded,
 };
-use support::{Site, event, kind, normal, options, read, router, stream};
+use support::{Site, event, kind, normal, open_in, options, read, router, stream};
 
 const CHILD: &str = "NASNET_EVENTS_DECIDE_CHILD";
 
@@ -56,12 +56,7 @@ async fn eight_tasks_take_every_number_once() {
 }
 
 async fn open(dir: &Path) -> (DbManager, EventStore) {
-    let manager = DbManager::open(options(dir)).await.unwrap();
-    if manager.routers().await.unwrap().is_empty() {
-        manager.create_router(NewRouter::new(RouterId::parse("r1").unwrap())).await.unwrap();
-    }
-    let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
-    (manager, store)
+    open_in(options(dir), EventOptions::default()).await
 }
 
 struct Process(Child);

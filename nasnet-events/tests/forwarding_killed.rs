@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use nasnet_dbmanager::{BoxFuture, DbManager, NewRouter, RouterId, Scope};
+use nasnet_dbmanager::{BoxFuture, DbManager, Scope};
 use nasnet_events::forward::{Batch, Delivery, Forwarder, Sink, StoreSink};
 use nasnet_events::{Error, EventOptions, EventStore, Expected, Query};
 use support::watch::consumer;
-use support::{event, normal, options, read, router, stream};
+use support::{event, normal, open_in, options, read, router, stream};
 use tokio::runtime::Runtime;
 use ulid::Ulid;
 
@@ -20,12 +20,7 @@ const CHILD: &str = "NASNET_EVENTS_FORWARD_CHILD";
 const STREAMS: [&str; 3] = ["a", "b", "c"];
 
 async fn open(dir: &Path) -> (DbManager, EventStore) {
-    let manager = DbManager::open(options(dir)).await.unwrap();
-    if manager.routers().await.unwrap().is_empty() {
-        manager.create_router(NewRouter::new(RouterId::parse("r1").unwrap())).await.unwrap();
-    }
-    let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
-    (manager, store)
+    open_in(options(dir), EventOptions::default()).await
 }
 
 /// Where a delivery stops for ever, so that the process can be killed there.

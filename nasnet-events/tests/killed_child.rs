@@ -8,20 +8,15 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use nasnet_dbmanager::{DbManager, NewRouter, RouterId, Scope};
+use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{EventStore, Expected, FlushReason, Item, Query, Span, StreamAppend, TruncatedBy};
-use support::{TEST, event, keep_nothing, normal, options, read, router, stream};
+use support::{TEST, event, keep_nothing, normal, open_in, options, read, router, stream};
 use ulid::Ulid;
 
 const CHILD: &str = "NASNET_EVENTS_TEST_CHILD";
 
 async fn open(dir: &Path) -> (DbManager, EventStore) {
-    let manager = DbManager::open(options(dir)).await.unwrap();
-    if manager.routers().await.unwrap().is_empty() {
-        manager.create_router(NewRouter::new(RouterId::parse("r1").unwrap())).await.unwrap();
-    }
-    let store = EventStore::open(&manager, keep_nothing()).await.unwrap();
-    (manager, store)
+    open_in(options(dir), keep_nothing()).await
 }
 
 /// A child that never outlives the test, however it ends.

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use futures_util::StreamExt;
-use nasnet_dbmanager::{DbManager, FileKind, Migration, NewRouter, RouterId, SchemaSet};
+use nasnet_dbmanager::{DbManager, FileKind, Migration, SchemaSet};
 use nasnet_events::{
     ConsumerName, Error, EventOptions, EventStore, Expected, Item, Query, Recorded, project_in, projected_through,
 };
 use sqlx::SqliteConnection;
 use support::watch::consumer;
-use support::{Site, TEST, event, normal, options, read, router, stream};
+use support::{Site, TEST, event, normal, open_in, options, read, router, stream};
 
 const CHILD: &str = "NASNET_EVENTS_TEST_PROJECTION";
 const MODEL: &str = "model";
@@ -30,12 +30,7 @@ fn model() -> SchemaSet {
 }
 
 async fn open(dir: &Path) -> (DbManager, EventStore) {
-    let manager = DbManager::open(options(dir).schemas([model()])).await.unwrap();
-    if manager.routers().await.unwrap().is_empty() {
-        manager.create_router(NewRouter::new(RouterId::parse("r1").unwrap())).await.unwrap();
-    }
-    let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
-    (manager, store)
+    open_in(options(dir).schemas([model()]), EventOptions::default()).await
 }
 
 /// Adds the version of an event to the sum of its stream: applied twice or not at all, the sum is another.

@@ -11,6 +11,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(feature = "fault-injection")]
+use nasnet_dbmanager::vfs::fault::{Fault, Operation};
 use nasnet_dbmanager::{
     Cause, Database, DbManager, Error, FileKind, Migration, NewRouter, Options, RouterId, SchemaSet,
 };
@@ -83,6 +85,16 @@ pub fn options(root: &Path) -> Options {
     options.lock_timeout = Duration::from_secs(30);
     options
 }
+
+/// What may fail while an operation commits, and what SQLite is told.
+#[cfg(feature = "fault-injection")]
+pub const COMMIT_FAULTS: [(Operation, i32); 5] = [
+    (Operation::Write, Fault::FULL),
+    (Operation::Write, Fault::IOERR_WRITE),
+    (Operation::Write, Fault::NOMEM),
+    (Operation::Sync, Fault::IOERR_FSYNC),
+    (Operation::Read, Fault::IOERR_READ),
+];
 
 pub const KV_1: Migration = Migration {
     version: 1,

@@ -5,19 +5,12 @@ use nasnet_dbmanager::vfs::fault::{Fault, Operation};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_write_that_fails_is_typed_and_nothing_but_it_is_lost() {
-    let cases = [
-        (Operation::Write, Fault::FULL),
-        (Operation::Write, Fault::IOERR_WRITE),
-        (Operation::Write, Fault::NOMEM),
-        (Operation::Sync, Fault::IOERR_FSYNC),
-        (Operation::Read, Fault::IOERR_READ),
-    ];
     let dirs = Dirs::new();
     let fleet = Fleet::open(&dirs).await;
     for (on, db) in fleet.both() {
         put_raw(&db, 0, 0).await.unwrap();
         let (mut k, mut expected, mut struck) = (0, vec![(0, 0)], 0);
-        for (operation, code) in cases {
+        for (operation, code) in common::COMMIT_FAULTS {
             for nth in 1..20 {
                 k += 1;
                 let armed = Fault::fail(operation, nth, code).arm(dirs.root()).unwrap();

@@ -263,6 +263,15 @@ pub(crate) enum Order {
     Backwards,
 }
 
+impl Order {
+    const fn page_sql(self) -> &'static str {
+        match self {
+            Self::Forwards => PAGE_FORWARDS,
+            Self::Backwards => PAGE_BACKWARDS,
+        }
+    }
+}
+
 /// Rows that hold numbers in `from..=to`, at most `limit`, in the given order.
 pub(crate) async fn page(
     conn: &mut SqliteConnection,
@@ -271,11 +280,7 @@ pub(crate) async fn page(
     order: Order,
     limit: u32,
 ) -> Result<Vec<Row>, Error> {
-    let sql = match order {
-        Order::Forwards => PAGE_FORWARDS,
-        Order::Backwards => PAGE_BACKWARDS,
-    };
-    let found: Vec<FoundRow> = sqlx::query_as(sql)
+    let found: Vec<FoundRow> = sqlx::query_as(order.page_sql())
         .bind(from.cast_signed())
         .bind(to.cast_signed())
         .bind(i64::from(limit))
@@ -292,12 +297,8 @@ pub(crate) fn page_now(
     order: Order,
     limit: u32,
 ) -> Result<Vec<Row>, Error> {
-    let sql = match order {
-        Order::Forwards => PAGE_FORWARDS,
-        Order::Backwards => PAGE_BACKWARDS,
-    };
     let values = [from.cast_signed().into(), to.cast_signed().into(), i64::from(limit).into()];
-    rows_of(epoch, conn.query_all(sql, &values, found_row)?)
+    rows_of(epoch, conn.query_all(order.page_sql(), &values, found_row)?)
 }
 
 /// Rows that hold one of the numbers, oldest first. Numbers that are gone have none.

@@ -93,6 +93,16 @@ pub fn with_cold(site: &Site) -> EventOptions {
     EventOptions::default().cold(ColdOptions::new(site.cold()).allow_same_device())
 }
 
+/// Opens a fleet, as a process does that may be its first; the router `r1` exists.
+pub async fn open_in(fleet: Options, store: EventOptions) -> (DbManager, EventStore) {
+    let manager = DbManager::open(fleet).await.unwrap();
+    if manager.routers().await.unwrap().is_empty() {
+        manager.create_router(NewRouter::new(RouterId::parse("r1").unwrap())).await.unwrap();
+    }
+    let store = EventStore::open(&manager, store).await.unwrap();
+    (manager, store)
+}
+
 /// Opens a store whose archive is there.
 pub async fn open_with_cold(site: &Site) -> (DbManager, EventStore) {
     let (manager, store) = site.open_with(with_cold(site)).await;

@@ -141,23 +141,7 @@ async fn callers(callers: usize, events: usize) -> Result<Duration, Failure> {
     let mut generator = Generator::new(1);
     let shares =
         (0..callers).map(|_| hot.appends(generator.samples(events / callers))).collect::<Result<Vec<_>, _>>()?;
-    let start = Instant::now();
-    let tasks: Vec<_> = shares
-        .into_iter()
-        .map(|share| {
-            let hot = Arc::clone(&hot);
-            tokio::spawn(async move {
-                for append in share {
-                    hot.store.append(&hot.scope, &append.stream, append.expected, append.events).await?;
-                }
-                Ok::<_, Failure>(())
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await??;
-    }
-    Ok(start.elapsed() / u32::try_from(events / callers * callers)?)
+    Ok(hot.append_singly(shares).await? / u32::try_from(events / callers * callers)?)
 }
 
 fn rusqlite(batch: usize, events: usize) -> Result<Duration, Failure> {

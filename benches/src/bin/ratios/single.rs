@@ -51,21 +51,5 @@ async fn together() -> Result<f64, Failure> {
     let hot = Arc::new(Hot::open(&place, EventOptions::default()).await?);
     let mut generator = Generator::new(3);
     let shares = (0..CALLERS).map(|_| hot.appends(generator.samples(EACH))).collect::<Result<Vec<_>, _>>()?;
-    let start = Instant::now();
-    let callers: Vec<_> = shares
-        .into_iter()
-        .map(|share| {
-            let hot = Arc::clone(&hot);
-            tokio::spawn(async move {
-                for append in share {
-                    hot.store.append(&hot.scope, &append.stream, append.expected, append.events).await?;
-                }
-                Ok::<_, Failure>(())
-            })
-        })
-        .collect();
-    for caller in callers {
-        caller.await??;
-    }
-    Ok(f64::from(u32::try_from(CALLERS * EACH)?) / start.elapsed().as_secs_f64())
+    Ok(f64::from(u32::try_from(CALLERS * EACH)?) / hot.append_singly(shares).await?.as_secs_f64())
 }
