@@ -30,8 +30,8 @@ pub enum Until {
 ///
 /// # Errors
 /// [`Error::BeyondHorizon`] when retention has removed a part of the history and no tier that can be read now has it; as an
-/// item of the stream when that part is not its beginning, its last one when the end is missing. [`Error::VersionGap`] as an item where versions are missing for
-/// another reason. [`Error::Storage`] when the place of an instant cannot be found.
+/// item of the stream when that part is not its beginning, its last one when the end is missing. [`Error::VersionGap`] as an
+/// item where versions are missing for another reason. [`Error::Storage`] when the place of an instant cannot be found.
 ///
 /// # Cancel safety
 /// Safe.
