@@ -18,7 +18,9 @@ use crate::varint::{self, Malformed};
 
 pub(crate) use decode::{Peek, pick};
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use decode::{decode, decode_with};
+pub(crate) use decode::decode;
+#[cfg(feature = "fuzzing")]
+pub(crate) use decode::decode_with;
 
 const VERSION: u8 = 2;
 const COMPRESSED: u8 = 1;
