@@ -78,7 +78,7 @@ impl Backlog {
     }
 
     /// How many scopes wait for a flush that can be done, and for how many bytes.
-    pub(crate) fn waiting(&self) -> (u64, u64) {
+    pub(crate) fn waiting(&self) -> (usize, u64) {
         let waiting = self.scopes.iter().filter(|(scope, _)| self.held.is_empty() || !self.held.contains(*scope));
         waiting.fold((0, 0), |(scopes, raw), (_, waiting)| (scopes + 1, raw + waiting.raw_bytes))
     }

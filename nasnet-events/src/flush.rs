@@ -14,7 +14,7 @@ use crate::hot::log::{self, Order, Row, RowState};
 use crate::pace;
 use crate::position::Position;
 use crate::shared::Shared;
-use crate::store::EventStore;
+use crate::store::{EventStore, blocking};
 use crate::truncation;
 use crate::warm::segment::{self, Lane};
 use crate::warm::{bodies, dictionary, overlap};
@@ -33,7 +33,7 @@ const STEP_BYTES: usize = 8 << 20;
 pub enum FlushReason {
     /// Someone asked for it.
     Requested,
-    /// They fill a page of flash.
+    /// They are so many that a segment of them is worth its row ([`crate::EventOptions::flush_bytes`]).
     PageFull,
     /// They have waited long enough.
     Interval,
@@ -138,7 +138,7 @@ impl Shared {
         }
         shared.set_last_flush_ms(now_ms);
         let mut flushed = before.clone();
-        let mut reached = self.from_where(&before, &mut report).await;
+        let mut reached = self.beginning(&before, &mut report).await;
         while reached < end {
             if !shared.is_current(&hot) {
                 // What was read from a lost hot tier would come after its end was told.
@@ -174,7 +174,7 @@ impl Shared {
     }
 
     /// Where the flush begins: at the first event of a scope that is behind and whose database can be asked again.
-    async fn from_where(&self, flushed: &Flushed, report: &mut FlushReport) -> u64 {
+    async fn beginning(&self, flushed: &Flushed, report: &mut FlushReport) -> u64 {
         let mut from = flushed.through;
         for (scope, through) in &flushed.behind {
             match self.manager.scope(scope).await {
@@ -287,7 +287,8 @@ impl Shared {
             if events.is_empty() {
                 return Ok(Written::Nothing);
             }
-            let prepared = segment::prepare(std::mem::take(&mut events), dictionary.as_ref())?;
+            let taken = std::mem::take(&mut events);
+            let prepared = blocking(move || segment::prepare(taken, dictionary.as_ref())).await?;
             let complete = complete.map_or(tail.complete, |complete| complete.max(tail.complete));
             let (own, annexes) = (scope.clone(), database.annexes().cloned());
             let (done, prepared) = database

@@ -37,6 +37,7 @@ impl Running {
 fn every(interval: Duration) -> EventOptions {
     let mut options = EventOptions::default();
     options.flush_interval = interval;
+    options.flush_bytes = 4 << 10;
     options
 }
 

@@ -9,7 +9,7 @@ CREATE TABLE hot_meta (
 ) STRICT;
 
 -- Scopes whose database did not take its events, or came back from a backup without some of them: they are on flash up to
--- here only. They hold nobody else up (docs/adr/0013).
+-- here only. They hold nobody else up (docs/adr/0014).
 CREATE TABLE hot_behind (
     scope   TEXT PRIMARY KEY,
     through INTEGER NOT NULL CHECK (through >= 0)
