@@ -313,7 +313,10 @@ mod tests {
 
         async fn run(&self, database: &nasnet_dbmanager::Database, sql: &'static str) {
             let run = database.write(READ, move |conn| {
-                Box::pin(async move { Ok::<_, Error>(drop(sqlx::raw_sql(sql).execute(conn).await?)) })
+                Box::pin(async move {
+                    sqlx::raw_sql(sql).execute(conn).await?;
+                    Ok::<_, Error>(())
+                })
             });
             run.await.unwrap();
         }
