@@ -1,13 +1,12 @@
 //! Appending to many streams at once.
 
-use std::sync::Arc;
-
 use nasnet_dbmanager::Scope;
+use smallvec::SmallVec;
 
 use crate::durability::{self, Way};
 use crate::error::Error;
 use crate::event::StreamAppend;
-use crate::hot::appender::{Append, Command, Reply, Together};
+use crate::hot::appender::{Answers, Part};
 use crate::receipt::Receipt;
 use crate::sealing;
 use crate::store::EventStore;
@@ -37,46 +36,50 @@ impl EventStore {
         scope: &Scope,
         appends: Vec<StreamAppend>,
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
-        window::load(self.shared(), scope).await?;
-        let places = self.places(appends.iter().map(|append| append.events.len()).sum())?;
-        let now = self.shared().manager.now();
+        let shared = self.shared();
+        window::load(shared, scope).await?;
+        let count = appends.iter().map(|append| append.events.len()).sum();
+        let bodies = appends.iter().flat_map(|append| &append.events).map(|event| event.body.get().len());
+        let places = self.places(bodies)?;
+        let keys = sealing::for_append(shared, appends.iter().flat_map(|append| &append.events)).await?;
+        let now = shared.manager.now();
         let mut sources = Vec::with_capacity(appends.len());
-        let mut hot = Vec::with_capacity(appends.len());
+        let (mut parts, mut hot) = (SmallVec::with_capacity(appends.len()), Vec::with_capacity(count));
         let mut durable = Vec::new();
         for StreamAppend { stream, expected, events } in appends {
-            let keys = sealing::for_append(self.shared(), &events).await?;
-            let events = match self.record(scope, &stream, events, &keys, &now) {
-                Ok(events) => events,
-                Err(error) => {
-                    sources.push(Source::Ready(Err(error)));
-                    continue;
-                }
-            };
-            if matches!(durability::way(None, &events), Way::Durable) {
-                durable.push((sources.len(), stream, expected, events));
+            let before = hot.len();
+            if let Err(error) = self.record(scope, &stream, events, &keys, &now, &mut hot) {
+                sources.push(Source::Ready(Err(error)));
+                continue;
+            }
+            if matches!(durability::way(None, &hot[before..]), Way::Durable) {
+                durable.push((sources.len(), stream, expected, hot.split_off(before)));
             } else {
-                hot.push((stream, expected, events));
+                parts.push(Part { expected, count: hot.len() - before });
             }
             sources.push(Source::Queued);
         }
-        let (together, answers) = Together::new(hot.len(), places);
-        if !hot.is_empty() {
-            let queued = hot.into_iter().enumerate().map(|(index, (stream, expected, events))| {
-                let reply = Reply::Together { with: Arc::clone(&together), index };
-                Append { scope: scope.clone(), stream, expected, events, reply }
-            });
-            self.queue().send(Command::Appends(queued.collect())).map_err(|_| Error::Closed)?;
+        let queued = async {
+            if parts.is_empty() { Ok(Answers::new()) } else { self.append_hot(scope, parts, hot, places).await }
+        };
+        let stored = async {
+            let mut answers = Vec::with_capacity(durable.len());
+            for (index, stream, expected, events) in durable {
+                answers.push((index, self.append_durable(scope, &stream, expected, events).await));
+            }
+            answers
+        };
+        // The hot part is queued first, and nobody waits for one before the other.
+        let (queued, stored) = tokio::join!(biased; queued, stored);
+        for (index, answer) in stored {
+            sources[index] = Source::Ready(answer);
         }
-        drop(together);
-        for (index, stream, expected, events) in durable {
-            sources[index] = Source::Ready(self.append_durable(scope, &stream, expected, events).await);
-        }
-        let mut answers = answers.await.map_err(|_| Error::Closed)?.into_iter();
+        let mut answers = queued?.into_iter();
         let mut results = Vec::with_capacity(sources.len());
         for source in sources {
             results.push(match source {
                 Source::Ready(answer) => answer,
-                Source::Queued => match answers.next().flatten().unwrap_or(Err(Error::Closed)) {
+                Source::Queued => match answers.next().unwrap_or(Err(Error::Closed)) {
                     Err(Error::Conflict(conflict)) => Err(Error::Conflict(self.with_missed(conflict).await)),
                     answer => answer,
                 },

@@ -34,6 +34,9 @@ const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 /// Payloads up to this length are compressed with a context that is kept.
 const KEPT_CONTEXT_BYTES: usize = 256 << 10;
 
+/// What the columns of an event take, more or less.
+const COLUMN_BYTES: usize = 48;
+
 /// Bytes of the per-event flags.
 mod flag {
     pub(super) const CLASS_MASK: u64 = 0b11;
@@ -107,8 +110,8 @@ struct Interner<K> {
 }
 
 impl<K: Copy + Eq + Hash> Interner<K> {
-    fn new() -> Self {
-        Self { index: HashMap::new(), order: Vec::new() }
+    fn with_capacity(count: usize) -> Self {
+        Self { index: HashMap::with_capacity(count), order: Vec::with_capacity(count) }
     }
 
     fn number(&mut self, key: K) -> u64 {
@@ -183,10 +186,10 @@ pub(crate) fn with_right_checksum(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
-    let mut texts = Interner::new();
-    let mut ids = Interner::new();
-    let mut columns = Vec::new();
-    let mut bodies = Vec::new();
+    // A stream each, and what they have in common.
+    let mut texts = Interner::with_capacity(events.len() + 16);
+    let mut ids = Interner::with_capacity(4);
+    let mut columns = Vec::with_capacity(events.len() * COLUMN_BYTES);
 
     let mut previous = 0_u64;
     for event in events {
@@ -244,12 +247,14 @@ fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
     for event in events {
         columns.extend_from_slice(&event.id.to_bytes()[6..]);
     }
+    let mut body_bytes = 0;
     for event in events {
         varint::put(&mut columns, event.body.get().len() as u64);
-        bodies.extend_from_slice(event.body.get().as_bytes());
+        body_bytes += event.body.get().len();
     }
 
-    let mut payload = Vec::with_capacity(columns.len() + bodies.len() + 256);
+    let text_bytes: usize = texts.order.iter().map(|text| text.len() + 2).sum();
+    let mut payload = Vec::with_capacity(text_bytes + ids.order.len() * 16 + columns.len() + body_bytes + 32);
     varint::put(&mut payload, events.len() as u64);
     varint::put(&mut payload, texts.order.len() as u64);
     for text in &texts.order {
@@ -260,7 +265,9 @@ fn encode_payload(events: &[&Recorded]) -> Result<Vec<u8>, Malformed> {
         payload.extend_from_slice(id);
     }
     payload.extend_from_slice(&columns);
-    payload.extend_from_slice(&bodies);
+    for event in events {
+        payload.extend_from_slice(event.body.get().as_bytes());
+    }
     if payload.len() > PAYLOAD_BYTES_MAX { Err(Malformed("block too large")) } else { Ok(payload) }
 }
 

@@ -63,7 +63,8 @@ const SHARED_PART: u32 = 8;
 impl Promises {
     /// Promises that everything up to `position` is on flash within `delay`.
     pub(crate) fn add(&mut self, position: Position, now: Instant, delay: Duration) {
-        let due = now + delay;
+        // So far away that nobody will see it.
+        let Some(due) = now.checked_add(delay) else { return };
         // A flush of a later position covers an earlier one, and comes first.
         while self.due.back().is_some_and(|(covered, at)| *at >= due && *covered <= position) {
             self.due.pop_back();
@@ -131,6 +132,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_promise_without_end_is_none() {
+        let mut promises = Promises::default();
+        promises.add(Position::new(1, 1), Instant::now(), Duration::MAX);
+        assert_eq!(promises.next(), None);
+    }
 
     proptest! {
         /// Against the plain list of all promises: the next flush is due no later than the earliest promise that is not

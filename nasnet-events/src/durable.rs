@@ -41,12 +41,16 @@ const RENEWALS_MAX: u32 = 8;
 #[must_use = "readers wait for the outcome of the transaction; hand this to `published` after the commit"]
 pub struct PendingReceipt {
     shared: Arc<Shared>,
-    /// First and last position.
+    /// First position and last number, `None` when all events were known already.
     range: Option<(Position, u64)>,
     receipts: Vec<Receipt>,
 }
 
 impl PendingReceipt {
+    pub(crate) const fn new(shared: Arc<Shared>, range: Option<(Position, u64)>, receipts: Vec<Receipt>) -> Self {
+        Self { shared, range, receipts }
+    }
+
     /// The receipts to come, in the order of the appends. They hold only once the transaction has committed.
     #[must_use]
     pub fn receipts(&self) -> &[Receipt] {
@@ -98,7 +102,8 @@ impl EventStore {
         let streams = appends
             .into_iter()
             .map(|append| {
-                let events = self.record(scope, &append.stream, append.events, &keys, &now)?;
+                let mut events = Vec::with_capacity(append.events.len());
+                self.record(scope, &append.stream, append.events, &keys, &now, &mut events)?;
                 Ok((append.expected, events, append.stream))
             })
             .collect::<Result<Vec<_>, Error>>()?;
@@ -120,7 +125,8 @@ impl EventStore {
         for (_, events, _) in &mut appends {
             events.iter_mut().for_each(|event| event.synced = true);
         }
-        window::load_in(shared, conn, scope).await?;
+        // What is committed, through a reader: this transaction may have written rows already, and it may fail.
+        window::load(shared, scope).await?;
         let wanted: BTreeSet<&str> = appends.iter().map(|(_, _, stream)| stream.as_str()).collect();
         let versions = rows::versions(conn, &wanted).await?;
         let looked = self.look_for(conn, &appends).await?;
@@ -149,9 +155,8 @@ impl EventStore {
             Err(Error::Conflict(conflict)) => return Err(Error::Conflict(self.with_missed(conflict).await)),
             other => other?,
         };
-        let Reserved { streams, receipts, range } = reserved;
-        // From here on a failure drops the receipt, and the resolver voids the reservation.
-        let pending = PendingReceipt { shared: Arc::clone(shared), range, receipts };
+        // A failure drops the receipt, and the resolver voids the reservation.
+        let Reserved { streams, pending } = reserved;
         let events: Vec<&Recorded> = streams.iter().flat_map(|append| &append.events).collect();
         rows::insert(conn, &events).await?;
         Ok(pending)

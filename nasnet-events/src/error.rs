@@ -333,6 +333,9 @@ impl Error {
                 Self::Io { operation, path: path.clone(), source: Arc::clone(source) }
             }
             Self::Invalid { what, value, why } => Self::Invalid { what, value: value.clone(), why },
+            Self::Corrupt { what, why } => Self::Corrupt { what: what.clone(), why: why.clone() },
+            Self::TooLarge { what, size, max } => Self::TooLarge { what, size: *size, max: *max },
+            Self::Overloaded { queue } => Self::Overloaded { queue: *queue },
             Self::Closed => Self::Closed,
             Self::Renewing => Self::Renewing,
             other => Self::Corrupt { what: "hot.db".to_owned(), why: other.to_string() },

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
+use indexmap::IndexMap;
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
 
@@ -19,6 +21,10 @@ use crate::sealing;
 
 /// How many ids there are before those beyond the window are looked for.
 const IDS_SWEPT_MIN: usize = 256;
+
+/// What is known by id, one after the other in memory: a table of whole entries would be written all over, and moved when it
+/// grows.
+pub(crate) type Ids = IndexMap<Ulid, Known, RandomState>;
 
 /// Number of a stream in [`Heads`].
 pub(crate) type Slot = u32;
@@ -108,7 +114,9 @@ pub(crate) struct Heads {
     index: HashMap<Scope, HashMap<StreamName, Slot>>,
     streams: Vec<StreamState>,
     loaded: HashSet<Scope>,
-    ids: HashMap<Ulid, Known>,
+    ids: Ids,
+    /// No larger one has ever been among them.
+    largest_id: Ulid,
     /// How many of them were left when those beyond the window were last taken out.
     ids_kept: usize,
     reservations: BTreeMap<u64, Reservation>,
@@ -132,7 +140,8 @@ impl Heads {
             index: HashMap::new(),
             streams: Vec::new(),
             loaded: HashSet::new(),
-            ids: HashMap::new(),
+            ids: Ids::default(),
+            largest_id: Ulid::nil(),
             ids_kept: 0,
             reservations: BTreeMap::new(),
             backlog: Backlog::new(),
@@ -206,15 +215,10 @@ impl Heads {
         }
         self.note_version(scope, stream, version);
         let slot = self.slot(scope, stream);
-        self.ids.entry(id).or_insert(Known {
-            position,
-            version,
-            slot,
-            content: None,
-            durable: true,
-            pending: false,
-            sealed: false,
-        });
+        if self.known(id).is_none() {
+            let content = None;
+            self.note_id(id, Known { position, version, slot, content, durable: true, pending: false, sealed: false });
+        }
     }
 
     fn reservation_at(&self, seq: u64) -> Option<&Reservation> {
@@ -223,7 +227,13 @@ impl Heads {
     }
 
     pub(crate) fn known(&self, id: Ulid) -> Option<Known> {
-        self.ids.get(&id).copied()
+        // Most ids ascend, so a new one need not be looked for.
+        if id > self.largest_id { None } else { self.ids.get(&id).copied() }
+    }
+
+    fn note_id(&mut self, id: Ulid, known: Known) {
+        self.largest_id = self.largest_id.max(id);
+        self.ids.insert(id, known);
     }
 
     /// The scope of an event whose id is known and that is not in an open transaction.
@@ -269,7 +279,7 @@ impl Heads {
                 pending: false,
                 sealed: false,
             };
-            self.ids.insert(event.id, known);
+            self.note_id(event.id, known);
             self.by_stream.add(slot, event.position.seq);
             self.summaries.add(event);
             if !durable {
@@ -309,7 +319,7 @@ impl Heads {
                 pending: true,
                 sealed: false,
             };
-            self.ids.insert(event.id, known);
+            self.note_id(event.id, known);
         }
         self.hold(reservation);
     }
@@ -347,7 +357,7 @@ impl Heads {
             match resolution {
                 Resolution::Published => known.pending = false,
                 Resolution::Void => {
-                    self.ids.remove(id);
+                    self.ids.swap_remove(id);
                 }
             }
         }
@@ -374,6 +384,13 @@ impl Heads {
         });
         self.ids_kept = self.ids.len();
         self.ids.shrink_to(self.ids_kept.saturating_mul(2));
+    }
+
+    /// Forgets ids of events that were given up.
+    pub(crate) fn forget_given_up(&mut self, ids: &[Ulid]) {
+        for id in ids {
+            self.ids.swap_remove(id);
+        }
     }
 
     /// Takes note that durable rows were sealed: their ids are beyond the window once they have left the hot log.
@@ -437,7 +454,10 @@ impl Heads {
         reservations: Vec<Reservation>,
     ) {
         self.advance_to(changes.next_seq);
-        self.ids.extend(changes.ids);
+        self.ids.reserve(changes.ids.len());
+        for (id, known) in changes.ids {
+            self.note_id(id, known);
+        }
         for (slot, seq) in changes.placed {
             self.by_stream.add(slot, seq);
         }

@@ -13,7 +13,8 @@ use crate::upcast::Upcasters;
 pub struct EventOptions {
     /// Rules that give every event type a class.
     pub classes: ClassRules,
-    /// Events that may wait to be appended before callers get `Overloaded`. Default 16,384.
+    /// Events that may wait to be appended before callers get `Overloaded`, a body counting once for each
+    /// [`EventOptions::PLACE_BYTES`] begun. Default and least [`EventOptions::BATCH_EVENTS_MAX`]: 32 MiB of bodies.
     pub queue_events_max: usize,
     /// Largest body of one event in bytes, at most [`EventOptions::BODY_BYTES_LIMIT`]. Default 256 KiB.
     pub body_bytes_max: usize,
@@ -48,6 +49,10 @@ pub struct EventOptions {
 impl EventOptions {
     /// The largest number of events in one append.
     pub const BATCH_EVENTS_MAX: usize = 16_384;
+    /// Bytes of a body that take one place in the queue of appends.
+    pub const PLACE_BYTES: usize = 2 << 10;
+    /// The longest name of an actor.
+    pub const ACTOR_BYTES_MAX: usize = 255;
     /// No setting allows a larger body than this: 32 MiB.
     pub const BODY_BYTES_LIMIT: usize = 32 << 20;
 }

@@ -6,7 +6,7 @@ use ulid::Ulid;
 
 use crate::event::Recorded;
 use crate::expected::Expected;
-use crate::heads::{Heads, Known, Reservation, Slot, content_of};
+use crate::heads::{Heads, Ids, Known, Reservation, Slot, content_of};
 use crate::name::StreamName;
 use crate::position::Position;
 use crate::receipt::{Achieved, Receipt};
@@ -23,6 +23,8 @@ pub(crate) enum Refusal {
     /// The events exist but only in tmpfs, and the caller needs them on flash.
     OnlyHot,
     OutOfPositions,
+    /// There is no event to append.
+    Empty,
 }
 
 /// Gives positions and versions to a batch of appends, without changing what is known until the batch is committed.
@@ -31,7 +33,7 @@ pub(crate) struct Plan<'a> {
     next_seq: u64,
     tops: HashMap<Slot, u64>,
     pending_tops: HashMap<Slot, u64>,
-    ids: HashMap<Ulid, Known>,
+    ids: Ids,
     placed: Vec<(Slot, u64)>,
 }
 
@@ -63,20 +65,21 @@ impl<'a> Plan<'a> {
             next_seq,
             tops: HashMap::new(),
             pending_tops: HashMap::new(),
-            ids: HashMap::new(),
+            ids: Ids::default(),
             placed: Vec::new(),
         }
     }
 
-    /// Plans an append to the hot tier. On success the events carry position and version, unless they are known.
+    /// Plans an append to the hot tier, all events being of one stream. On success they carry position and version, unless
+    /// they are known.
     pub(crate) fn append(
         &mut self,
         scope: &Scope,
-        stream: &StreamName,
         expected: Expected,
         events: &mut [Recorded],
     ) -> Result<Receipt, Refusal> {
-        let slot = self.heads.slot(scope, stream);
+        let Some(first) = events.first() else { return Err(Refusal::Empty) };
+        let slot = self.heads.slot(scope, &first.stream);
         if let Some(receipt) = self.deduplicated(slot, events, None)? {
             return Ok(receipt);
         }
@@ -86,7 +89,7 @@ impl<'a> Plan<'a> {
         // Whatever becomes of an open transaction on this stream, the expectation must have been right.
         for version in [base, top] {
             if !expected.holds_at(version) {
-                return Err(Refusal::Conflict { stream: stream.clone(), actual: version });
+                return Err(Refusal::Conflict { stream: first.stream.clone(), actual: version });
             }
         }
         let receipt = self.place(slot, top, events, Achieved::Hot, false)?;
@@ -238,7 +241,7 @@ impl<'a> Plan<'a> {
 pub(crate) struct Changes {
     pub(crate) next_seq: u64,
     pub(crate) tops: HashMap<Slot, u64>,
-    pub(crate) ids: HashMap<Ulid, Known>,
+    pub(crate) ids: Ids,
     /// Stream and sequence number of each event, ascending.
     pub(crate) placed: Vec<(Slot, u64)>,
 }
@@ -257,7 +260,9 @@ mod tests {
     fn events(count: usize) -> Vec<Recorded> {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let drawn = arbitrary::events(count..count + 1).new_tree(&mut runner).map(|tree| tree.current());
-        drawn.expect("events can be drawn")
+        let mut drawn = drawn.expect("events can be drawn");
+        drawn.iter_mut().for_each(|event| event.stream = name());
+        drawn
     }
 
     fn name() -> StreamName {
@@ -266,7 +271,7 @@ mod tests {
 
     fn append(heads: &mut Heads, expected: Expected, events: &mut [Recorded]) -> Result<Receipt, Refusal> {
         let mut plan = Plan::new(heads);
-        let result = plan.append(&Scope::System, &name(), expected, events);
+        let result = plan.append(&Scope::System, expected, events);
         let changes = plan.into_changes();
         heads.commit(changes, std::iter::empty(), Vec::new());
         result
@@ -286,7 +291,7 @@ mod tests {
     fn what_is_not_committed_is_not_known() {
         let mut heads = Heads::new(1);
         let mut drawn = events(2);
-        let planned = Plan::new(&mut heads).append(&Scope::System, &name(), Expected::Unwritten, &mut drawn);
+        let planned = Plan::new(&mut heads).append(&Scope::System, Expected::Unwritten, &mut drawn);
         assert_eq!(planned.map(|receipt| receipt.version), Ok(2));
         assert_eq!(heads.next_seq(), 1);
         let again = append(&mut heads, Expected::Unwritten, &mut drawn);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nasnet_dbmanager::{Database, DbManager, Scope};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use ulid::Ulid;
 
 use crate::cold::ColdDir;
 use crate::consumer::progress::Consumers;
@@ -22,6 +23,7 @@ use crate::hot::appender::APPEND;
 use crate::hot::compact::SMALL_ROWS_MIN;
 use crate::hot::flushed::Flushed;
 use crate::hot::log::View;
+use crate::hot::newest::Newest;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
 use crate::position::Position;
@@ -54,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) manager: DbManager,
     pub(crate) options: EventOptions,
     heads: Mutex<Heads>,
+    newest: Mutex<Newest>,
     owner: [u8; 16],
     /// Held while the store is open.
     session: Mutex<Option<Session>>,
@@ -71,6 +74,8 @@ pub(crate) struct Shared {
     opened_ms: u64,
     /// Databases of routers that stay open together.
     open_max: usize,
+    /// Until when appends do not wait for a flush that makes room.
+    flush_slow_until: Mutex<Option<Instant>>,
     /// Bytes appended since somebody looked how many there are.
     hot_unseen: AtomicU64,
     /// Rows appended since somebody joined small ones.
@@ -114,6 +119,7 @@ impl Shared {
             manager,
             options,
             heads: Mutex::new(Heads::of_file(opened.epoch, opened.file)),
+            newest: Mutex::default(),
             owner: session.owner(),
             session: Mutex::new(Some(session)),
             losses: Mutex::new(opened.losses),
@@ -124,6 +130,7 @@ impl Shared {
             last_flush_ms: Mutex::new(None),
             opened_ms,
             open_max,
+            flush_slow_until: Mutex::default(),
             hot_unseen: AtomicU64::new(u64::MAX / 2),
             small_rows: AtomicU64::new(SMALL_ROWS_MIN),
             compact_from: Mutex::new((0, 1)),
@@ -150,6 +157,11 @@ impl Shared {
     /// The heads. A poisoned lock is taken over: every change to them is complete before anything can panic.
     pub(crate) fn heads(&self) -> MutexGuard<'_, Heads> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest events of the hot log.
+    pub(crate) fn newest(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn owner(&self) -> [u8; 16] {
@@ -313,6 +325,24 @@ impl Shared {
                 heads.backlog_mut().lost(event);
             }
         }
+    }
+
+    /// Forgets the ids of events that are nowhere any more: the same id again is a new event.
+    pub(crate) fn forget_given_up(&self, epoch: u32, ids: &[Ulid]) {
+        let mut heads = self.heads();
+        if heads.epoch() == epoch {
+            heads.forget_given_up(ids);
+        }
+    }
+
+    /// Whether a flush for want of room has just taken too long.
+    pub(crate) fn is_flush_slow(&self) -> bool {
+        let until = *self.flush_slow_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    pub(crate) fn note_slow_flush(&self, lasts: Duration) {
+        *self.flush_slow_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + lasts);
     }
 
     /// Takes out of what is still to be flushed what is on flash, whoever wrote it.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::{DbManager, Now, Scope};
 use serde_json::value::RawValue;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -16,7 +17,7 @@ use crate::error::{Conflict, Error};
 use crate::event::{Head, NewEvent, Recorded};
 use crate::expected::Expected;
 use crate::flush::FlushReason;
-use crate::hot::appender::{self, Append, Command, Reply};
+use crate::hot::appender::{self, Answers, Append, Command, Part};
 use crate::hot::session::{self, Session};
 use crate::name::StreamName;
 use crate::options::EventOptions;
@@ -74,7 +75,7 @@ impl EventStore {
         let opened = epoch::open(manager).await?;
         drop(opening);
 
-        let queue_places = options.queue_events_max.clamp(EventOptions::BATCH_EVENTS_MAX, Semaphore::MAX_PERMITS);
+        let queue_places = queue_places(&options);
         let shared = Arc::new(Shared::new(manager.clone(), options, session, opened));
         appender::catch_up(&shared).await?;
         let (queue, commands) = mpsc::unbounded_channel();
@@ -144,17 +145,16 @@ impl EventStore {
         durability: Option<Durability>,
     ) -> Result<Receipt, Error> {
         let keys = sealing::for_append(self.shared(), &events).await?;
-        let events = self.record(scope, stream, events, &keys, &self.shared().manager.now())?;
-        let Way::Hot(max_delay) = durability::way(durability, &events) else {
-            return self.append_durable(scope, stream, expected, events).await;
+        let mut recorded = Vec::with_capacity(events.len());
+        self.record(scope, stream, events, &keys, &self.shared().manager.now(), &mut recorded)?;
+        let Way::Hot(max_delay) = durability::way(durability, &recorded) else {
+            return self.append_durable(scope, stream, expected, recorded).await;
         };
         window::load(self.shared(), scope).await?;
-        let permit = self.places(events.len())?;
-        let (reply, answer) = oneshot::channel();
-        let reply = Reply::Alone { to: reply, _permit: permit };
-        let append = Append { scope: scope.clone(), stream: stream.clone(), expected, events, reply };
-        self.queue().send(Command::Append(append)).map_err(|_| Error::Closed)?;
-        let result = answer.await.map_err(|_| Error::Closed)?;
+        let part = Part { expected, count: recorded.len() };
+        let places = self.places(recorded.iter().map(|event| event.body.get().len()))?;
+        let answers = self.append_hot(scope, smallvec![part], recorded, places).await?;
+        let result = answers.into_iter().next().unwrap_or(Err(Error::Closed));
         match result {
             Err(Error::Conflict(conflict)) => Err(Error::Conflict(self.with_missed(conflict).await)),
             Ok(receipt) => {
@@ -167,16 +167,37 @@ impl EventStore {
         }
     }
 
-    /// Takes places in the queue for so many events.
-    pub(crate) fn places(&self, events: usize) -> Result<OwnedSemaphorePermit, Error> {
-        let count = u32::try_from(events).unwrap_or(u32::MAX);
+    /// Has the appender write events of one scope to the hot tier.
+    pub(crate) async fn append_hot(
+        &self,
+        scope: &Scope,
+        parts: SmallVec<[Part; 1]>,
+        events: Vec<Recorded>,
+        places: OwnedSemaphorePermit,
+    ) -> Result<Answers, Error> {
+        let (reply, answers) = oneshot::channel();
+        let append = Append { scope: scope.clone(), parts, events, reply, places };
+        self.queue().send(Command::Append(append)).map_err(|_| Error::Closed)?;
+        answers.await.map_err(|_| Error::Closed)
+    }
+
+    /// Takes places in the queue for events with bodies of so many bytes.
+    pub(crate) fn places(&self, bodies: impl Iterator<Item = usize>) -> Result<OwnedSemaphorePermit, Error> {
+        let wanted = bodies.map(|bytes| bytes.div_ceil(EventOptions::PLACE_BYTES).max(1)).sum();
+        let max = queue_places(&self.shared().options);
+        if wanted > max {
+            // It would never fit, so it is not for the caller to try again.
+            return Err(Error::TooLarge { what: "append in places of the queue", size: wanted, max });
+        }
+        let count = u32::try_from(wanted).unwrap_or(u32::MAX);
         Arc::clone(&self.inner.places).try_acquire_many_owned(count).map_err(|_| {
-            let waiting = self.shared().options.queue_events_max.saturating_sub(self.inner.places.available_permits());
+            let waiting = max.saturating_sub(self.inner.places.available_permits());
             Error::Overloaded { queue: waiting }
         })
     }
 
-    /// Checks events and stamps them with class and time; positions and versions come later.
+    /// Checks events and stamps them with class and time; positions and versions come later. They are added to `recorded`,
+    /// all or none.
     pub(crate) fn record(
         &self,
         scope: &Scope,
@@ -184,7 +205,8 @@ impl EventStore {
         events: Vec<NewEvent>,
         keys: &SubjectKeys,
         now: &Now,
-    ) -> Result<Vec<Recorded>, Error> {
+        recorded: &mut Vec<Recorded>,
+    ) -> Result<(), Error> {
         let shared = self.shared();
         if shared.is_closing() {
             return Err(Error::Closed);
@@ -202,6 +224,9 @@ impl EventStore {
             let size = event.body.get().len();
             if size > max {
                 return Err(Error::TooLarge { what: "event body", size, max });
+            }
+            if let Some(actor) = &event.actor {
+                check_actor(actor)?;
             }
             let class = rules.explicit(&event.kind, event.level).unwrap_or_else(|| {
                 shared.count_unclassified();
@@ -231,7 +256,17 @@ impl EventStore {
                 body: sealed.unwrap_or(Body::Json(event.body)),
             })
         };
-        events.into_iter().map(record).collect()
+        let before = recorded.len();
+        for event in events {
+            match record(event) {
+                Ok(event) => recorded.push(event),
+                Err(error) => {
+                    recorded.truncate(before);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds the heads the caller missed to a conflict. Failing to read them does not hide the conflict.
@@ -310,6 +345,24 @@ impl EventStore {
         // A store that was opened meanwhile has looked for the record before it was written.
         if blocking(alone).await { Ok(()) } else { epoch::withdraw_clean_end(&shared.manager, through.epoch).await }
     }
+}
+
+/// Places in the queue of appends: the largest append allowed fits when nothing else waits.
+fn queue_places(options: &EventOptions) -> usize {
+    options.queue_events_max.clamp(EventOptions::BATCH_EVENTS_MAX, Semaphore::MAX_PERMITS >> 1)
+}
+
+/// An actor is a short name on one line: it is repeated in indexes, logs and the archive.
+fn check_actor(actor: &str) -> Result<(), Error> {
+    let max = EventOptions::ACTOR_BYTES_MAX;
+    if actor.len() > max {
+        return Err(Error::TooLarge { what: "actor", size: actor.len(), max });
+    }
+    if actor.chars().any(char::is_control) {
+        let why = "control characters are not allowed";
+        return Err(Error::Invalid { what: "actor", value: actor.escape_debug().to_string(), why });
+    }
+    Ok(())
 }
 
 /// Keeps a body on one line, as the cold tier needs it. JSON has no line breaks inside its tokens.

@@ -57,13 +57,3 @@ pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
     note(shared, scope, window);
     Ok(())
 }
-
-/// Loads a scope once, on the connection of a transaction.
-pub(crate) async fn load_in(shared: &Shared, conn: &mut SqliteConnection, scope: &Scope) -> Result<(), Error> {
-    if shared.heads().is_loaded(scope) {
-        return Ok(());
-    }
-    let window = fetch(conn).await?;
-    note(shared, scope, window);
-    Ok(())
-}

@@ -369,3 +369,29 @@ async fn one_flipped_bit_of_a_segment_is_one_error_and_the_segments_around_it_ar
     assert_eq!((events.len(), errors.len()), (8, 1), "{errors:?}");
     assert!(matches!(&errors[0], Error::Corrupt { what, .. } if what.contains("event_segments")), "{errors:?}");
 }
+
+#[tokio::test]
+async fn an_actor_is_a_short_name_on_one_line() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let by = |actor: String| vec![normal(&manager).actor(actor)];
+    let (scope, name) = (router("r1"), stream("s"));
+    let refused = store.append(&scope, &name, Expected::Any, by("x".repeat(1 << 20))).await.unwrap_err();
+    assert!(matches!(refused, Error::TooLarge { what: "actor", size: 1_048_576, max: 255 }), "{refused:?}");
+    for text in ["a\0b", "two\nlines"] {
+        let refused = store.append(&scope, &name, Expected::Any, by(text.to_owned())).await.unwrap_err();
+        assert!(matches!(refused, Error::Invalid { what: "actor", .. }), "{refused:?}");
+    }
+    store.append(&scope, &name, Expected::Any, by("\u{e9}".repeat(127))).await.unwrap();
+    assert_eq!(read(&store, Query::all()).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_can_never_fit_into_the_queue_is_not_to_be_tried_again() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let append =
+        |count: usize| StreamAppend::new(stream("s"), Expected::Any, (0..count).map(|_| normal(&manager)).collect());
+    let refused = store.append_each(&router("r1"), vec![append(16_000), append(400)]).await.unwrap_err();
+    assert!(matches!(refused, Error::TooLarge { .. }) && !refused.is_retryable(), "{refused:?}");
+}

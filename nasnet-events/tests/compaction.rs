@@ -42,7 +42,7 @@ async fn what_was_appended_singly_takes_a_fraction_and_reads_as_before() {
     assert_eq!(rows(&manager).await, 1_000);
     let report = store.compact().await.unwrap();
     assert_eq!(report.joined - report.rows, 1_000 - u64::try_from(rows(&manager).await).unwrap());
-    assert!(rows(&manager).await <= 12, "{} rows are left", rows(&manager).await);
+    assert!(rows(&manager).await <= 20, "{} rows are left", rows(&manager).await);
     let after = store.status().await.unwrap();
     assert!(after.hot_bytes.0 * 2 < before.hot_bytes.0, "{} of {} bytes", after.hot_bytes.0, before.hot_bytes.0);
     assert_eq!((after.end, after.shed, after.lost), (before.end, 0, 0));
@@ -111,8 +111,11 @@ async fn a_damaged_row_is_left_alone() {
         .await
         .unwrap();
     store.compact().await.unwrap();
+    let whole: Vec<Ulid> = ids.iter().enumerate().filter(|(index, _)| *index != 39).map(|(_, id)| *id).collect();
+    assert_eq!(read_ids(&store, Query::all()).await, ids, "who appended it has it still");
     let (mut read, mut damaged) = (Vec::new(), 0);
-    let mut events = store.read(Query::all());
+    let other = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+    let mut events = other.read(Query::all());
     while let Some(found) = events.next().await {
         match found {
             Ok(event) => read.push(event.id),
@@ -120,7 +123,6 @@ async fn a_damaged_row_is_left_alone() {
             Err(error) => panic!("{error}"),
         }
     }
-    let whole: Vec<Ulid> = ids.iter().enumerate().filter(|(index, _)| *index != 39).map(|(_, id)| *id).collect();
     assert_eq!((read, damaged), (whole, 1));
 }
 

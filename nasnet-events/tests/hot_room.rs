@@ -6,8 +6,11 @@ mod support;
 use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, NewRouter, RouterId};
-use nasnet_events::{EventOptions, EventStore, Expected, FlushReason, NewEvent, Position, Query, TruncatedBy};
-use support::{Site, event, kind, normal, on_scope, read_ids, router, stream};
+use nasnet_events::{
+    Achieved, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Position, Query, StreamAppend,
+    TruncatedBy,
+};
+use support::{Site, TEST, event, kind, normal, on_scope, read_ids, router, stream};
 use ulid::Ulid;
 
 const MAX: u64 = 512 << 10;
@@ -205,4 +208,43 @@ async fn the_hot_tier_stays_below_what_its_database_may_have() {
     assert!(status.hot_bytes.0 <= DATABASE_MAX, "{} bytes", status.hot_bytes.0);
     assert_eq!((status.shed, status.lost), (0, 0), "what had to give way was flushed");
     assert_eq!(read_ids(&store, Query::all()).await, ids);
+}
+
+#[tokio::test]
+async fn a_transaction_that_fills_the_hot_tier_gets_its_positions_all_the_same() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    append(&store, normal(&manager)).await;
+    let (own, fleet) = (store.clone(), manager.clone());
+    let database = manager.scope(&router("r1")).await.unwrap();
+    let written: Result<_, Error> = database
+        .write(TEST, move |conn| {
+            Box::pin(async move {
+                // What they need room for can only be flushed to the database that this transaction holds.
+                while own.status().await?.hot_bytes.0 < MAX {
+                    append(&own, bulky(&fleet, "resource.updated")).await;
+                }
+                for _ in 0..8 {
+                    append(&own, bulky(&fleet, "resource.updated")).await;
+                }
+                let critical = StreamAppend::new(stream("c"), Expected::Any, vec![event(&fleet, "config.applied")]);
+                own.append_in(conn, &router("r1"), vec![critical]).await
+            })
+        })
+        .await;
+    assert_eq!(store.published(written.unwrap()).await[0].achieved, Achieved::Synced);
+    assert_eq!(store.status().await.unwrap().lost, 0, "there is room enough until the flush can go on");
+}
+
+#[tokio::test]
+async fn what_was_given_up_can_be_appended_again() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let first = bulky(&manager, "metric.updated");
+    append(&store, first.clone()).await;
+    while store.status().await.unwrap().shed == 0 {
+        append(&store, bulky(&manager, "metric.updated")).await;
+    }
+    let again = store.append(&router("r1"), &stream("s"), Expected::Any, vec![first]).await.unwrap();
+    assert!(!again.deduplicated, "it is nowhere any more");
 }

@@ -7,7 +7,7 @@ use nasnet_dbmanager::Scope;
 use nasnet_events::{
     Achieved, Class, ClassRules, Error, EventOptions, Expected, Level, NewEvent, Query, StreamAppend, types,
 };
-use support::{Site, append_in, event, normal, read, read_ids, router, stream};
+use support::{Site, append_in, event, large, normal, read, read_ids, router, stream};
 
 #[tokio::test]
 async fn the_class_of_the_type_decides_what_is_achieved() {
@@ -210,6 +210,21 @@ async fn many_callers_share_writes_and_get_every_position_once() {
         let versions = read(&store, Query::all().stream(stream(&format!("s/{number}")))).await;
         assert_eq!(versions.iter().map(|event| event.version).collect::<Vec<_>>(), (1..=160).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test]
+async fn large_bodies_fill_the_queue_sooner() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
+    let many = || (0..100).map(|_| large(&manager, "resource.updated", 200 << 10)).collect::<Vec<_>>();
+    let (first, second) = tokio::join!(
+        store.append(&scope, &name, Expected::Any, many()),
+        store.append(&scope, &name, Expected::Any, many()),
+    );
+    first.unwrap();
+    assert!(matches!(second, Err(Error::Overloaded { queue }) if queue >= 10_000), "{second:?}");
 }
 
 #[tokio::test]

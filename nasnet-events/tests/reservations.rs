@@ -186,3 +186,38 @@ async fn the_system_scope_has_transactions_too() {
     assert_eq!(read_ids(&store, Query::scope(Scope::System)).await.len(), 1);
     assert_eq!(read_ids(&store, Query::scope(router("r1"))).await.len(), 0);
 }
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_gives_its_positions_back() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    let first = normal(&manager);
+    store.append(&scope, &name, Expected::Any, vec![first.clone()]).await.unwrap();
+    let (own, own_scope, inside, beside) = (store.clone(), scope.clone(), normal(&manager), normal(&manager));
+    let append = StreamAppend::new(name.clone(), Expected::Any, vec![inside]);
+    let beside_id = beside.id;
+    let given_up: Result<(), Error> = manager
+        .scope(&scope)
+        .await
+        .unwrap()
+        .write(TEST, move |conn| {
+            Box::pin(async move {
+                let mut waiting = Box::pin(own.append_in(conn, &own_scope, vec![append]));
+                let reserved = async { while own.status().await.unwrap().unresolved == 0 {} };
+                tokio::select! {
+                    biased;
+                    () = reserved => {}
+                    pending = &mut waiting => drop(pending?),
+                }
+                // The appender answers in turn: this answer comes after the one that nobody takes.
+                own.append(&router("r2"), &stream("t"), Expected::Any, vec![beside]).await?;
+                drop(waiting);
+                Err(Error::Closed)
+            })
+        })
+        .await;
+    assert!(matches!(given_up, Err(Error::Closed)), "{given_up:?}");
+    until_resolved(&store).await;
+    assert_eq!(read_ids(&store, Query::all()).await, [first.id, beside_id]);
+}

@@ -1,16 +1,20 @@
 //! The one task that gives positions: it drains a queue and writes each batch as one transaction of hot.db.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::iter;
+use std::sync::Arc;
 
 use nasnet_dbmanager::{Cause, Scope};
+use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::block::{self, Packing};
+use crate::durable::PendingReceipt;
 use crate::error::{Conflict, Error};
 use crate::event::Recorded;
 use crate::expected::Expected;
 use crate::heads::{Reservation, ReservedBy, Resolution};
 use crate::hot::log::{self, Found, NewRow, Order, ROW_EVENTS_MAX, RowState};
+use crate::hot::newest::Newest;
 use crate::hot::{flushed, shed};
 use crate::name::StreamName;
 use crate::plan::{Changes, DurableStream, Looked, Plan, Refusal};
@@ -36,69 +40,49 @@ const COLLISIONS_MAX: u32 = 1_000;
 /// Rows read at once while catching up with the log.
 const RELOAD_ROWS: u32 = 64;
 
-/// An append to the hot tier.
+/// Appends to streams of one scope: planned one after the other, each refused by itself, and answered together.
 pub(crate) struct Append {
     pub(crate) scope: Scope,
-    pub(crate) stream: StreamName,
-    pub(crate) expected: Expected,
+    pub(crate) parts: SmallVec<[Part; 1]>,
+    /// Those of the parts, one after the other.
     pub(crate) events: Vec<Recorded>,
-    pub(crate) reply: Reply,
+    pub(crate) reply: oneshot::Sender<Answers>,
+    /// The events' places in the queue, given back with the answer.
+    pub(crate) places: OwnedSemaphorePermit,
 }
 
-/// What an append is answered with.
-pub(crate) type Answer = Result<Receipt, Error>;
-
-/// Where the answer to an append goes. The events' places in the queue are given back with it.
-pub(crate) enum Reply {
-    Alone {
-        to: oneshot::Sender<Answer>,
-        _permit: OwnedSemaphorePermit,
-    },
-    /// One of several, at its index.
-    Together {
-        with: Arc<Together>,
-        index: usize,
-    },
+/// An append to one stream.
+pub(crate) struct Part {
+    pub(crate) expected: Expected,
+    /// How many of the events are its own.
+    pub(crate) count: usize,
 }
 
-impl Reply {
-    fn send(self, answer: Answer) {
-        match self {
-            Self::Alone { to, .. } => drop(to.send(answer)),
-            Self::Together { with, index } => {
-                let mut answers = with.answers.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(place) = answers.get_mut(index) {
-                    *place = Some(answer);
-                }
-            }
+/// What each part of an append is answered with.
+pub(crate) type Answers = SmallVec<[Result<Receipt, Error>; 1]>;
+
+impl Append {
+    fn plan(&mut self, plan: &mut Plan<'_>) -> Planned {
+        let mut rest = &mut self.events[..];
+        let mut planned = Planned::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let own = rest.split_off_mut(..part.count.min(rest.len())).unwrap_or_default();
+            planned.push(plan.append(&self.scope, part.expected, own));
         }
+        planned
     }
-}
 
-/// Appends that were queued at once: one message when the last of them is answered, or given up.
-pub(crate) struct Together {
-    answers: Mutex<Vec<Option<Answer>>>,
-    to: Option<oneshot::Sender<Vec<Option<Answer>>>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Together {
-    pub(crate) fn new(
-        count: usize,
-        permit: OwnedSemaphorePermit,
-    ) -> (Arc<Self>, oneshot::Receiver<Vec<Option<Answer>>>) {
-        let (to, answer) = oneshot::channel();
-        let answers = Mutex::new(std::iter::repeat_with(|| None).take(count).collect());
-        (Arc::new(Self { answers, to: Some(to), _permit: permit }), answer)
+    /// The events of the parts that are new.
+    fn placed<'a>(&'a self, planned: &'a [Result<Receipt, Refusal>]) -> impl Iterator<Item = &'a Recorded> {
+        let mut rest = &self.events[..];
+        self.parts.iter().zip(planned).flat_map(move |(part, planned)| {
+            let own = rest.split_off(..part.count.min(rest.len())).unwrap_or_default();
+            if is_placed(planned) { own } else { &[] }
+        })
     }
-}
 
-impl Drop for Together {
-    fn drop(&mut self) {
-        let answers = std::mem::take(self.answers.get_mut().unwrap_or_else(PoisonError::into_inner));
-        if let Some(to) = self.to.take() {
-            drop(to.send(answers));
-        }
+    fn refuse(self, error: &Error) {
+        drop(self.reply.send(self.parts.iter().map(|_| Err(error.shared())).collect()));
     }
 }
 
@@ -113,9 +97,8 @@ pub(crate) struct Reserve {
 /// What a transaction has to store.
 pub(crate) struct Reserved {
     pub(crate) streams: Vec<DurableStream>,
-    pub(crate) receipts: Vec<Receipt>,
-    /// First position and last number, `None` when all events were known already.
-    pub(crate) range: Option<(Position, u64)>,
+    /// Wherever it is dropped, even on its way to a caller that is gone, the reservation is given up.
+    pub(crate) pending: PendingReceipt,
 }
 
 /// The end of a reservation.
@@ -129,8 +112,6 @@ pub(crate) struct Resolve {
 /// What the appender is asked to do.
 pub(crate) enum Command {
     Append(Append),
-    /// Several at once, so that they share a batch.
-    Appends(Vec<Append>),
     Reserve(Reserve),
     Resolve(Resolve),
     /// Take into account what other processes wrote.
@@ -141,16 +122,27 @@ pub(crate) enum Command {
     Stop,
 }
 
+type Planned = SmallVec<[Result<Receipt, Refusal>; 1]>;
+
+/// Whether the events are new.
+const fn is_placed(planned: &Result<Receipt, Refusal>) -> bool {
+    matches!(planned, Ok(receipt) if !receipt.deduplicated)
+}
+
 /// How a command came out of a batch that was committed.
 enum Outcome {
-    Appended(Result<Receipt, Refusal>),
+    Appended(Planned),
     Reserved(Result<(Vec<Receipt>, Option<Reservation>), Refusal>),
     Done,
 }
 
 impl Outcome {
-    const fn is_refused(&self) -> bool {
-        matches!(self, Self::Appended(Err(_)) | Self::Reserved(Err(_)))
+    fn is_refused(&self) -> bool {
+        match self {
+            Self::Appended(planned) => planned.iter().any(Result::is_err),
+            Self::Reserved(reserved) => reserved.is_err(),
+            Self::Done => false,
+        }
     }
 }
 
@@ -164,24 +156,17 @@ struct Batch {
 
 /// Answers commands until every sender is gone or it is told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<Command>) {
-    let mut received = Vec::new();
     let mut commands = Vec::new();
     let (mut stale, mut answered) = (false, 0);
-    while queue.recv_many(&mut received, DRAIN_MAX).await > 0 {
-        gather(&mut queue, &mut received, answered).await;
-        answered = received.len();
-        for command in received.drain(..) {
-            match command {
-                Command::Appends(appends) => commands.extend(appends.into_iter().map(Command::Append)),
-                command => commands.push(command),
-            }
-        }
+    while queue.recv_many(&mut commands, DRAIN_MAX).await > 0 {
+        gather(&mut queue, &mut commands, answered).await;
+        answered = commands.len();
         if commands.iter().any(|command| matches!(command, Command::Stop)) {
             queue.close();
         }
         stale |= commands.iter().any(|command| matches!(command, Command::CatchUp(_)));
         match commit(&shared, &mut commands, &mut stale).await {
-            Ok(batch) => answer(&shared, commands.drain(..), batch),
+            Ok(batch) => answer(&shared, &mut commands, batch),
             Err(error) => {
                 // The transaction may or may not have committed: look before the next one.
                 stale = true;
@@ -321,15 +306,11 @@ fn plan(shared: &Shared, commands: &mut [Command]) -> Result<Batch, Error> {
     let mut outcomes = Vec::with_capacity(commands.len());
     for command in commands.iter_mut() {
         outcomes.push(match command {
-            Command::Append(append) => {
-                Outcome::Appended(plan.append(&append.scope, &append.stream, append.expected, &mut append.events))
-            }
+            Command::Append(append) => Outcome::Appended(append.plan(&mut plan)),
             Command::Reserve(reserve) => {
                 Outcome::Reserved(plan.reserve(&reserve.scope, shared.owner(), &mut reserve.streams, &reserve.looked))
             }
-            Command::Appends(_) | Command::Resolve(_) | Command::CatchUp(_) | Command::Done | Command::Stop => {
-                Outcome::Done
-            }
+            Command::Resolve(_) | Command::CatchUp(_) | Command::Done | Command::Stop => Outcome::Done,
         });
     }
     let changes = plan.into_changes();
@@ -339,11 +320,12 @@ fn plan(shared: &Shared, commands: &mut [Command]) -> Result<Batch, Error> {
 }
 
 /// The events that are written as blocks of the hot tier.
-fn hot_events<'a>(command: &'a Command, outcome: &Outcome) -> &'a [Recorded] {
-    match (command, outcome) {
-        (Command::Append(append), Outcome::Appended(Ok(receipt))) if !receipt.deduplicated => &append.events,
-        _ => &[],
-    }
+fn hot_events<'a>(command: &'a Command, outcome: &'a Outcome) -> impl Iterator<Item = &'a Recorded> {
+    let append = match (command, outcome) {
+        (Command::Append(append), Outcome::Appended(planned)) => Some((append, planned)),
+        _ => None,
+    };
+    append.into_iter().flat_map(|(append, planned)| append.placed(planned))
 }
 
 fn rows_of(commands: &[Command], outcomes: &[Outcome]) -> Result<Vec<NewRow>, Error> {
@@ -390,34 +372,30 @@ fn add_rows(rows: &mut Vec<NewRow>, events: &[&Recorded], reserved: Option<&Rese
 }
 
 /// Makes a committed batch known and answers its callers.
-fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch) {
+fn answer(shared: &Arc<Shared>, commands: &mut Vec<Command>, batch: Batch) {
     let Batch { outcomes, changes, epoch, .. } = batch;
-    let mut commands: Vec<(Command, Outcome)> = commands.zip(outcomes).collect();
     let mut heads = shared.heads();
-    let mut reservations = Vec::new();
-    for (_, outcome) in &mut commands {
-        if let Outcome::Reserved(Ok((_, Some(reservation)))) = outcome {
-            reservations.push(reservation.clone());
-        }
-    }
-    let hot = commands.iter().flat_map(|(command, outcome)| hot_events(command, outcome));
     // Others may have begun a new incarnation since; what is known of it does not come from this batch.
     if heads.epoch() == epoch {
+        let reservation = |outcome: &Outcome| match outcome {
+            Outcome::Reserved(Ok((_, reservation))) => reservation.clone(),
+            _ => None,
+        };
+        let reservations = outcomes.iter().filter_map(reservation).collect();
+        let hot = commands.iter().zip(&outcomes).flat_map(|(command, outcome)| hot_events(command, outcome));
         heads.commit(changes, hot, reservations);
-        for (seq, _, resolution) in commands.iter().filter_map(|(command, _)| resolution_of(command, epoch)) {
+        for (seq, _, resolution) in commands.iter().filter_map(|command| resolution_of(command, epoch)) {
             heads.resolve(seq, resolution);
         }
     }
     drop(heads);
     shared.note_backlog();
     shared.note_moved();
-    for (command, outcome) in commands {
+    let mut newest = shared.newest();
+    for (command, outcome) in commands.drain(..).zip(outcomes) {
         match (command, outcome) {
-            (Command::Append(append), Outcome::Appended(result)) => {
-                let result = result.map_err(|refusal| {
-                    refused(shared, refusal, &append.scope, &[(append.stream.clone(), append.expected)])
-                });
-                append.reply.send(result);
+            (Command::Append(append), Outcome::Appended(planned)) => {
+                answer_append(shared, &mut newest, epoch, append, planned);
             }
             (Command::Reserve(reserve), Outcome::Reserved(result)) => answer_reserve(shared, epoch, reserve, result),
             (Command::Resolve(resolve), Outcome::Done) => drop(resolve.reply.send(Ok(()))),
@@ -427,8 +405,26 @@ fn answer(shared: &Shared, commands: impl Iterator<Item = Command>, batch: Batch
     }
 }
 
+fn answer_append(shared: &Shared, newest: &mut Newest, epoch: u32, append: Append, planned: Planned) {
+    let Append { scope, parts, mut events, reply, places } = append;
+    if !planned.iter().all(is_placed) {
+        let placed =
+            parts.iter().zip(&planned).flat_map(|(part, planned)| iter::repeat_n(is_placed(planned), part.count));
+        let mut placed = placed.collect::<Vec<_>>().into_iter();
+        events.retain(|_| placed.next().unwrap_or(false));
+    }
+    let answers = planned
+        .into_iter()
+        .zip(parts)
+        .map(|(planned, part)| planned.map_err(|refusal| refused(shared, refusal, &scope, |_| part.expected)));
+    drop(reply.send(answers.collect()));
+    drop(places);
+    // Nobody waits for this any more.
+    newest.add(epoch, events.into_iter());
+}
+
 fn answer_reserve(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     epoch: u32,
     reserve: Reserve,
     result: Result<(Vec<Receipt>, Option<Reservation>), Refusal>,
@@ -436,28 +432,26 @@ fn answer_reserve(
     let Reserve { scope, streams, reply, .. } = reserve;
     let result = match result {
         Err(refusal) => {
-            let streams: Vec<_> = streams.iter().map(|append| (append.stream.clone(), append.expected)).collect();
-            Err(refused(shared, refusal, &scope, &streams))
+            let append_of = |stream: &StreamName| streams.iter().find(|append| append.stream == *stream);
+            let expected = |stream: &StreamName| append_of(stream).map_or(Expected::Any, |append| append.expected);
+            Err(refused(shared, refusal, &scope, expected))
         }
         Ok((receipts, reservation)) => {
             let range = reservation.map(|held| (Position::new(epoch, held.first_seq), held.last_seq()));
             if let Some((first, _)) = range {
                 shared.take_off(first);
             }
-            Ok(Reserved { streams, receipts, range })
+            Ok(Reserved { streams, pending: PendingReceipt::new(Arc::clone(shared), range, receipts) })
         }
     };
-    // A caller that is gone will never store the events: its reservation is as good as dropped.
-    if let Err(Ok(Reserved { range: Some((first, _)), .. })) = reply.send(result) {
-        shared.abandon(first);
-    }
+    drop(reply.send(result));
 }
 
-/// The error for a refusal.
-fn refused(shared: &Shared, refusal: Refusal, scope: &Scope, streams: &[(StreamName, Expected)]) -> Error {
+/// The error for a refusal of events that were to go where they were expected to.
+fn refused(shared: &Shared, refusal: Refusal, scope: &Scope, expected: impl FnOnce(&StreamName) -> Expected) -> Error {
     match refusal {
         Refusal::Conflict { stream, actual } => {
-            let expected = streams.iter().find(|(name, _)| *name == stream).map_or(Expected::Any, |found| found.1);
+            let expected = expected(&stream);
             let tail_lost = matches!(expected, Expected::Exact(version) if version > actual) && shared.has_losses();
             let scope = scope.clone();
             Error::Conflict(Box::new(Conflict { scope, stream, expected, actual, since: Vec::new(), tail_lost }))
@@ -465,6 +459,7 @@ fn refused(shared: &Shared, refusal: Refusal, scope: &Scope, streams: &[(StreamN
         Refusal::IdReused(id) => Error::IdReused { id },
         Refusal::Unresolved(id) => Error::Unresolved { id },
         Refusal::OnlyHot => Error::NotDurable { reached: Some(Achieved::Hot), source: None },
+        Refusal::Empty => Error::Invalid { what: "append", value: scope.to_string(), why: "it holds no event" },
         Refusal::OutOfPositions => {
             Error::Invalid { what: "position", value: scope.to_string(), why: "the epoch has no more positions" }
         }
@@ -473,12 +468,7 @@ fn refused(shared: &Shared, refusal: Refusal, scope: &Scope, streams: &[(StreamN
 
 fn refuse(command: Command, error: &Error) {
     match command {
-        Command::Append(append) => append.reply.send(Err(error.shared())),
-        Command::Appends(appends) => {
-            for append in appends {
-                append.reply.send(Err(error.shared()));
-            }
-        }
+        Command::Append(append) => append.refuse(error),
         Command::Reserve(reserve) => drop(reserve.reply.send(Err(error.shared()))),
         Command::Resolve(resolve) => drop(resolve.reply.send(Err(error.shared()))),
         Command::CatchUp(reply) => drop(reply.send(Err(error.shared()))),

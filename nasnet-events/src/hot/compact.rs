@@ -137,7 +137,7 @@ fn events_of(rows: Vec<Row>) -> Option<Vec<Recorded>> {
 }
 
 impl EventStore {
-    /// Joins small rows of the hot tier into rows of up to 128 events, compressed: what was appended event by event then
+    /// Joins small rows of the hot tier into rows of up to 64 events, compressed: what was appended event by event then
     /// takes a fraction of the memory, and is read faster. Nothing changes for readers. Called by
     /// [`EventStore::maintain`].
     ///
@@ -236,7 +236,7 @@ mod tests {
             prop_assert_eq!(log.iter().sum::<u64>(), events as u64);
             prop_assert!(written <= 9 * events as u64, "{} events written for {}", written, events);
             // Beside the long rows: what came since the last time, and a tail shorter than twice its longest row.
-            prop_assert!(log.len() <= events / 64 + every + ROW_EVENTS_MAX / 2 + 2, "{} rows of {} events", log.len(), events);
+            prop_assert!(log.len() <= 2 * events / ROW_EVENTS_MAX + every + ROW_EVENTS_MAX / 2 + 2, "{} rows of {} events", log.len(), events);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::heads::{ReservedBy, Resolution};
 use crate::position::Position;
 
 /// The most events of one row: reading one event of a stream decodes a whole block.
-pub(crate) const ROW_EVENTS_MAX: usize = 128;
+pub(crate) const ROW_EVENTS_MAX: usize = 64;
 /// Whether another process has written at or after a number, or the file is of another incarnation.
 const TAKEN: &str = "SELECT EXISTS (SELECT 1 FROM hot_log WHERE first_seq >= ?1) \
      OR (SELECT epoch FROM hot_meta WHERE one = 1) IS NOT ?2";
@@ -33,15 +33,22 @@ const STALL: &str = "UPDATE hot_log SET stalled = 1 \
 const UNRESOLVED_OF: &str = "SELECT MIN(first_seq) FROM hot_log \
      WHERE state = 'reserved' AND scope IN (SELECT value FROM json_each(?1))";
 
-const PAGE_FORWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body, shed, stalled FROM hot_log \
+/// The bodies of whole blocks within `?4..=?5` are left out.
+const PAGE_FORWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, \
+     CASE WHEN state = 'block' AND shed = 0 AND first_seq >= ?4 AND first_seq + count - 1 <= ?5 THEN NULL ELSE body END, \
+     shed, stalled FROM hot_log \
      WHERE first_seq >= COALESCE((SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= ?1), 0) AND first_seq <= ?2 \
      ORDER BY first_seq LIMIT ?3";
-const PAGE_BACKWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, body, shed, stalled FROM hot_log \
+const PAGE_BACKWARDS: &str = "SELECT first_seq, count, state, scope, owner, reservation, \
+     CASE WHEN state = 'block' AND shed = 0 AND first_seq >= ?4 AND first_seq + count - 1 <= ?5 THEN NULL ELSE body END, \
+     shed, stalled FROM hot_log \
      WHERE first_seq >= COALESCE((SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= ?1), 0) AND first_seq <= ?2 \
      ORDER BY first_seq DESC LIMIT ?3";
 
-/// Rows that hold one of the numbers.
-const HOLDING: &str = "SELECT first_seq, count, state, scope, owner, reservation, body, shed, stalled FROM hot_log \
+/// Rows that hold one of the numbers, without the bodies of whole blocks within `?2..=?3`.
+const HOLDING: &str = "SELECT first_seq, count, state, scope, owner, reservation, \
+     CASE WHEN state = 'block' AND shed = 0 AND first_seq >= ?2 AND first_seq + count - 1 <= ?3 THEN NULL ELSE body END, \
+     shed, stalled FROM hot_log \
      WHERE first_seq IN (SELECT (SELECT MAX(first_seq) FROM hot_log WHERE first_seq <= value) FROM json_each(?1)) \
      ORDER BY first_seq";
 
@@ -85,17 +92,41 @@ pub(crate) struct Row {
     pub(crate) shed: u64,
     /// A reservation that readers of all scopes do not wait for.
     pub(crate) stalled: bool,
-    body: Option<Vec<u8>>,
+    content: Content,
 }
 
+/// What a row holds.
+#[derive(Debug)]
+enum Content {
+    Nothing,
+    Bytes(Vec<u8>),
+    /// There is a body, but it was not asked for.
+    LeftOut,
+    /// The wanted events, as they were appended.
+    Events(Vec<Recorded>),
+}
+
+/// The numbers between which the bodies of whole blocks need not be fetched.
+pub(crate) type Known = Option<(u64, u64)>;
+
 impl Row {
+    /// Whether there are events that were not fetched.
+    pub(crate) const fn is_left_out(&self) -> bool {
+        matches!(self.content, Content::LeftOut)
+    }
+
+    /// Gives the row those of its events that are wanted, as they were appended.
+    pub(crate) fn fill(&mut self, events: Vec<Recorded>) {
+        self.content = Content::Events(events);
+    }
+
     pub(crate) const fn last_seq(&self) -> u64 {
         self.first_seq + self.count - 1
     }
 
     /// Bytes of the body.
     pub(crate) fn body_bytes(&self) -> u64 {
-        self.body.as_ref().map_or(0, |body| body.len() as u64)
+        if let Content::Bytes(body) = &self.content { body.len() as u64 } else { 0 }
     }
 
     /// Its events: none for a void, an error when its bytes do not check.
@@ -104,9 +135,20 @@ impl Row {
     }
 
     /// Those that are wanted.
-    pub(crate) fn pick(&self, wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Vec<Recorded>, Error> {
-        let Some(body) = &self.body else { return Ok(Vec::new()) };
+    pub(crate) fn into_picked(mut self, wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Vec<Recorded>, Error> {
+        match &mut self.content {
+            Content::Events(events) => Ok(std::mem::take(events)),
+            _ => self.pick(wanted),
+        }
+    }
+
+    fn pick(&self, wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Vec<Recorded>, Error> {
         let what = || format!("hot.db hot_log row {}", self.first_seq);
+        let body = match &self.content {
+            Content::Nothing => return Ok(Vec::new()),
+            Content::Bytes(body) => body,
+            Content::LeftOut | Content::Events(_) => return Err(Error::corrupt(what(), "its events were not fetched")),
+        };
         let picked = block::pick(body, None, wanted).map_err(|error| Error::corrupt(what(), error))?;
         let seqs = self.first_seq..=self.first_seq.saturating_add(self.count.saturating_sub(1));
         // Positions ascend, so those between the ends are in place as well.
@@ -273,27 +315,36 @@ pub(crate) async fn page(
         .bind(from.cast_signed())
         .bind(to.cast_signed())
         .bind(i64::from(limit))
+        .bind(None::<i64>)
+        .bind(None::<i64>)
         .fetch_all(conn)
         .await?;
     rows_of(epoch, found)
 }
 
-/// As [`page`], without a change of threads.
+/// As [`page`], without a change of threads, and without the bodies that are `known`.
 pub(crate) fn page_now(
     conn: &mut RawConn<'_>,
     epoch: u32,
     (from, to): (u64, u64),
     order: Order,
     limit: u32,
+    known: Known,
 ) -> Result<Vec<Row>, Error> {
-    let values = [from.cast_signed().into(), to.cast_signed().into(), i64::from(limit).into()];
+    let (low, high) = ends_of(known);
+    let values = [from.cast_signed().into(), to.cast_signed().into(), i64::from(limit).into(), low.into(), high.into()];
     rows_of(epoch, conn.query_all(order.page_sql(), &values, found_row)?)
 }
 
-/// Rows that hold one of the numbers, oldest first. Numbers that are gone have none.
-pub(crate) fn holding(conn: &mut RawConn<'_>, epoch: u32, seqs: &[u64]) -> Result<Vec<Row>, Error> {
+/// Rows that hold one of the numbers, oldest first, without the bodies that are `known`. Numbers that are gone have none.
+pub(crate) fn holding(conn: &mut RawConn<'_>, epoch: u32, seqs: &[u64], known: Known) -> Result<Vec<Row>, Error> {
     let wanted = serde_json::to_string(seqs).map_err(|error| Error::corrupt("numbers of a query", error))?;
-    rows_of(epoch, conn.query_all(HOLDING, &[wanted.as_str().into()], found_row)?)
+    let (low, high) = ends_of(known);
+    rows_of(epoch, conn.query_all(HOLDING, &[wanted.as_str().into(), low.into(), high.into()], found_row)?)
+}
+
+fn ends_of(known: Known) -> (Option<i64>, Option<i64>) {
+    (known.map(|(first, _)| first.cast_signed()), known.map(|(_, last)| last.cast_signed()))
 }
 
 fn found_row(row: &RawRow<'_>) -> Result<FoundRow, Error> {
@@ -330,7 +381,12 @@ fn rows_of(epoch: u32, found: Vec<FoundRow>) -> Result<Vec<Row>, Error> {
                 }),
                 _ => return Err(Error::corrupt(what(), "unknown state")),
             };
-            Ok(Row { epoch, first_seq, count, state, shed, stalled: stalled != 0, body })
+            let content = match (body, &state) {
+                (Some(body), _) => Content::Bytes(body),
+                (None, RowState::Block) => Content::LeftOut,
+                (None, _) => Content::Nothing,
+            };
+            Ok(Row { epoch, first_seq, count, state, shed, stalled: stalled != 0, content })
         })
         .collect()
 }

@@ -155,7 +155,12 @@ fn fetch_stream(
         let last = Position::new(epoch, *last);
         slice.stop_at(last, last, order);
     }
-    let rows = if seqs.is_empty() { Vec::new() } else { log::holding(conn, epoch, &seqs)? };
+    let mut rows = Vec::new();
+    if !seqs.is_empty() {
+        let known = shared.newest().ends(epoch);
+        rows = log::holding(conn, epoch, &seqs, known)?;
+        fill(conn, shared, query, epoch, &mut rows)?;
+    }
     Ok(Rows::Stream { slice, rows })
 }
 
@@ -170,6 +175,7 @@ fn fetch_log(
     events: u64,
 ) -> Result<Rows, Error> {
     let (order, wanted) = (query.order, Wanted::of(query));
+    let known = shared.newest().ends(view.epoch);
     let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
     let (mut rows, mut held, mut limit) = (Vec::new(), 0, ROWS_FIRST);
     let mut whole = range.is_empty();
@@ -182,7 +188,8 @@ fn fetch_log(
             whole = true;
             break;
         };
-        let page = log::page_now(conn, view.epoch, (first, last), order, limit)?;
+        let mut page = log::page_now(conn, view.epoch, (first, last), order, limit, known)?;
+        fill(conn, shared, query, view.epoch, &mut page)?;
         if page.len() < limit as usize {
             match order {
                 Order::Forwards => from = last + 1,
@@ -202,6 +209,30 @@ fn fetch_log(
     Ok(Rows::Log { range, rows, whole: whole || from > to })
 }
 
+/// Gives the rows that were fetched without their bodies the wanted events.
+fn fill(conn: &mut RawConn<'_>, shared: &Shared, query: &Query, epoch: u32, rows: &mut [Row]) -> Result<(), Error> {
+    let mut gone = Vec::new();
+    {
+        let newest = shared.newest();
+        for row in rows.iter_mut().filter(|row| row.is_left_out()) {
+            match newest.of_row(epoch, row.first_seq, row.count) {
+                Some(events) => row.fill(events.filter(|event| query.matches(event)).cloned().collect()),
+                None => gone.push(row.first_seq),
+            }
+        }
+    }
+    if gone.is_empty() {
+        return Ok(());
+    }
+    // Others have taken their place since.
+    for fetched in log::holding(conn, epoch, &gone, None)? {
+        if let Some(row) = rows.iter_mut().find(|row| row.first_seq == fetched.first_seq) {
+            *row = fetched;
+        }
+    }
+    Ok(())
+}
+
 /// Takes the wanted events of a row, or what stands for them.
 fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
     if let (RowState::Reserved(reserved), true) = (&row.state, row.stalled)
@@ -210,7 +241,7 @@ fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
         slice.errors.push(stalled(&reserved.scope, epoch, row.first_seq, row.last_seq()));
         return;
     }
-    match row.pick(&|peek| query.wants(peek)) {
+    match row.into_picked(&|peek| query.wants(peek)) {
         Ok(events) => slice.events.extend(events),
         Err(error) => slice.errors.push(error),
     }

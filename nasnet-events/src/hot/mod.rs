@@ -6,6 +6,7 @@ pub(crate) mod flushed;
 pub(crate) mod index;
 pub(crate) mod log;
 pub(crate) mod look;
+pub(crate) mod newest;
 pub(crate) mod session;
 pub(crate) mod shed;
 pub(crate) mod summary;

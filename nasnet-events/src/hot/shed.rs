@@ -2,8 +2,11 @@
 //!
 //! A row keeps its numbers whatever is taken out of it, so the order has no gap. Reservations and the newest row stay.
 
+use std::time::Duration;
+
 use nasnet_dbmanager::{BootId, Cause, Database};
 use sqlx::SqliteConnection;
+use ulid::Ulid;
 
 use crate::block::{self, Packing};
 use crate::class::Class;
@@ -17,6 +20,10 @@ use crate::observe;
 use crate::options::ColdPolicy;
 use crate::shared::Shared;
 use crate::store::EventStore;
+
+/// How long appends wait for a flush that makes room, and for how long they wait for none after one that took longer.
+const FLUSH_WAIT: Duration = Duration::from_secs(1);
+const SLOW_FLUSH_LASTS: Duration = Duration::from_secs(10);
 
 /// Rows looked at in one transaction.
 const ROWS: u32 = 128;
@@ -57,6 +64,8 @@ pub(crate) struct Swept {
     pub(crate) bytes: u64,
     /// Events that were to reach flash and are lost.
     pub(crate) lost: Vec<Recorded>,
+    /// Ids of those that are nowhere else.
+    pub(crate) gone: Vec<Ulid>,
 }
 
 /// Bytes of the file that are in use.
@@ -121,6 +130,7 @@ pub(crate) async fn sweep(
                     let expired = matches!(spare, Spare::Older { .. });
                     truncated::note(conn, &Removed { first_seq, last_seq, events, lost, expired }).await?;
                 }
+                swept.gone.extend(gone.iter().chain(&unflushed).map(|event| event.id));
                 swept.lost.extend(unflushed);
             }
         }
@@ -227,13 +237,14 @@ pub(crate) async fn make_room(
         freed += free(shared, hot, epoch, spare, wanted.saturating_sub(freed)).await?;
     }
     if freed < needed {
-        // What reaches flash now is not lost. When that fails, flash has no room or no life left either.
-        match shared.flush(FlushReason::LowTmpfs).await {
-            Ok(report) if report.failed.is_empty() => {}
-            Ok(report) => tracing::warn!(failed = ?report.failed, "not everything could be flushed for want of room"),
-            Err(error) => tracing::warn!(%error, "nothing could be flushed for want of room"),
-        }
+        // What reaches flash now is not lost.
+        let in_time = flush_in_time(shared).await;
         freed += free(shared, hot, epoch, Spare::OnFlash, wanted.saturating_sub(freed)).await?;
+        if freed < needed && !in_time && !full {
+            // The database lets the tier grow a little beyond its bound. When that is used up, `full` says so.
+            shared.backlog.notify_one();
+            return Ok(());
+        }
     }
     if freed < needed {
         freed += free(shared, hot, epoch, Spare::Unflushed, wanted.saturating_sub(freed)).await?;
@@ -243,6 +254,26 @@ pub(crate) async fn make_room(
         drop(hot.checkpoint().await);
     }
     Ok(())
+}
+
+/// Flushes; false when that takes so long that appends cannot wait for it. A transaction may hold the database a segment is to
+/// go to, and wait for positions from the very task that asks for room.
+async fn flush_in_time(shared: &Shared) -> bool {
+    if shared.is_flush_slow() {
+        return false;
+    }
+    let Ok(flushed) = tokio::time::timeout(FLUSH_WAIT, shared.flush(FlushReason::LowTmpfs)).await else {
+        tracing::warn!("a flush for want of room takes too long to wait for");
+        shared.note_slow_flush(SLOW_FLUSH_LASTS);
+        return false;
+    };
+    // When it fails, flash has no room or no life left either.
+    match flushed {
+        Ok(report) if report.failed.is_empty() => {}
+        Ok(report) => tracing::warn!(failed = ?report.failed, "not everything could be flushed for want of room"),
+        Err(error) => tracing::warn!(%error, "nothing could be flushed for want of room"),
+    }
+    true
 }
 
 /// Takes events of one kind out, oldest first, until enough bytes are free; returns how many were freed.
@@ -255,6 +286,7 @@ async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted:
         freed += swept.bytes;
         observe::removed(&swept, "room");
         shared.forget_backlog(epoch, &swept.lost);
+        shared.forget_given_up(epoch, &swept.gone);
         match swept.next {
             Some(next) => from = next,
             None => break,
