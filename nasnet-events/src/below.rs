@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
+use crate::block::Peek;
 use crate::cold::ColdDir;
 use crate::error::Error;
 use crate::hot::log::Order;
@@ -245,8 +246,9 @@ async fn read_segments(
             if meta.may_hold(kinds, streams) && query.wants_span(meta.wall_ms) {
                 opened += 1;
                 bytes = bytes.saturating_add(meta.raw_bytes());
-                match segment::events(conn, annexes, scope, &meta).await {
-                    Ok(events) => packed.events.extend(events.into_iter().filter(|event| query.matches(event))),
+                let wanted = |peek: &Peek<'_>| query.wants(peek);
+                match segment::wanted_events(conn, annexes, scope, &meta, &wanted).await {
+                    Ok(events) => packed.events.extend(events),
                     Err(error) if error.is_of_one_segment() => packed.errors.push(error),
                     Err(error) => return Err(error),
                 }
