@@ -206,3 +206,35 @@ async fn the_hot_tier_stays_below_what_its_database_may_have() {
     assert_eq!((status.shed, status.lost), (0, 0), "what had to give way was flushed");
     assert_eq!(read_ids(&store, Query::all()).await, ids);
 }
+
+/// What the archive has taken leaves the hot tier like what is on flash, and nobody is told that it was removed.
+#[tokio::test]
+async fn low_events_that_are_archived_leave_the_hot_tier_after_a_day_and_are_missed_by_nobody() {
+    let site = Site::new();
+    let (manager, store) = support::open_with_cold(&site).await;
+    let mut ids = vec![append(&store, event(&manager, "metric.updated")).await];
+    ids.push(append(&store, event(&manager, "resource.updated")).await);
+    store.archive().await.unwrap();
+    let behind = append(&store, event(&manager, "metric.updated")).await;
+    ids.push(behind);
+    site.clock.advance(Duration::from_secs(25 * 60 * 60));
+    ids.push(append(&store, event(&manager, "metric.updated")).await);
+    assert_eq!(store.expire().await.unwrap(), 0, "none of them has ended");
+    let status = store.status().await.unwrap();
+    assert_eq!((status.shed, status.expired, status.lost), (0, 0, 0));
+    assert_eq!(store.truncated(nasnet_events::Position::START).await.unwrap(), []);
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+    let blocks = async || -> i64 {
+        let sql = "SELECT COUNT(*) FROM hot_log WHERE body IS NOT NULL";
+        let count = async |conn: &mut sqlx::SqliteConnection| sqlx::query_scalar(sql).fetch_one(conn).await;
+        let read = manager.hot().read(support::TEST, move |conn| {
+            Box::pin(async move { Ok::<_, nasnet_events::Error>(count(conn).await?) })
+        });
+        read.await.unwrap()
+    };
+    assert_eq!(blocks().await, 2, "what the archive has not taken yet, and what is young");
+    store.archive().await.unwrap();
+    store.expire().await.unwrap();
+    assert_eq!(blocks().await, 1);
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+}

@@ -2,7 +2,10 @@
 //!
 //! A row keeps its numbers whatever is taken out of it, so the order has no gap. Reservations and the newest row stay.
 
-use nasnet_dbmanager::{BootId, Cause, Database};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nasnet_dbmanager::{BootId, Cause, Database, Scope};
 use sqlx::SqliteConnection;
 
 use crate::block::{self, Packing};
@@ -14,6 +17,7 @@ use crate::hot::log::{self, Order, Row, RowState};
 use crate::hot::truncated::{self, Removed};
 use crate::observe;
 use crate::options::ColdPolicy;
+use crate::position::Position;
 use crate::shared::Shared;
 use crate::store::EventStore;
 
@@ -70,6 +74,7 @@ pub(crate) async fn sweep(
     epoch: u32,
     from: u64,
     spare: Spare,
+    archived: &HashMap<Scope, Position>,
     bytes_wanted: u64,
 ) -> Result<Swept, Error> {
     let view = log::view(conn).await?;
@@ -86,7 +91,7 @@ pub(crate) async fn sweep(
             break;
         }
         swept.next = Some(last_seq + 1);
-        let Some(part) = part(row, spare, view.flushed_through) else { continue };
+        let Some(part) = part(row, spare, view.flushed_through, archived) else { continue };
         match part {
             Part::Done => {
                 swept.next = None;
@@ -144,7 +149,7 @@ enum Part {
 }
 
 /// What of a row goes; `None` when nothing does. Pure.
-fn part(row: Row, spare: Spare, flushed_through: u64) -> Option<Part> {
+fn part(row: Row, spare: Spare, flushed_through: u64, archived: &HashMap<Scope, Position>) -> Option<Part> {
     let mirrored = match row.state {
         RowState::Block => false,
         RowState::Mirrored => true,
@@ -170,7 +175,11 @@ fn part(row: Row, spare: Spare, flushed_through: u64) -> Option<Part> {
     let count = events.len();
     for event in events {
         let on_flash = event.class != Class::Low && event.position.seq <= flushed_through;
+        let in_archive =
+            || event.class == Class::Low && archived.get(&event.scope).is_some_and(|through| event.position <= *through);
         match (spare, event.class) {
+            // It is read from there, and nobody misses it.
+            (Spare::Low | Spare::Older { .. }, Class::Low) if in_archive() => {}
             (Spare::Low | Spare::Older { low: true, .. }, Class::Low) => gone.push(event),
             (Spare::OnFlash | Spare::Older { .. }, _) if on_flash => {}
             (Spare::Unflushed, Class::Normal) if !on_flash => unflushed.push(event),
@@ -247,9 +256,12 @@ pub(crate) async fn make_room(
 async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted: u64) -> Result<u64, Error> {
     let (mut from, mut freed) = (1, 0);
     while freed < wanted {
-        let left = wanted - freed;
-        let swept =
-            hot.write(SHED, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, left).await })).await?;
+        let (left, archived) = (wanted - freed, shared.archived());
+        let swept = hot
+            .write(SHED, move |conn| {
+                Box::pin(async move { sweep(conn, epoch, from, spare, &archived, left).await })
+            })
+            .await?;
         freed += swept.bytes;
         observe::removed(&swept, "room");
         shared.forget_backlog(epoch, &swept.lost);
@@ -263,7 +275,8 @@ async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted:
 
 impl EventStore {
     /// Removes from the hot tier what has been there for longer than [`crate::EventOptions::hot_keep`], by the time since
-    /// boot: what is on flash, and Low events unless a cold tier is still to take them. Called by
+    /// boot: what is on flash, and Low events unless a cold tier is still to take them. Those it has taken, as far as an
+    /// [`EventStore::archive`] of this process has seen, leave it without having ended. Called by
     /// [`EventStore::maintain`]. Returns how many Low events ended.
     ///
     /// # Errors
@@ -282,8 +295,11 @@ impl EventStore {
         let epoch = shared.heads().epoch();
         let (mut from, mut events) = (1, 0);
         loop {
+            let archived: Arc<HashMap<Scope, Position>> = shared.archived();
             let swept = hot
-                .write(EXPIRE, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, u64::MAX).await }))
+                .write(EXPIRE, move |conn| {
+                    Box::pin(async move { sweep(conn, epoch, from, spare, &archived, u64::MAX).await })
+                })
                 .await?;
             events += swept.events;
             observe::removed(&swept, "expired");
