@@ -178,7 +178,10 @@ async fn what_retention_removed_is_told_to_who_decides_also_when_nothing_is_to_b
     for count in [0, 1] {
         let decide = |_: &[Recorded]| Ok::<_, Error>((0..count).map(|_| normal(&manager)).collect());
         let guessed = store.decide(&scope, &name, decide).await;
-        assert!(matches!(&guessed, Err(Error::BeyondHorizon { oldest, .. }) if *oldest >= second.position), "{guessed:?}");
+        assert!(
+            matches!(&guessed, Err(Error::BeyondHorizon { oldest, .. }) if *oldest >= second.position),
+            "{guessed:?}"
+        );
         let decided = store.decide_after(&scope, &name, Snapshot::at(&second), decide).await.unwrap();
         assert_eq!(decided.map(|receipt| receipt.version), (count == 1).then_some(3));
     }

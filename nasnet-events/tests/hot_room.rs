@@ -225,10 +225,10 @@ async fn low_events_that_are_archived_leave_the_hot_tier_after_a_day_and_are_mis
     assert_eq!(store.truncated(nasnet_events::Position::START).await.unwrap(), []);
     assert_eq!(read_ids(&store, Query::all()).await, ids);
     let blocks = async || -> i64 {
-        let sql = "SELECT COUNT(*) FROM hot_log WHERE body IS NOT NULL";
-        let count = async |conn: &mut sqlx::SqliteConnection| sqlx::query_scalar(sql).fetch_one(conn).await;
-        let read = manager.hot().read(support::TEST, move |conn| {
-            Box::pin(async move { Ok::<_, nasnet_events::Error>(count(conn).await?) })
+        const BLOCKS: &str = "SELECT COUNT(*) FROM hot_log WHERE body IS NOT NULL";
+        let hot = manager.hot();
+        let read = hot.read(support::TEST, |conn| {
+            Box::pin(async move { Ok::<_, nasnet_events::Error>(sqlx::query_scalar(BLOCKS).fetch_one(conn).await?) })
         });
         read.await.unwrap()
     };

@@ -81,7 +81,10 @@ async fn an_error_about_a_body_says_where_and_nothing_of_what_is_there() {
     let site = support::Site::new();
     let (manager, store) = site.open().await;
     let event = nasnet_events::NewEvent::new(manager.next_ulid(), support::kind("user.called"), &CANARY).unwrap();
-    store.append(&support::router("r1"), &support::stream("s"), nasnet_events::Expected::Any, vec![event]).await.unwrap();
+    store
+        .append(&support::router("r1"), &support::stream("s"), nasnet_events::Expected::Any, vec![event])
+        .await
+        .unwrap();
     let event = support::read(&store, nasnet_events::Query::all()).await.remove(0);
     let error = event.body_as::<u32>().unwrap_err();
     for text in [error.to_string(), format!("{error:?}")] {

@@ -175,8 +175,9 @@ fn part(row: Row, spare: Spare, flushed_through: u64, archived: &HashMap<Scope, 
     let count = events.len();
     for event in events {
         let on_flash = event.class != Class::Low && event.position.seq <= flushed_through;
-        let in_archive =
-            || event.class == Class::Low && archived.get(&event.scope).is_some_and(|through| event.position <= *through);
+        let in_archive = || {
+            event.class == Class::Low && archived.get(&event.scope).is_some_and(|through| event.position <= *through)
+        };
         match (spare, event.class) {
             // It is read from there, and nobody misses it.
             (Spare::Low | Spare::Older { .. }, Class::Low) if in_archive() => {}
@@ -258,9 +259,7 @@ async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted:
     while freed < wanted {
         let (left, archived) = (wanted - freed, shared.archived());
         let swept = hot
-            .write(SHED, move |conn| {
-                Box::pin(async move { sweep(conn, epoch, from, spare, &archived, left).await })
-            })
+            .write(SHED, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, &archived, left).await }))
             .await?;
         freed += swept.bytes;
         observe::removed(&swept, "room");

@@ -115,14 +115,7 @@ pub(crate) async fn close(conn: &mut SqliteConnection) -> Result<Vec<Closed>, Er
 /// Notes that removals are recorded on flash. One that was joined with another meanwhile is recorded again.
 pub(crate) async fn set_saved(conn: &mut SqliteConnection, saved: &[Closed]) -> Result<(), Error> {
     for Closed { key: (id, first_seq, last_seq, events, lost), .. } in saved {
-        sqlx::query(SAVED)
-            .bind(id)
-            .bind(first_seq)
-            .bind(last_seq)
-            .bind(events)
-            .bind(lost)
-            .execute(&mut *conn)
-            .await?;
+        sqlx::query(SAVED).bind(id).bind(first_seq).bind(last_seq).bind(events).bind(lost).execute(&mut *conn).await?;
     }
     Ok(())
 }
