@@ -127,7 +127,7 @@ impl Fleet {
             for _ in 0..CREATED {
                 let (uid, spec) = (self.db.next_ulid(), self.spec());
                 let kind = KindName::from_static(KINDS[made.len() % KINDS.len()]);
-                let new = NewResource::new(uid, kind, 1, &format!("resource {}", made.len()), spec);
+                let new = NewResource::new(uid, kind, 1, format!("resource {}", made.len()), spec);
                 steps.push(Step::Create(Box::new(new)));
                 made.push(uid);
             }
