@@ -19,6 +19,7 @@ mod receipt;
 pub mod types;
 
 // Pure rules and stored forms.
+mod backlog;
 mod block;
 mod chain;
 mod durability;
@@ -43,6 +44,7 @@ mod window;
 // What the store does.
 mod append_each;
 mod archive;
+mod below;
 mod consumer;
 mod decide;
 mod durable;
