@@ -121,8 +121,8 @@ impl EventReplay {
         let added = add(conn, &found).await?;
         let tail = segment::tail(&mut *conn, &found.scope).await?.through;
         // The next flush writes those again that the hot tier still has.
-        let whole_flushed = flush_again(&manager.hot(), &found.scope, tail).await?
-            || (whole_file && replaced_tail == Some(tail));
+        let whole_flushed =
+            flush_again(&manager.hot(), &found.scope, tail).await? || (whole_file && replaced_tail == Some(tail));
         let complete = (whole_file || whole_hot) && whole_flushed;
         let mut detail = match added.span {
             Some((first, last)) => {
@@ -273,12 +273,8 @@ async fn from_hot(hot: &Database, found: &mut Found) -> Result<bool, Error> {
 async fn from_cold(mut cold: ColdDir, found: &mut Found) -> Result<(), Error> {
     let mut low = found.floor;
     loop {
-<<<<<<< Updated upstream
         let scope = found.scope.clone();
-        let query = Query::scope(scope.clone()).class(Class::Critical).after(low);
-=======
-        let query = Query::scope(found.scope.clone()).after(low);
->>>>>>> Stashed changes
+        let query = Query::scope(scope.clone()).after(low);
         let (back, slice) = blocking(move || {
             let slice = cold.read(&scope, &query, Range { low, high: Position::END })?;
             Ok::<_, Error>((cold, slice))

@@ -217,7 +217,13 @@ async fn step(
         return Ok(None);
     }
     if !first_is_whole {
-        return Ok(Some(Step { run: Vec::new(), before: Digest::GENESIS, dictionary: None, is_full: false, after: first }));
+        return Ok(Some(Step {
+            run: Vec::new(),
+            before: Digest::GENESIS,
+            dictionary: None,
+            is_full: false,
+            after: first,
+        }));
     }
     found.truncate(count);
     let before = before(conn, first).await?;

@@ -255,7 +255,10 @@ async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted:
         freed += swept.bytes;
         observe::removed(&swept, "room");
         if !swept.lost.is_empty() {
-            tracing::warn!(events = swept.lost.len(), "events that had not reached flash were given up for want of room");
+            tracing::warn!(
+                events = swept.lost.len(),
+                "events that had not reached flash were given up for want of room"
+            );
         }
         shared.forget_backlog(epoch, &swept.lost);
         match swept.next {
