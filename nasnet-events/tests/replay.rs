@@ -178,7 +178,8 @@ async fn what_was_flushed_after_the_backup_is_flushed_again_while_the_hot_tier_h
         store.flush(nasnet_events::FlushReason::Requested).await.unwrap();
         ids
     };
-    let mut ids = normal(3).await;
+    let mut ids = append(&manager, &store, 1).await;
+    ids.extend(normal(3).await);
     manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
     ids.extend(normal(4).await);
     ids.extend(normal(2).await);
