@@ -98,7 +98,7 @@ pub async fn export(store: &EventStore, span: Span, controls: Vec<String>) -> Re
     if let Some((_, error)) = flushed.failed.into_iter().find(|(failed, _)| concerns(failed)) {
         return Err(error);
     }
-    let head = store.export_head().await?;
+    let head = store.head_of(scopes.clone()).await?;
     let mut lanes = Vec::new();
     for scope in scopes {
         lanes.extend(scope_proofs(store, &scope, span.stretch(), &head).await?);
@@ -232,7 +232,7 @@ impl Bundle {
         &self.controls
     }
 
-    /// The head the chains were taken up to.
+    /// The head the chains were taken up to: of the scopes of the span.
     #[must_use]
     pub const fn head(&self) -> &ChainHead {
         &self.head

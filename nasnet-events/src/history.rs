@@ -254,7 +254,8 @@ async fn place_of(store: &EventStore, query: Query, wall_ms: i64) -> Result<Posi
         let event = match item {
             Ok(event) => event,
             // The reading of the history tells of it.
-            Err(Error::Corrupt { .. } | Error::Unreadable { .. }) => continue,
+            Err(error) if error.is_of_one_place() || error.is_of_one_segment() => continue,
+            Err(Error::Unreadable { .. }) => continue,
             Err(error) => return Err(error),
         };
         if event.quality != ClockQuality::Synced {

@@ -125,6 +125,29 @@ async fn after_a_day_of_uptime_flushed_and_low_events_leave_the_hot_tier_whateve
     let status = store.status().await.unwrap();
     assert_eq!((status.expired, status.shed, status.lost), (1, 0, 0));
     assert_eq!(status.hot.oldest.unwrap().seq, 4, "what is on flash has left the front of the log");
+    assert_eq!(status.hot.events, 2, "what has left is not counted");
+}
+
+#[tokio::test]
+async fn what_a_run_directory_that_outlives_a_reboot_holds_gets_old_as_well() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    append(&store, event(&manager, "metric.updated")).await;
+    append(&store, event(&manager, "resource.updated")).await;
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+    site.clock.reboot();
+    let (manager, store) = site.open().await;
+    let young = append(&store, event(&manager, "metric.updated")).await;
+    site.clock.advance(Duration::from_secs(23 * 60 * 60));
+    assert_eq!(store.expire().await.unwrap(), 0, "this boot has not lasted for a day");
+    site.clock.advance(Duration::from_secs(2 * 60 * 60));
+    append(&store, event(&manager, "metric.updated")).await;
+    assert_eq!(store.expire().await.unwrap(), 2);
+    let left = store.status().await.unwrap();
+    assert_eq!((left.hot.events, left.lost), (1, 0));
+    assert!(!read_ids(&store, Query::all()).await.contains(&young));
 }
 
 #[tokio::test]

@@ -166,3 +166,23 @@ async fn a_dictionary_makes_segments_smaller_and_a_missing_one_hides_only_what_n
         "{missing:?}"
     );
 }
+
+#[tokio::test]
+async fn rows_that_are_long_are_sealed_by_their_bytes() {
+    let site = Site::new();
+    let mut options = EventOptions::default();
+    (options.body_bytes_max, options.rows_max) = (1 << 20, 1);
+    let (manager, store) = site.open_with(options).await;
+    let scope = router("r1");
+    let mut ids = Vec::new();
+    for _ in 0..16 {
+        let long = support::large(&manager, "config.applied", 600 << 10);
+        ids.push(long.id);
+        store.append(&scope, &stream("s"), Expected::Any, vec![long]).await.unwrap();
+    }
+    let report = store.seal().await.unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert_eq!((report.segments, report.events), (1, 13), "no more than 8 MiB of them are put together at once");
+    empty_hot(&manager).await;
+    assert_eq!(support::read_ids(&store, Query::scope(scope)).await, ids);
+}

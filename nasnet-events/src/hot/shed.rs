@@ -42,7 +42,7 @@ const PAGE_BYTES: u64 = 4096;
 /// Which events go.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Spare {
-    /// Those of this boot up to a time since it, as far as they are on flash or need not be.
+    /// Those of this boot up to a time since it, and those of earlier boots, as far as they are on flash or need not be.
     Older { boot: BootId, boottime_ms: u64, low: bool },
     /// Low ones.
     Low,
@@ -159,7 +159,7 @@ fn part(row: Row, spare: Spare, flushed: &Flushed, archived: &HashMap<Scope, Pos
     };
     let events = row.events().ok()?;
     if let Spare::Older { boot, boottime_ms, .. } = spare
-        && events.iter().any(|event| event.boot != boot || event.boottime_ms > boottime_ms)
+        && events.iter().any(|event| event.boot == boot && event.boottime_ms > boottime_ms)
     {
         return Some(Part::Done);
     }
@@ -248,7 +248,7 @@ pub(crate) async fn make_room(
     if freed < needed {
         freed += free(shared, hot, epoch, Spare::Unflushed, wanted.saturating_sub(freed)).await?;
     }
-    tracing::warn!(used, max, freed, full, "events were removed from the hot tier for want of room");
+    tracing::debug!(used, max, freed, full, "room was looked for in the hot tier");
     if full {
         drop(hot.checkpoint().await);
     }
@@ -265,6 +265,12 @@ async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted:
             .await?;
         freed += swept.bytes;
         observe::removed(&swept, "room");
+        if !swept.lost.is_empty() {
+            tracing::warn!(
+                events = swept.lost.len(),
+                "events that had not reached flash were given up for want of room"
+            );
+        }
         shared.forget_backlog(epoch, &swept.lost);
         match swept.next {
             Some(next) => from = next,
