@@ -198,6 +198,9 @@ impl EventStore {
         if let Some(end) = end.filter(|end| *end > confirmed) {
             database.write(ARCHIVE, move |conn| Box::pin(async move { confirm(conn, end).await })).await?;
         }
+        if let (ColdPolicy::Everything, Some(end)) = (run.policy, end) {
+            self.shared().note_archived(scope, end);
+        }
         Ok(())
     }
 }

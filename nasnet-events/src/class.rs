@@ -115,12 +115,13 @@ impl ClassRules {
 impl Default for ClassRules {
     /// The rules for the types this workspace knows, listed in [`crate::types`].
     fn default() -> Self {
-        const CRITICAL: [&str; 28] = [
+        const CRITICAL: [&str; 29] = [
             "*.applied",
             "*.deleted",
             "auth",
             "config",
             "database",
+            "evidence",
             "feature.crashed",
             "feature.installed",
             "lease.fenced",

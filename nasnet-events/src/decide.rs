@@ -12,9 +12,9 @@ use crate::durability::Durability;
 use crate::error::{Conflict, Error};
 use crate::event::{NewEvent, Recorded};
 use crate::expected::Expected;
+use crate::history::{self, Snapshot};
 use crate::hot::log;
 use crate::name::StreamName;
-use crate::position::Position;
 use crate::query::Query;
 use crate::receipt::Receipt;
 use crate::store::EventStore;
@@ -54,12 +54,17 @@ impl EventStore {
     /// meanwhile; otherwise reads on and decides again, after a short pause, a bounded number of times. What it appends
     /// is as durable as its classes ask for. `None` when nothing is to be appended.
     ///
+    /// It decides over the whole history or not at all: where versions are missing the history is a part, and what is
+    /// decided over a part would be a guess. Whoever has a snapshot decides behind it, with [`EventStore::decide_after`].
+    ///
     /// `decide` may run several times and must not act by itself. Ids it chooses once, outside, make the whole call
     /// repeatable.
     ///
     /// # Errors
     /// What `decide` returns, nothing was appended; and those of [`EventStore::append`] and [`EventStore::read`], among
-    /// them [`Error::Conflict`] when others were faster every time.
+    /// them [`Error::Conflict`] when others were faster every time. [`Error::BeyondHorizon`] when retention has removed a
+    /// part of the history and no tier that can be read now has it, [`Error::VersionGap`] when versions are missing for
+    /// another reason; nothing was appended then, whatever `decide` said meanwhile.
     ///
     /// # Cancel safety
     /// A dropped call may have appended.
@@ -68,7 +73,29 @@ impl EventStore {
         E: From<Error> + Send,
         F: FnMut(&[Recorded]) -> Result<Vec<NewEvent>, E> + Send,
     {
-        self.decide_as(scope, stream, None, decide).await
+        self.decide_as(scope, stream, Snapshot::NOTHING, None, decide).await
+    }
+
+    /// Decides as [`EventStore::decide`] over the events that a snapshot does not have. For streams whose older events are
+    /// removed, ended with the hot tier, or are missing for any other reason.
+    ///
+    /// # Errors
+    /// As [`EventStore::decide`].
+    ///
+    /// # Cancel safety
+    /// A dropped call may have appended.
+    pub async fn decide_after<E, F>(
+        &self,
+        scope: &Scope,
+        stream: &StreamName,
+        snapshot: Snapshot,
+        decide: F,
+    ) -> Result<Option<Receipt>, E>
+    where
+        E: From<Error> + Send,
+        F: FnMut(&[Recorded]) -> Result<Vec<NewEvent>, E> + Send,
+    {
+        self.decide_as(scope, stream, snapshot, None, decide).await
     }
 
     /// Decides as [`EventStore::decide`], and appends as durably as asked for.
@@ -89,13 +116,14 @@ impl EventStore {
         E: From<Error> + Send,
         F: FnMut(&[Recorded]) -> Result<Vec<NewEvent>, E> + Send,
     {
-        self.decide_as(scope, stream, Some(durability), decide).await
+        self.decide_as(scope, stream, Snapshot::NOTHING, Some(durability), decide).await
     }
 
     async fn decide_as<E, F>(
         &self,
         scope: &Scope,
         stream: &StreamName,
+        snapshot: Snapshot,
         durability: Option<Durability>,
         mut decide: F,
     ) -> Result<Option<Receipt>, E>
@@ -106,8 +134,6 @@ impl EventStore {
         let shared = self.shared();
         let _turn = shared.turns.take(scope, stream).await;
         let mut history: Vec<Recorded> = Vec::new();
-        // Versions up to here are no more to be read: pruned, or lost with a hot tier.
-        let mut unreadable = 0;
         let mut missed: Option<Box<Conflict>> = None;
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
@@ -117,17 +143,22 @@ impl EventStore {
                 Some(_) => self.is_settled(scope).await?,
                 None => false,
             };
-            self.read_on(scope, stream, &mut history).await?;
-            let seen = history.last().map_or(0, |event| event.version);
+            self.read_on(scope, stream, snapshot, &mut history).await?;
+            let seen = history.last().map_or(snapshot, Snapshot::at).version;
             // Nothing more will become visible, and still the stream is further than its history.
             if let Some(conflict) = missed.take().filter(|conflict| settled && conflict.actual > seen) {
-                unreadable = conflict.actual;
+                let next = conflict.actual.saturating_add(1);
+                return Err(history::hole_of(self, scope, stream, seen, next).await.into());
             }
             let events = decide(&history)?;
             if events.is_empty() {
-                return Ok(None);
+                // No version is expected, so nothing else tells that later events were removed.
+                return match history::removed_after(self, scope, stream, seen).await? {
+                    Some(error) => Err(error.into()),
+                    None => Ok(None),
+                };
             }
-            let expected = Expected::Exact(seen.max(unreadable));
+            let expected = Expected::Exact(seen);
             match self.append_as(scope, stream, expected, events, durability).await {
                 Ok(receipt) => return Ok(Some(receipt)),
                 Err(Error::Conflict(conflict)) if attempt + 1 < ATTEMPTS_MAX => {
@@ -144,11 +175,22 @@ impl EventStore {
         Err(Error::Overloaded { queue: 0 }.into())
     }
 
-    async fn read_on(&self, scope: &Scope, stream: &StreamName, history: &mut Vec<Recorded>) -> Result<(), Error> {
-        let after = history.last().map_or(Position::START, |event| event.position);
-        let mut events = self.read(Query::scope(scope.clone()).stream(stream.clone()).after(after));
+    async fn read_on(
+        &self,
+        scope: &Scope,
+        stream: &StreamName,
+        snapshot: Snapshot,
+        history: &mut Vec<Recorded>,
+    ) -> Result<(), Error> {
+        let mut last = history.last().map_or(snapshot, Snapshot::at);
+        let mut events = self.read(Query::scope(scope.clone()).stream(stream.clone()).after(last.position));
         while let Some(event) = events.next().await {
-            history.push(event?);
+            let event = event?;
+            if event.version > last.version.saturating_add(1) {
+                return Err(history::hole_of(self, scope, stream, last.version, event.version).await);
+            }
+            last = Snapshot::at(&event);
+            history.push(event);
         }
         Ok(())
     }

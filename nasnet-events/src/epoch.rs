@@ -19,6 +19,10 @@ const LOST: &str = "SELECT epoch, after_seq FROM event_epochs WHERE ending = 'lo
 const RECORD: &str = "INSERT INTO event_epochs (epoch, ending, after_seq, wall_ms) VALUES (?1, ?2, ?3, ?4) \
      ON CONFLICT (epoch) DO UPDATE SET ending = excluded.ending, after_seq = excluded.after_seq, \
      wall_ms = excluded.wall_ms";
+const NEWEST: &str = "SELECT MAX(pos) FROM (SELECT MAX(pos) AS pos FROM event_rows \
+     UNION ALL SELECT * FROM (SELECT last_pos FROM event_segments ORDER BY first_pos DESC LIMIT 1) \
+     UNION ALL SELECT * FROM (SELECT last_pos FROM event_sealed ORDER BY first_pos DESC LIMIT 1) \
+     UNION ALL SELECT MAX(pos) FROM event_chain)";
 const UNRECORD: &str = "DELETE FROM event_epochs WHERE epoch = ?1 AND ending = 'clean'";
 const IS_CLEAN: &str = "SELECT COUNT(*) FROM event_epochs WHERE epoch = ?1 AND ending = 'clean'";
 
@@ -63,7 +67,10 @@ pub(crate) async fn open(manager: &DbManager) -> Result<Opened, Error> {
 /// crash between the two leaves either a file whose number is still to be counted, or after a wipe a number that was
 /// never used and is given again. Neither is taken for a loss.
 async fn begin(manager: &DbManager, hot: &Database) -> Result<u32, Error> {
-    let reserved = manager.system().counters().get(COUNTER).await? + 1;
+    let traces = traces(manager).await?;
+    // An older system.db may have come back: a number that events have is never given again.
+    let used = traces.iter().map(|trace| u64::from(trace.newest.epoch)).fold(0, u64::max);
+    let reserved = manager.system().counters().get(COUNTER).await?.max(used) + 1;
     let too_many = || Error::Invalid { what: "epoch", value: reserved.to_string(), why: "too many incarnations" };
     let epoch = u32::try_from(reserved).map_err(|_| too_many())?;
     Position::new(epoch, 1).to_key().map_err(|_| too_many())?;
@@ -75,14 +82,14 @@ async fn begin(manager: &DbManager, hot: &Database) -> Result<u32, Error> {
     let recorded = ended.and_then(|ended| u32::try_from(ended).ok()).unwrap_or(0);
     let first = (recorded + 1).max(epoch.saturating_sub(UNRECORDED_MAX)).max(1);
     if first < epoch {
-        let safe = safe_ends(manager).await?;
         let wall_ms = manager.now().wall_ms;
         manager
             .system()
             .write(OPEN, move |conn| {
                 Box::pin(async move {
                     for lost in first..epoch {
-                        let ends = safe.iter().filter(|end| end.epoch == lost).map(|end| end.seq);
+                        let complete = traces.iter().map(|trace| trace.complete);
+                        let ends = complete.filter(|end| end.epoch == lost).map(|end| end.seq);
                         record(conn, lost, "lost", ends.max().unwrap_or(0), wall_ms).await?;
                     }
                     Ok::<_, Error>(())
@@ -96,25 +103,38 @@ async fn begin(manager: &DbManager, hot: &Database) -> Result<u32, Error> {
     Ok(epoch)
 }
 
-/// The last position known to be safe, as each scope's newest segment tells it.
-async fn safe_ends(manager: &DbManager) -> Result<Vec<Position>, Error> {
-    let mut ends = Vec::new();
+/// What the database of a scope shows of past incarnations.
+struct Trace {
+    /// The last position known to be safe, of all scopes.
+    complete: Position,
+    /// The last position of an event.
+    newest: Position,
+}
+
+async fn traces(manager: &DbManager) -> Result<Vec<Trace>, Error> {
+    let mut traces = Vec::new();
     for scope in scopes(manager).await? {
         // A claim of safety is about all scopes, so that of a database which cannot be read now is not missed for long:
         // without it the loss is reported as larger than it may be, never as smaller.
         let found = match manager.scope(&scope).await {
             Ok(database) => {
                 let own = scope.clone();
-                database.read(OPEN, move |conn| Box::pin(async move { segment::tail(conn, &own).await })).await
+                database.read(OPEN, move |conn| Box::pin(async move { trace(conn, &own).await })).await
             }
             Err(error) => Err(error.into()),
         };
         match found {
-            Ok(tail) => ends.push(tail.complete),
+            Ok(trace) => traces.push(trace),
             Err(error) => tracing::warn!(%scope, %error, "the end of its flushed events is unknown"),
         }
     }
-    Ok(ends)
+    Ok(traces)
+}
+
+async fn trace(conn: &mut SqliteConnection, scope: &Scope) -> Result<Trace, Error> {
+    let complete = segment::tail(&mut *conn, scope).await?.complete;
+    let newest: Option<i64> = sqlx::query_scalar(NEWEST).fetch_one(conn).await?;
+    Ok(Trace { complete, newest: newest.and_then(Position::from_key).unwrap_or(Position::START) })
 }
 
 /// All scopes of the fleet. A router whose database was set aside is one of them: it cannot be read, and whoever asks is told
@@ -143,7 +163,7 @@ async fn reopen(manager: &DbManager, epoch: u32) -> Result<(), Error> {
 }
 
 /// Takes back a clean end.
-pub(crate) async fn withdraw_clean_end(manager: &DbManager, epoch: u32) -> Result<(), Error> {
+async fn withdraw_clean_end(manager: &DbManager, epoch: u32) -> Result<(), Error> {
     manager
         .system()
         .write(OPEN, move |conn| {

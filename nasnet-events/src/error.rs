@@ -320,6 +320,18 @@ impl Error {
         Self::Corrupt { what: what.into(), why: why.to_string() }
     }
 
+    /// What is wrong with the form of some JSON, and where. What serde says besides quotes what it found there: facts, which
+    /// belong into no log.
+    pub(crate) fn form(error: &serde_json::Error) -> String {
+        let wrong = match error.classify() {
+            serde_json::error::Category::Io => "it cannot be read or written",
+            serde_json::error::Category::Syntax => "it is no JSON",
+            serde_json::error::Category::Data => "it has another form",
+            serde_json::error::Category::Eof => "it ends too early",
+        };
+        format!("{wrong}, line {} column {}", error.line(), error.column())
+    }
+
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { operation, path: path.into(), source: Arc::new(source) }
     }

@@ -65,7 +65,7 @@ impl NewEvent {
     pub fn new(id: Ulid, kind: EventType, body: &impl Serialize) -> Result<Self, Error> {
         let body = serde_json::value::to_raw_value(body).map_err(|error| Error::Invalid {
             what: "event body",
-            value: error.to_string(),
+            value: Error::form(&error),
             why: "it cannot be written as JSON",
         })?;
         Ok(Self::with_body(id, kind, body))
@@ -203,13 +203,14 @@ impl Recorded {
     /// Reads the body as `T`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when the body has another form, [`Error::Unopened`] when it is sealed or shredded.
+    /// [`Error::Corrupt`] when the body has another form, with the place and nothing of what is there;
+    /// [`Error::Unopened`] when it is sealed or shredded.
     pub fn body_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
         if !matches!(self.body, Body::Json(_)) {
             return Err(Error::Unopened { position: self.position, shredded: self.body.is_shredded() });
         }
         serde_json::from_str(self.body.get())
-            .map_err(|error| Error::corrupt(format!("body of {}", self.position), error))
+            .map_err(|error| Error::corrupt(format!("body of {}", self.position), Error::form(&error)))
     }
 
     pub(crate) fn head(&self) -> Head {

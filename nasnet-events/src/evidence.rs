@@ -9,11 +9,12 @@ use ulid::Ulid;
 
 use crate::chain::{self, Digest};
 use crate::error::Error;
-use crate::event::Recorded;
+use crate::event::{NewEvent, Recorded};
 use crate::flush::FlushReason;
 use crate::head::{ChainHead, Lane};
 use crate::position::Position;
 use crate::store::EventStore;
+use crate::types;
 use crate::verify::Span;
 use crate::walk::{Step, Stretch};
 
@@ -57,6 +58,16 @@ pub struct Bundle {
     digest: Digest,
 }
 
+/// The body of an event that carries a bundle. The bundle is a text in it: there is only one spelling of a bundle, and
+/// whoever takes JSON apart and puts it together again keeps texts and nothing else as they were.
+#[derive(Serialize, Deserialize)]
+struct Carried {
+    controls: Vec<String>,
+    events: usize,
+    digest: Digest,
+    bundle: String,
+}
+
 /// What a bundle was shown to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proven {
@@ -87,7 +98,7 @@ pub async fn export(store: &EventStore, span: Span, controls: Vec<String>) -> Re
     if let Some((_, error)) = flushed.failed.into_iter().find(|(failed, _)| concerns(failed)) {
         return Err(error);
     }
-    let head = store.export_head().await?;
+    let head = store.head_of(scopes.clone()).await?;
     let mut lanes = Vec::new();
     for scope in scopes {
         lanes.extend(scope_proofs(store, &scope, span.stretch(), &head).await?);
@@ -221,7 +232,7 @@ impl Bundle {
         &self.controls
     }
 
-    /// The head the chains were taken up to.
+    /// The head the chains were taken up to: of the scopes of the span.
     #[must_use]
     pub const fn head(&self) -> &ChainHead {
         &self.head
@@ -255,11 +266,41 @@ impl Bundle {
     /// # Errors
     /// [`Error::Corrupt`] when it is anything else.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let bundle: Self = serde_json::from_str(text).map_err(|error| Error::corrupt("bundle", error))?;
+        let bundle: Self = serde_json::from_str(text).map_err(|error| Error::corrupt("bundle", Error::form(&error)))?;
         if bundle.to_json()? != text {
             return Err(Error::corrupt("bundle", "it is spelled in another way"));
         }
         bundle.check()?;
+        Ok(bundle)
+    }
+
+    /// Makes an event of type [`types::EVIDENCE_EXPORTED`] that carries the bundle by value, so that a
+    /// [`crate::forward::Forwarder`] takes it wherever it takes events. With the text of the bundle are its controls, its
+    /// digest and how many events it has, for whoever lists it.
+    ///
+    /// The body is about as long as [`Bundle::to_json`]: appending one that is longer than
+    /// [`crate::EventOptions::body_bytes_max`] is refused with [`Error::TooLarge`]. Smaller spans make smaller bundles.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when it cannot be written.
+    pub fn to_event(&self, id: Ulid) -> Result<NewEvent, Error> {
+        let events = self.lanes.iter().flat_map(|lane| &lane.links).filter(|link| link.event.is_some()).count();
+        let (controls, digest, bundle) = (self.controls.clone(), self.digest, self.to_json()?);
+        NewEvent::new(id, types::EVIDENCE_EXPORTED, &Carried { controls, events, digest, bundle })
+    }
+
+    /// Takes the bundle out of the body of an event that [`Bundle::to_event`] made, wherever that has been since: what a
+    /// receiver got as JSON. Checks what [`Bundle::from_json`] checks; [`Bundle::verify`] shows the rest.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when it is anything else.
+    pub fn from_body(body: &str) -> Result<Self, Error> {
+        let carried: Carried =
+            serde_json::from_str(body).map_err(|error| Error::corrupt("body with a bundle", Error::form(&error)))?;
+        let bundle = Self::from_json(&carried.bundle)?;
+        if bundle.digest != carried.digest {
+            return Err(Error::corrupt("body with a bundle", "it names another digest"));
+        }
         Ok(bundle)
     }
 

@@ -115,9 +115,14 @@ impl EventStore {
     /// # Cancel safety
     /// Safe.
     pub async fn export_head(&self) -> Result<ChainHead, Error> {
+        self.head_of(epoch::scopes(&self.shared().manager).await?).await
+    }
+
+    /// As [`EventStore::export_head`], of some scopes.
+    pub(crate) async fn head_of(&self, scopes: Vec<Scope>) -> Result<ChainHead, Error> {
         let manager = &self.shared().manager;
         let mut lanes = Vec::new();
-        for scope in epoch::scopes(manager).await? {
+        for scope in scopes {
             let unreadable = |error| Error::Unreadable {
                 scope: scope.clone(),
                 after: Position::START,

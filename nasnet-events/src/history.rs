@@ -25,6 +25,26 @@ pub enum Until {
     WallMs(i64),
 }
 
+/// Where a snapshot of what is folded from a stream stands: every event up to here is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Place of the last event that is in it.
+    pub position: Position,
+    /// Version of the stream after that event.
+    pub version: u64,
+}
+
+impl Snapshot {
+    /// Before the first event: nothing is in it.
+    pub const NOTHING: Self = Self { position: Position::START, version: 0 };
+
+    /// What is folded up to this event, which is in it.
+    #[must_use]
+    pub const fn at(event: &Recorded) -> Self {
+        Self { position: event.position, version: event.version }
+    }
+}
+
 /// Reads the events of a stream up to a position or an instant, oldest first, from its very first one: what is folded from
 /// a part of them would be a guess, so a hole is an item of its own, and what follows it comes behind.
 ///
@@ -41,15 +61,48 @@ pub async fn events_until(
     stream: &StreamName,
     until: Until,
 ) -> Result<impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static, Error> {
-    let query = Query::scope(scope.clone()).stream(stream.clone());
-    let removed = removed_of(store, scope, stream).await?;
-    let gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last: Some(0), at: Position::START };
-    if gaps.removed.is_some() {
+    events_after(store, scope, stream, Snapshot::NOTHING, until).await
+}
+
+/// Reads the events of a stream that a snapshot does not have, up to a position or an instant, oldest first. As
+/// [`events_until`], but what comes first is the version behind the snapshot, so what retention removed before it is not
+/// missed.
+///
+/// # Errors
+/// Those of [`events_until`]; [`Error::Invalid`] when the snapshot has events that are behind the end.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn events_after(
+    store: &EventStore,
+    scope: &Scope,
+    stream: &StreamName,
+    snapshot: Snapshot,
+    until: Until,
+) -> Result<impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static, Error> {
+    let whole = Query::scope(scope.clone()).stream(stream.clone());
+    let query = whole.clone().after(snapshot.position);
+    let removed = removed_of(store, scope, stream).await?.filter(|removed| removed.version > snapshot.version);
+    let (last, at) = (Some(snapshot.version), snapshot.position);
+    let gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last, at };
+    let place = async || match until {
+        Until::Position(position) => Ok(position),
+        Until::WallMs(wall_ms) => place_of(store, whole, wall_ms).await,
+    };
+    let last = if snapshot == Snapshot::NOTHING {
         gaps.check_beginning(store, query.clone()).await?;
-    }
-    let last = match until {
-        Until::Position(position) => position,
-        Until::WallMs(wall_ms) => place_of(store, query.clone(), wall_ms).await?,
+        place().await?
+    } else {
+        let last = place().await?;
+        if last < snapshot.position {
+            let value = format!("{} for a history up to {last}", snapshot.position);
+            return Err(Error::Invalid { what: "snapshot", value, why: "it has events that are behind the end" });
+        }
+        // Up to the snapshot itself nothing can be missing.
+        if last > snapshot.position {
+            gaps.check_beginning(store, query.clone()).await?;
+        }
+        last
     };
     let events = store.read(query.clone().until(last));
     let telling = Telling { events, waiting: None, ended: false, gaps, store: store.clone(), query, until };
@@ -91,6 +144,29 @@ impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
     }
 }
 
+/// What to say of a history that goes on from version `after` with `next`.
+pub(crate) async fn hole_of(store: &EventStore, scope: &Scope, stream: &StreamName, after: u64, next: u64) -> Error {
+    match removed_after(store, scope, stream, after).await {
+        Err(error) | Ok(Some(error)) => error,
+        Ok(None) => Error::VersionGap { scope: scope.clone(), stream: stream.clone(), after, next },
+    }
+}
+
+/// What to say of a history that ends with version `after`, when retention removed later ones.
+pub(crate) async fn removed_after(
+    store: &EventStore,
+    scope: &Scope,
+    stream: &StreamName,
+    after: u64,
+) -> Result<Option<Error>, Error> {
+    let removed = removed_of(store, scope, stream).await?.filter(|removed| removed.version > after);
+    Ok(removed.map(|removed| Error::BeyondHorizon {
+        scope: scope.clone(),
+        stream: stream.clone(),
+        oldest: removed.through,
+    }))
+}
+
 /// What retention removed of a stream. A router that is gone has no warm tier it could have been removed from.
 async fn removed_of(store: &EventStore, scope: &Scope, stream: &StreamName) -> Result<Option<Removed>, Error> {
     let database = match store.shared().manager.scope(scope).await {
@@ -120,11 +196,16 @@ impl Gaps {
         Error::BeyondHorizon { scope, stream, oldest }
     }
 
-    /// A history that does not begin at the beginning is refused before anything of it is read.
+    /// A history of which retention removed a part, and that does not begin where it should, is refused before anything of
+    /// it is read.
     async fn check_beginning(&self, store: &EventStore, query: Query) -> Result<(), Error> {
+        if self.removed.is_none() {
+            return Ok(());
+        }
+        let before = self.last.unwrap_or(0);
         match store.read_stored(query.limit(1)).next().await {
             None => Err(self.beyond()),
-            Some(Ok(event)) if event.version > 1 => Err(self.beyond()),
+            Some(Ok(event)) if event.version > before + 1 => Err(self.beyond()),
             // The reading of the history tells of what is damaged.
             Some(_) => Ok(()),
         }
@@ -173,7 +254,8 @@ async fn place_of(store: &EventStore, query: Query, wall_ms: i64) -> Result<Posi
         let event = match item {
             Ok(event) => event,
             // The reading of the history tells of it.
-            Err(Error::Corrupt { .. } | Error::Unreadable { .. }) => continue,
+            Err(error) if error.is_of_one_place() || error.is_of_one_segment() => continue,
+            Err(Error::Unreadable { .. }) => continue,
             Err(error) => return Err(error),
         };
         if event.quality != ClockQuality::Synced {

@@ -61,6 +61,7 @@ mod options;
 mod present;
 mod read;
 mod reads;
+mod register;
 mod replay;
 mod resolve;
 mod retain;
@@ -99,6 +100,7 @@ pub use position::Position;
 pub use query::Query;
 pub use reads::Reads;
 pub use receipt::{Achieved, Receipt};
+pub use register::{register, register_with_cold};
 pub use replay::EventReplay;
 pub use retain::{
     Blocked, Blocker, Forced, Keep, Retention, RetentionPlan, RetentionReport, ScopePlan, SnapshotHorizon,

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use nasnet_dbmanager::{BoxFuture, Cause, Replay, ReplayError, Replayed, Restored, Scope};
+use nasnet_dbmanager::{BoxFuture, Cause, Database, Replay, ReplayError, Replayed, Restored, Scope};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
@@ -15,13 +15,14 @@ use crate::class::Class;
 use crate::cold::ColdDir;
 use crate::error::Error;
 use crate::event::Recorded;
+use crate::hot::flushed;
 use crate::hot::log::{self, Order, RowState};
 use crate::merge::Range;
 use crate::options::ColdOptions;
 use crate::position::Position;
 use crate::query::Query;
 use crate::store::blocking;
-use crate::warm::rows;
+use crate::warm::{rows, segment};
 
 const REPLAY: Cause = Cause::new("event-replay");
 /// Rows read at a time.
@@ -107,9 +108,9 @@ impl EventReplay {
         let newest: Option<i64> = sqlx::query_scalar(NEWEST).fetch_one(&mut *conn).await?;
         let floor = newest.and_then(Position::from_key).unwrap_or(Position::START);
         let mut found = Found { scope: Scope::Router(router.clone()), floor, events: BTreeMap::new() };
-        let whole_file = match replaced {
+        let (whole_file, replaced_tail) = match replaced {
             Some(path) => from_replaced(path, &mut found).await?,
-            None => false,
+            None => (false, None),
         };
         let whole_hot = from_hot(&manager.hot(), &mut found).await?;
         if let Some(options) = &self.cold
@@ -118,7 +119,11 @@ impl EventReplay {
             tracing::warn!(%error, "the cold tier brings no events back");
         }
         let added = add(conn, &found).await?;
-        let complete = whole_file || whole_hot;
+        let tail = segment::tail(&mut *conn, &found.scope).await?.through;
+        // The next flush writes those again that the hot tier still has.
+        let whole_flushed =
+            flush_again(&manager.hot(), &found.scope, tail).await? || (whole_file && replaced_tail == Some(tail));
+        let complete = (whole_file || whole_hot) && whole_flushed;
         let mut detail = match added.span {
             Some((first, last)) => {
                 let names = ["the replaced database", "the hot tier", "the cold tier"];
@@ -128,8 +133,11 @@ impl EventReplay {
             }
             None => "none".to_owned(),
         };
-        if !complete {
+        if !(whole_file || whole_hot) {
             detail.push_str(&format!("; others after {floor} may be missing"));
+        }
+        if !whole_flushed {
+            detail.push_str(&format!("; flushed ones after {tail} may be missing"));
         }
         let (replayed, refused) = (added.events, added.refused);
         Ok(Replayed { what: "events".to_owned(), replayed, refused, complete, detail, failed: None })
@@ -162,10 +170,10 @@ async fn add(conn: &mut SqliteConnection, found: &Found) -> Result<Added, Error>
 }
 
 /// Reads the rows of a file that may be damaged, from its start and where that ends early from its end; tells whether
-/// all of them could be read.
-async fn from_replaced(path: &Path, found: &mut Found) -> Result<bool, Error> {
+/// all of them could be read, and up to where its events were flushed.
+async fn from_replaced(path: &Path, found: &mut Found) -> Result<(bool, Option<Position>), Error> {
     let options = SqliteConnectOptions::new().filename(path).disable_statement_logging();
-    let Ok(mut replaced) = options.connect().await else { return Ok(false) };
+    let Ok(mut replaced) = options.connect().await else { return Ok((false, None)) };
     let mut whole = true;
     for order in [Order::Forwards, Order::Backwards] {
         let (mut low, mut high) = (found.floor, Position::END);
@@ -186,14 +194,50 @@ async fn from_replaced(path: &Path, found: &mut Found) -> Result<bool, Error> {
         }
         whole = false;
     }
+    let tail = segment::tail(&mut replaced, &found.scope).await.ok().map(|tail| tail.through);
     // It is a copy.
     drop(replaced.close().await);
-    Ok(whole)
+    Ok((whole, tail))
+}
+
+/// The shape of the hot log; `None` before its incarnation is numbered: it holds nothing then.
+async fn view_of(hot: &Database) -> Result<Option<log::View>, Error> {
+    hot.read(REPLAY, |conn| {
+        Box::pin(async move {
+            match log::epoch(conn).await? {
+                Some(_) => log::view(conn).await.map(Some),
+                None => Ok(None),
+            }
+        })
+    })
+    .await
+}
+
+/// Has the next flush write again what the hot tier holds of a scope behind the end of its newest segment; tells whether that
+/// is everything that was flushed since.
+async fn flush_again(hot: &Database, scope: &Scope, tail: Position) -> Result<bool, Error> {
+    let Some(view) = view_of(hot).await? else { return Ok(false) };
+    if tail.epoch > view.epoch {
+        return Ok(false);
+    }
+    let through = if tail.epoch == view.epoch { tail.seq } else { 0 };
+    let own = scope.clone();
+    let removed = hot
+        .write(REPLAY, move |conn| {
+            Box::pin(async move {
+                flushed::fall_behind(&mut *conn, &own, through).await?;
+                log::has_removed(conn, through).await
+            })
+        })
+        .await?;
+    // What earlier incarnations held is not here.
+    let is_first = tail == Position::START && view.epoch == 1;
+    Ok(!removed && (tail.epoch == view.epoch || is_first))
 }
 
 /// Finds the durable events that the hot tier mirrors; tells whether it reaches back far enough to have them all.
-async fn from_hot(hot: &nasnet_dbmanager::Database, found: &mut Found) -> Result<bool, Error> {
-    let view = hot.read(REPLAY, |conn| Box::pin(log::view(conn))).await?;
+async fn from_hot(hot: &Database, found: &mut Found) -> Result<bool, Error> {
+    let Some(view) = view_of(hot).await? else { return Ok(false) };
     let oldest = Position::new(view.epoch, view.floor.unwrap_or(view.end + 1));
     let mut whole = found.floor >= oldest.before() && found.floor.epoch == view.epoch;
     let mut next = view.floor.unwrap_or(1);
@@ -225,12 +269,12 @@ async fn from_hot(hot: &nasnet_dbmanager::Database, found: &mut Found) -> Result
     Ok(whole)
 }
 
-/// Finds the critical events of the cold tier: the others lived in segments, and are read from where they are.
+/// Finds the durable events of the cold tier: the others lived in segments, and are read from where they are.
 async fn from_cold(mut cold: ColdDir, found: &mut Found) -> Result<(), Error> {
     let mut low = found.floor;
     loop {
         let scope = found.scope.clone();
-        let query = Query::scope(scope.clone()).class(Class::Critical).after(low);
+        let query = Query::scope(scope.clone()).after(low);
         let (back, slice) = blocking(move || {
             let slice = cold.read(&scope, &query, Range { low, high: Position::END })?;
             Ok::<_, Error>((cold, slice))
@@ -240,7 +284,8 @@ async fn from_cold(mut cold: ColdDir, found: &mut Found) -> Result<(), Error> {
         for error in slice.errors {
             tracing::warn!(%error, "events of the cold tier cannot be read");
         }
-        found.note(slice.events, Source::Cold);
+        let durable = slice.events.into_iter().filter(|event| event.synced || event.class == Class::Critical);
+        found.note(durable, Source::Cold);
         if slice.covered >= Position::END || slice.covered <= low {
             return Ok(());
         }

@@ -23,9 +23,13 @@ const SEAL: Cause = Cause::new("event-seal");
 /// Rows of one segment at most, and from how many on a segment pays.
 const SEGMENT_EVENTS_MAX: u32 = 512;
 const SEGMENT_EVENTS_MIN: usize = 32;
+/// Bytes of bodies in one segment at most, one event aside: it is put together in memory.
+const SEGMENT_BYTES_MAX: i64 = 8 << 20;
 /// Segments of one scope in one run.
 const STEPS_MAX: usize = 64;
 
+const FITTING: &str = "SELECT COUNT(*), COALESCE(SUM(bytes <= ?4), 0) FROM (SELECT SUM(bytes) OVER (ORDER BY pos) AS bytes FROM \
+     (SELECT pos, octet_length(body) AS bytes FROM event_rows WHERE pos > ?1 AND pos <= ?2 ORDER BY pos LIMIT ?3))";
 const BEFORE: &str = "SELECT digest FROM (SELECT pos, digest FROM event_rows WHERE pos < ?1 \
      UNION ALL SELECT pos, digest FROM event_chain WHERE lane = 'rows' AND pos < ?1) ORDER BY pos DESC LIMIT 1";
 const MARK: &str = "INSERT INTO event_retained (what, through_pos) SELECT -4, ?1 \
@@ -46,9 +50,11 @@ pub struct SealReport {
 
 /// How many of the oldest rows are ripe to be sealed, of `rows` in the order of their positions and `total` in all.
 ///
+/// Few rows are not worth a segment, unless they are so long that no more fit into it: then they are `full`.
+///
 /// A row is old by boot time; one of an earlier boot by the wall clock, when that could be trusted then and now, or once
 /// this boot alone has lasted long enough. Too many rows are sealed whatever their age.
-fn ripe(rows: &[&Recorded], total: u64, now: &Now, keep: Duration, rows_max: u64) -> usize {
+fn ripe(rows: &[&Recorded], full: bool, total: u64, now: &Now, keep: Duration, rows_max: u64) -> usize {
     let is_old = |event: &&&Recorded| match now.age_of(event.boot, event.boottime_ms) {
         Some(age) => age >= keep,
         None => {
@@ -60,7 +66,7 @@ fn ripe(rows: &[&Recorded], total: u64, now: &Now, keep: Duration, rows_max: u64
     };
     let old = rows.iter().take_while(is_old).count();
     let over = usize::try_from(total.saturating_sub(rows_max)).unwrap_or(usize::MAX);
-    let enough = |count: usize| if count >= SEGMENT_EVENTS_MIN { count } else { 0 };
+    let enough = |count: usize| if count >= SEGMENT_EVENTS_MIN || (full && count == rows.len()) { count } else { 0 };
     // Too many are sealed down to the half, so that the next row does not ask for it again.
     let crowded = if over == 0 { 0 } else { over.saturating_add(usize::try_from(rows_max / 2).unwrap_or(0)) };
     enough(old.max(crowded).min(rows.len()))
@@ -92,6 +98,8 @@ struct Step {
     run: Vec<Recorded>,
     before: Digest,
     dictionary: Option<Dictionary>,
+    /// It is as long as a segment may be.
+    is_full: bool,
     /// Rows that are damaged, or stand in no chain, are passed over and stay as they are.
     after: Position,
 }
@@ -126,18 +134,18 @@ impl EventStore {
         let mut after = Position::START;
         for _ in 0..STEPS_MAX {
             // Rows of a transaction that is not resolved say how it ended, so they stay.
-            let stable = self.view().await?.stable();
+            let resolved = self.view().await?.resolved();
             let (own, now) = (scope.clone(), shared.manager.now());
             let (keep, rows_max) = (shared.options.seal_after, shared.options.rows_max);
             let step = database
                 .read(SEAL, move |conn| {
-                    Box::pin(async move { step(conn, &own, (after, stable), &now, keep, rows_max).await })
+                    Box::pin(async move { step(conn, &own, (after, resolved), &now, keep, rows_max).await })
                 })
                 .await?;
             let Some(step) = step else { return Ok(()) };
             after = step.after;
             let (Some(first), Some(last)) = (step.run.first(), step.run.last()) else { continue };
-            if step.run.len() < SEGMENT_EVENTS_MIN / 2 {
+            if step.run.len() < SEGMENT_EVENTS_MIN / 2 && !step.is_full {
                 continue;
             }
             let (first, last) = (first.position, last.position);
@@ -185,28 +193,43 @@ impl EventStore {
 async fn step(
     conn: &mut SqliteConnection,
     scope: &Scope,
-    (after, stable): (Position, Position),
+    (after, resolved): (Position, Position),
     now: &Now,
     keep: Duration,
     rows_max: u64,
 ) -> Result<Option<Step>, Error> {
     let total = rows::totals(conn).await?.0;
-    let mut found = rows::page(conn, scope, (after, stable), None, Order::Forwards, SEGMENT_EVENTS_MAX).await?;
+    let (there, fitting): (i64, i64) = sqlx::query_as(FITTING)
+        .bind(after.to_key_clamped())
+        .bind(resolved.to_key_clamped())
+        .bind(i64::from(SEGMENT_EVENTS_MAX))
+        .bind(SEGMENT_BYTES_MAX)
+        .fetch_one(&mut *conn)
+        .await?;
+    let limit = u32::try_from(fitting).unwrap_or(SEGMENT_EVENTS_MAX).max(1);
+    let mut found = rows::page(conn, scope, (after, resolved), None, Order::Forwards, limit).await?;
+    let is_full = fitting < there;
     let Some(first) = found.first() else { return Ok(None) };
     let (first, first_is_whole) = (first.position, first.event.is_ok());
     let events: Vec<&Recorded> = found.iter().filter_map(|row| row.event.as_ref().ok()).collect();
-    let count = ripe(&events, total, now, keep, rows_max);
+    let count = ripe(&events, is_full, total, now, keep, rows_max);
     if count == 0 {
         return Ok(None);
     }
     if !first_is_whole {
-        return Ok(Some(Step { run: Vec::new(), before: Digest::GENESIS, dictionary: None, after: first }));
+        return Ok(Some(Step {
+            run: Vec::new(),
+            before: Digest::GENESIS,
+            dictionary: None,
+            is_full: false,
+            after: first,
+        }));
     }
     found.truncate(count);
     let before = before(conn, first).await?;
     let run = run_of(before, found);
     let after = run.last().map_or(first, |event| event.position);
-    Ok(Some(Step { run, before, dictionary: dictionary::newest(conn).await?, after }))
+    Ok(Some(Step { run, before, dictionary: dictionary::newest(conn).await?, is_full, after }))
 }
 
 #[cfg(test)]
@@ -234,7 +257,7 @@ mod tests {
         }
         let rows: Vec<&Recorded> = rows.iter().collect();
         let at = |boot, boottime_ms, wall_ms| Now { wall_ms, quality: ClockQuality::Synced, boot, boottime_ms };
-        let count = |now| ripe(&rows, 64, &now, DAY, 512);
+        let count = |now| ripe(&rows, false, 64, &now, DAY, 512);
         let ahead = 1_795_000_000_000 + 56 * 365 * 86_400_000;
         assert_eq!(count(at(boot, 3_600_000, ahead)), 0, "a jump of 56 years ages nothing of this boot");
         assert_eq!(count(at(boot, DAY_MS + 39 * 60_000, 0)), 40);
@@ -243,6 +266,8 @@ mod tests {
         assert_eq!(count(at(other, 1_000, 1_795_000_000_000 + 3_600_000)), 0);
         assert_eq!(count(at(other, 1_000, 1_795_000_000_000 + 86_400_000)), 64);
         assert_eq!(count(at(other, DAY_MS, 0)), 64);
-        assert_eq!(ripe(&rows, 600, &at(boot, 0, 0), DAY, 512), 64, "too many are sealed whatever their age");
+        assert_eq!(ripe(&rows, false, 600, &at(boot, 0, 0), DAY, 512), 64, "too many are sealed whatever their age");
+        let few = |full| ripe(&rows[..5], full, 64, &at(boot, 2 * DAY_MS, 0), DAY, 512);
+        assert_eq!((few(false), few(true)), (0, 5), "few are worth a segment when no more fit into it");
     }
 }

@@ -1,6 +1,6 @@
 //! What the parts of one open store share.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,10 +25,12 @@ use crate::hot::flushed::Flushed;
 use crate::hot::log::View;
 use crate::hot::newest::Newest;
 use crate::hot::session::Session;
+use crate::name::Subject;
 use crate::options::EventOptions;
 use crate::position::Position;
 use crate::reads::ReadCounts;
 use crate::schedule::is_page_full;
+use crate::shred::DestroyedKey;
 use crate::store::{blocking, lock_opening};
 
 /// Until a promise that could not be kept is tried again, at most.
@@ -96,12 +98,16 @@ pub(crate) struct Shared {
     /// Wakes subscribers: the order of events has grown, or its end is resolved further.
     pub(crate) moved: watch::Sender<u64>,
     pub(crate) consumers: Consumers,
+    /// Keys that were destroyed and whose traces nobody has searched for to the end, as they were stored.
+    pub(crate) searching: Mutex<BTreeMap<Subject, Vec<DestroyedKey>>>,
     promises: Mutex<PromisesByScope>,
     pub(crate) turns: Turns,
     /// Wakes `maintain` when a flush is due earlier than it was.
     pub(crate) promised: Notify,
     /// One flush at a time, and one archive.
     pub(crate) flushing: tokio::sync::Mutex<()>,
+    /// Up to where all events of a scope, Low ones too, were read back from the cold tier by this process.
+    archived: Mutex<Arc<HashMap<Scope, Position>>>,
     pub(crate) archiving: tokio::sync::Mutex<()>,
     /// Up to where events were looked at for dictionaries.
     trained: Mutex<HashMap<Scope, Position>>,
@@ -142,10 +148,12 @@ impl Shared {
             crowded: Notify::new(),
             moved: watch::Sender::new(0),
             consumers: Consumers::default(),
+            searching: Mutex::default(),
             promises: Mutex::new(PromisesByScope::default()),
             turns: Turns::new(),
             promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
+            archived: Mutex::default(),
             archiving: tokio::sync::Mutex::new(()),
             trained: Mutex::default(),
             closing: AtomicBool::new(false),
@@ -442,6 +450,16 @@ impl Shared {
     /// When a flush is due because of what was promised.
     pub(crate) fn flush_due(&self) -> Option<Instant> {
         self.promises().next()
+    }
+
+    /// What the hot tier may let go although it is Low: the archive has it.
+    pub(crate) fn archived(&self) -> Arc<HashMap<Scope, Position>> {
+        Arc::clone(&self.archived.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn note_archived(&self, scope: &Scope, through: Position) {
+        let mut archived = self.archived.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut archived).insert(scope.clone(), through);
     }
 
     pub(crate) fn trained_through(&self, scope: &Scope) -> Position {

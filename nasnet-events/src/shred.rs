@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use nasnet_dbmanager::{Cause, Scope};
@@ -29,19 +30,29 @@ const LIVE: &str = "SELECT key_id, sealed_key FROM event_subjects WHERE subject 
 const DESTROY: &str = "UPDATE event_subjects SET sealed_key = zeroblob(length(sealed_key)), shredded_ms = MAX(?2, 1) \
      WHERE subject = ?1 AND shredded_ms = 0";
 
+const UNSEARCHED: &str = "SELECT COUNT(*) FROM event_subjects WHERE subject = ?1 AND shredded_ms <> 0 AND searched = 0";
+const SEARCHED: &str = "UPDATE event_subjects SET searched = 1 WHERE key_id = ?1 AND shredded_ms <> 0";
+
+/// A key that was destroyed in system.db, by its id, and its bytes as they were stored there: sealed under the master key.
+pub(crate) type DestroyedKey = (Vec<u8>, Vec<u8>);
+
 /// What a shredding did.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Shredded {
     /// The subject.
     pub subject: Subject,
-    /// Keys that were destroyed: 0 when there was none, or none any more.
+    /// Keys this call destroyed: 0 when there was none, or none any more.
     pub keys: u64,
     /// The tombstone event, when a key was destroyed.
     pub tombstone: Option<Receipt>,
     /// Files under the data directory that still hold a destroyed key, sealed under the master key: backups and what was
-    /// set aside. Restoring one of them brings the facts back, so remove them.
+    /// set aside. Restoring one of them brings the facts back, so remove them. Of keys an earlier call destroyed they are
+    /// told too, when it did not come that far.
     pub copies: Vec<PathBuf>,
+    /// Keys of the subject that were destroyed by a process which ended before it had searched for copies of them: nobody
+    /// knows their bytes any more, so whether `copies` names all of them is not known, nor whether the log was emptied then.
+    pub unsearched: u64,
 }
 
 impl EventStore {
@@ -54,27 +65,31 @@ impl EventStore {
     /// keep old blocks until it reuses them, sealed under the master key like the copies that are reported.
     ///
     /// # Errors
-    /// [`Error::Storage`] and [`Error::NotDurable`]: nothing was destroyed. [`Error::ShredUnfinished`]: the key is
-    /// destroyed, but the log is in use by a reader or a trace was found; ask again.
+    /// [`Error::Storage`] and [`Error::NotDurable`]: whether something was destroyed is not known; ask again.
+    /// [`Error::ShredUnfinished`]: the key is destroyed, but the log is in use by a reader or a trace was found; ask again.
+    /// [`Error::Io`]: the key may be destroyed, but a file could not be searched for traces of it; ask again.
     ///
     /// # Cancel safety
-    /// A dropped call may have destroyed the key without emptying the log; asking again finishes.
+    /// A dropped call may have destroyed the key without emptying the log or searching for copies; asking the same store
+    /// again does what is left.
     pub async fn shred(&self, subject: &Subject) -> Result<Shredded, Error> {
         let system = self.shared().manager.system();
         let (store, own) = (self.clone(), subject.clone());
         let now_ms = self.shared().manager.now().wall_ms;
-        let (pending, traces) = system
+        let (pending, keys) = system
             .write(SHRED, move |conn| {
                 Box::pin(async move {
-                    let found: Vec<(Vec<u8>, Vec<u8>)> =
+                    let found: Vec<DestroyedKey> =
                         sqlx::query_as(LIVE).bind(own.as_str()).fetch_all(&mut *conn).await?;
                     if found.is_empty() {
-                        return Ok::<_, Error>((None, Vec::new()));
+                        return Ok::<_, Error>((None, 0));
                     }
+                    // Before they are gone: whoever comes after a failure, or a caller that left, could not search for them.
+                    store.remember(&own, &found);
                     destroy(conn, &own, now_ms).await?;
                     let append = store.tombstone(&own, &found)?;
                     let pending = store.append_in(conn, &Scope::System, vec![append]).await?;
-                    Ok((Some(pending), found.into_iter().map(|(_, sealed)| sealed).collect()))
+                    Ok((Some(pending), found.len() as u64))
                 })
             })
             .await?;
@@ -82,13 +97,57 @@ impl EventStore {
             Some(pending) => self.published(pending).await.into_iter().next(),
             None => None,
         };
-        let keys = traces.len() as u64;
         self.empty_log(subject).await?;
-        let copies = self.traces(subject, traces).await?;
-        Ok(Shredded { subject: subject.clone(), keys, tombstone, copies })
+        let destroyed = self.remembered(subject);
+        let copies = self.traces(subject, &destroyed).await?;
+        let unsearched = self.note_searched(subject, destroyed).await?;
+        Ok(Shredded { subject: subject.clone(), keys, tombstone, copies, unsearched })
     }
 
-    fn tombstone(&self, subject: &Subject, keys: &[(Vec<u8>, Vec<u8>)]) -> Result<StreamAppend, Error> {
+    fn remember(&self, subject: &Subject, keys: &[DestroyedKey]) {
+        let mut searching = self.shared().searching.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = searching.entry(subject.clone()).or_default();
+        // A transaction may be rolled back and come again.
+        known.extend(keys.iter().filter(|key| !known.contains(key)).cloned().collect::<Vec<_>>());
+    }
+
+    fn remembered(&self, subject: &Subject) -> Vec<DestroyedKey> {
+        let searching = self.shared().searching.lock().unwrap_or_else(PoisonError::into_inner);
+        searching.get(subject).cloned().unwrap_or_default()
+    }
+
+    /// Notes that keys were searched for; returns how many of the subject's never were.
+    async fn note_searched(&self, subject: &Subject, keys: Vec<DestroyedKey>) -> Result<u64, Error> {
+        let (system, own) = (self.shared().manager.system(), subject.clone());
+        let unsearched = async move |conn: &mut SqliteConnection| -> Result<i64, Error> {
+            Ok(sqlx::query_scalar(UNSEARCHED).bind(own.as_str()).fetch_one(conn).await?)
+        };
+        let ids: Vec<Vec<u8>> = keys.iter().map(|(id, _)| id.clone()).collect();
+        let left = if ids.is_empty() {
+            system.read(SHRED, move |conn| Box::pin(async move { unsearched(conn).await })).await?
+        } else {
+            system
+                .write(SHRED, move |conn| {
+                    Box::pin(async move {
+                        for id in ids {
+                            sqlx::query(SEARCHED).bind(id).execute(&mut *conn).await?;
+                        }
+                        unsearched(conn).await
+                    })
+                })
+                .await?
+        };
+        let mut searching = self.shared().searching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = searching.get_mut(subject) {
+            known.retain(|key| !keys.contains(key));
+            if known.is_empty() {
+                searching.remove(subject);
+            }
+        }
+        Ok(left.cast_unsigned())
+    }
+
+    fn tombstone(&self, subject: &Subject, keys: &[DestroyedKey]) -> Result<StreamAppend, Error> {
         let id = |bytes: &Vec<u8>| bytes.as_slice().try_into().map(Ulid::from_bytes).ok();
         let keys: Vec<Ulid> = keys.iter().filter_map(|(key, _)| id(key)).collect();
         let body = serde_json::json!({ "subject": subject, "keys": keys });
@@ -109,10 +168,11 @@ impl EventStore {
     }
 
     /// Looks for the destroyed keys in every file they may be in.
-    async fn traces(&self, subject: &Subject, keys: Vec<Vec<u8>>) -> Result<Vec<PathBuf>, Error> {
+    async fn traces(&self, subject: &Subject, keys: &[DestroyedKey]) -> Result<Vec<PathBuf>, Error> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
+        let keys: Vec<Vec<u8>> = keys.iter().map(|(_, sealed)| sealed.clone()).collect();
         let manager = &self.shared().manager;
         let (data, system) = (manager.data_dir().to_owned(), manager.system().path().to_owned());
         let found = blocking(move || {

@@ -95,8 +95,10 @@ pub struct Status {
     pub retention: RetentionPlan,
     /// Whether the cold tier is there.
     pub cold_state: ColdState,
-    /// The cold tier, when it is there.
+    /// The cold tier, when it is there and can be read.
     pub cold: Held,
+    /// Why it cannot be read.
+    pub cold_error: Option<Error>,
     /// What else is in its directory.
     pub cold_findings: ColdFindings,
     /// Hot tiers that were lost before everything in them was safe.
@@ -117,7 +119,7 @@ impl EventStore {
     /// Safe.
     pub async fn status(&self) -> Result<Status, Error> {
         let shared = self.shared();
-        let ((view, flushed, [given, bytes, voids, unresolved]), [shed, expired, lost], used) = shared
+        let ((view, flushed, [given, bytes, voids, unresolved, removed]), [shed, expired, lost], used) = shared
             .hot()
             .await?
             .read(STATUS, |conn| {
@@ -133,16 +135,19 @@ impl EventStore {
         for scope in epoch::scopes(&shared.manager).await? {
             warm.push(self.scope_status(&scope).await);
         }
-        let (cold_state, cold, cold_findings) = match &shared.cold {
-            None => (ColdState::Off, Held::default(), ColdFindings::default()),
+        let (cold_state, cold, cold_error, cold_findings) = match &shared.cold {
+            None => (ColdState::Off, Held::default(), None, ColdFindings::default()),
             Some(cold) => {
                 let cold = Arc::clone(cold);
                 blocking(move || {
                     let mut cold = cold.lock().unwrap_or_else(PoisonError::into_inner);
-                    let totals = cold.totals().unwrap_or_default();
+                    let (totals, error) = match cold.totals() {
+                        Ok(totals) => (totals, None),
+                        Err(error) => (Default::default(), Some(error)),
+                    };
                     let (oldest, newest) = (totals.first, totals.last);
                     let held = Held { events: totals.events, bytes: totals.bytes, oldest, newest };
-                    (cold.state(), held, totals.findings)
+                    (cold.state(), held, error, totals.findings)
                 })
                 .await
             }
@@ -159,7 +164,7 @@ impl EventStore {
                 .collect(),
             unflushed,
             hot: Held {
-                events: given - voids - unresolved,
+                events: given.saturating_sub(voids + unresolved + removed),
                 bytes,
                 oldest: view.floor.map(|floor| Position::new(view.epoch, floor)),
                 newest: (view.end > 0).then_some(Position::new(view.epoch, view.end)),
@@ -175,6 +180,7 @@ impl EventStore {
             retention: self.retention_plan().await?,
             cold_state,
             cold,
+            cold_error,
             losses: shared.losses(),
             cold_findings,
             unclassified: shared.unclassified(),

@@ -1,7 +1,7 @@
 //! The facade: opening, appending and closing a store.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::{DbManager, Now, Scope};
@@ -42,7 +42,7 @@ struct Inner {
     queue: mpsc::UnboundedSender<Command>,
     /// Bounds the queue by events rather than by calls.
     places: Arc<Semaphore>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Drop for Inner {
@@ -59,7 +59,7 @@ impl fmt::Debug for EventStore {
 
 impl EventStore {
     /// Opens the store: names the incarnation of the hot tier, rebuilds what is kept in memory from it, and resolves the
-    /// reservations of processes that died. The manager must have been opened with [`crate::schema_sets`].
+    /// reservations of processes that died. The manager must have been opened with what [`crate::register`] adds.
     ///
     /// # Errors
     /// [`Error::Storage`] and [`Error::Sqlite`] when a database cannot be used, [`Error::Io`] when the session's file
@@ -85,7 +85,7 @@ impl EventStore {
         ];
         resolve::sweep(&shared, &queue).await;
         let places = Arc::new(Semaphore::new(queue_places));
-        Ok(Self { inner: Arc::new(Inner { shared, queue, places, tasks: Mutex::new(tasks) }) })
+        Ok(Self { inner: Arc::new(Inner { shared, queue, places, tasks: tokio::sync::Mutex::new(tasks) }) })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -318,9 +318,13 @@ impl EventStore {
         let checkpoints = shared.consumers.save(shared, true).await;
         // Already gone when this is the second call.
         drop(self.queue().send(Command::Stop));
-        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        for task in tasks {
-            drop(task.await);
+        {
+            // A call that is dropped leaves them here for the next one: the session must not end before them.
+            let mut tasks = self.inner.tasks.lock().await;
+            while let Some(task) = tasks.last_mut() {
+                drop(task.await);
+                tasks.pop();
+            }
         }
         shared.end_session();
         checkpoints?;
@@ -333,17 +337,16 @@ impl EventStore {
     async fn record_clean_end(&self, through: Position) -> Result<(), Error> {
         let shared = self.shared();
         let (dir, own) = (shared.sessions_dir(), shared.owner());
-        let alone = move || session::others_alive(&dir, own).is_empty();
-        if !blocking(alone.clone()).await {
+        // A store that is opened has its session first and waits here then: either it is seen, or it sees the record.
+        let _opening = lock_opening(&shared.manager).await?;
+        if !blocking(move || session::others_alive(&dir, own).is_empty()).await {
             return Ok(());
         }
         let end = self.view().await?;
         if through != Position::new(end.epoch, end.end) {
             return Ok(());
         }
-        epoch::record_clean_end(&shared.manager, through).await?;
-        // A store that was opened meanwhile has looked for the record before it was written.
-        if blocking(alone).await { Ok(()) } else { epoch::withdraw_clean_end(&shared.manager, through.epoch).await }
+        epoch::record_clean_end(&shared.manager, through).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! What was removed although its consumer might still have wanted it, and why.
 
+use std::sync::Arc;
+
 use nasnet_dbmanager::{Cause, Database, Scope};
 use sqlx::SqliteConnection;
 
@@ -172,16 +174,17 @@ pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position)
 /// Records in system.db which events of the hot tier were given up for want of room before they reached flash, before
 /// a flush claims that everything up to them is safe: the record outlives the hot tier.
 pub(crate) async fn save(shared: &Shared, hot: &Database) -> Result<(), Error> {
-    let (newest, unsaved) = hot.read(READ, |conn| Box::pin(truncated::unsaved(conn))).await?;
-    if unsaved.is_empty() {
+    if !hot.read(READ, |conn| Box::pin(truncated::is_any_unsaved(conn))).await? {
         return Ok(());
     }
+    let closed = Arc::new(hot.write(SAVE, |conn| Box::pin(truncated::close(conn))).await?);
+    let written = Arc::clone(&closed);
     shared
         .manager
         .system()
         .write(SAVE, move |conn| {
             Box::pin(async move {
-                for truncated in &unsaved {
+                for truncated in written.iter().map(|closed| &closed.truncated) {
                     let known: i64 = sqlx::query_scalar(IS_KNOWN)
                         .bind(truncated.after.to_key()?)
                         .bind(truncated.through.to_key()?)
@@ -196,7 +199,7 @@ pub(crate) async fn save(shared: &Shared, hot: &Database) -> Result<(), Error> {
             })
         })
         .await?;
-    hot.write(SAVE, move |conn| Box::pin(async move { truncated::set_saved(conn, newest).await })).await
+    hot.write(SAVE, move |conn| Box::pin(async move { truncated::set_saved(conn, &closed).await })).await
 }
 
 /// Records in system.db that events of a router that exists no more will never reach flash, and returns how many of them

@@ -113,6 +113,8 @@ event_types! {
     VPN_WIREGUARD_CLIENT_APPLIED = "vpn.wireguard.client.applied",
     VPN_WIREGUARD_CLIENT_CONNECTED = "vpn.wireguard.client.connected",
     VPN_WIREGUARD_CLIENT_DISCONNECTED = "vpn.wireguard.client.disconnected",
+    // What was handed out as proof.
+    EVIDENCE_EXPORTED = "evidence.exported",
     // The store itself.
     STORE_EPOCH_OPENED = "store.epoch_opened",
     STORE_TAIL_LOST = "store.tail_lost",

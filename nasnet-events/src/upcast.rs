@@ -29,7 +29,7 @@ impl Upcasters {
     }
 
     /// Adds the step that turns bodies of `kind` from schema `from` into schema `to`. A second step from the same schema
-    /// replaces the first.
+    /// replaces the first. What a failing step says becomes part of [`Error::Upcast`]: nothing of the facts belongs into it.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless `to` is higher than `from`.
@@ -59,7 +59,7 @@ impl Upcasters {
             schema,
             why,
         };
-        let mut value = serde_json::from_str(text.get()).map_err(|error| failed(schema, error.to_string()))?;
+        let mut value = serde_json::from_str(text.get()).map_err(|error| failed(schema, Error::form(&error)))?;
         loop {
             let (to, step) = found;
             value = step(value).map_err(|why| failed(schema, why))?;
@@ -70,7 +70,7 @@ impl Upcasters {
             }
         }
         let text: Box<RawValue> =
-            serde_json::value::to_raw_value(&value).map_err(|error| failed(schema, error.to_string()))?;
+            serde_json::value::to_raw_value(&value).map_err(|error| failed(schema, Error::form(&error)))?;
         event.body = Body::Json(text);
         event.schema = schema;
         Ok(())

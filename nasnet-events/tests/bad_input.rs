@@ -5,7 +5,7 @@ mod support;
 
 use futures_util::{StreamExt, TryStreamExt};
 use nasnet_dbmanager::{ClockQuality, DbManager, Scope};
-use nasnet_events::history::{Until, events_until};
+use nasnet_events::history::{Snapshot, Until, events_until};
 use nasnet_events::{
     Achieved, Class, Error, EventStore, Expected, FlushReason, Item, NewEvent, Position, Query, Recorded, Span,
     StreamAppend, prepare_cold_dir, types,
@@ -124,8 +124,10 @@ async fn a_gap_in_the_versions_is_told_by_history_and_verify_and_never_filled() 
     assert_eq!((first.version, last.version), (1, 4), "what is behind the gap is read");
     assert!(matches!(gap, Error::VersionGap { stream, after: 1, next: 4, .. } if *stream == name), "{gap:?}");
     assert!(!store.verify(Span::all()).await.unwrap().is_sound());
-    let decided = store.decide(&scope, &name, |history| {
-        assert_eq!(history.len(), 2);
+    let guessed = store.decide(&scope, &name, |_| Ok::<_, Error>(vec![normal(&manager)])).await;
+    assert!(matches!(&guessed, Err(Error::VersionGap { after: 1, next: 4, .. })), "{guessed:?}");
+    let decided = store.decide_after(&scope, &name, Snapshot::at(last), |history| {
+        assert_eq!(history.len(), 0);
         Ok::<_, Error>(vec![normal(&manager)])
     });
     assert_eq!(decided.await.unwrap().unwrap().version, 5);

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nasnet_dbmanager::{DbManager, Scope};
+use nasnet_events::history::Snapshot;
 use nasnet_events::{
     Achieved, Conflict, Durability, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Query, Recorded,
 };
@@ -134,23 +135,56 @@ async fn a_decision_whose_ids_are_chosen_outside_may_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_stream_whose_versions_are_beyond_its_history_can_still_be_decided_on() {
+async fn nobody_decides_over_a_part_of_a_history_but_behind_a_snapshot_of_it() {
     let site = Site::new();
     let (manager, store) = site.open().await;
     let (scope, name) = (router("r1"), stream("s"));
     for _ in 0..3 {
         store.append(&scope, &name, Expected::Any, vec![event(&manager, "metric.updated")]).await.unwrap();
     }
+    let third = read(&store, Query::all()).await.remove(2);
     // Low events end with the hot tier; their versions are known while the process runs.
     support::empty_hot(&manager).await;
-    let mut seen = Vec::new();
-    let decide = |history: &[Recorded]| {
-        seen.push(history.len());
-        Ok::<_, Error>(vec![normal(&manager)])
-    };
-    let receipt = store.decide(&scope, &name, decide).await.unwrap().unwrap();
+    let one = |_: &[Recorded]| Ok::<_, Error>(vec![normal(&manager)]);
+    let guessed = store.decide(&scope, &name, one).await;
+    assert!(matches!(&guessed, Err(Error::VersionGap { after: 0, next: 4, .. })), "{guessed:?}");
+    let receipt = store.decide_after(&scope, &name, Snapshot::at(&third), one).await.unwrap().unwrap();
     assert_eq!(receipt.version, 4);
-    assert_eq!(seen, [0, 0]);
+    // What is there is the part behind the gap.
+    let guessed = store.decide(&scope, &name, one).await;
+    assert!(matches!(&guessed, Err(Error::VersionGap { after: 0, next: 4, .. })), "{guessed:?}");
+    let decided = store.decide_after(&scope, &name, Snapshot::at(&third), |history| {
+        assert_eq!(history.iter().map(|event| event.version).collect::<Vec<_>>(), [4]);
+        one(history)
+    });
+    assert_eq!(decided.await.unwrap().unwrap().version, 5);
+}
+
+#[tokio::test]
+async fn what_retention_removed_is_told_to_who_decides_also_when_nothing_is_to_be_done() {
+    let site = Site::new();
+    let (manager, store) = site.open_with(support::keep_nothing()).await;
+    let (scope, name) = (router("r1"), stream("s"));
+    for name in [&name, &name, &stream("newest")] {
+        store.append(&scope, name, Expected::Any, vec![normal(&manager)]).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+    }
+    let second = read(&store, Query::all()).await.remove(1);
+    store.mark_age().await.unwrap();
+    site.clock.advance(std::time::Duration::from_secs(60));
+    store.mark_age().await.unwrap();
+    assert_eq!(store.retain(store.retention_plan().await.unwrap()).await.unwrap().events, 2);
+    support::empty_hot(&manager).await;
+    for count in [0, 1] {
+        let decide = |_: &[Recorded]| Ok::<_, Error>((0..count).map(|_| normal(&manager)).collect());
+        let guessed = store.decide(&scope, &name, decide).await;
+        assert!(
+            matches!(&guessed, Err(Error::BeyondHorizon { oldest, .. }) if *oldest >= second.position),
+            "{guessed:?}"
+        );
+        let decided = store.decide_after(&scope, &name, Snapshot::at(&second), decide).await.unwrap();
+        assert_eq!(decided.map(|receipt| receipt.version), (count == 1).then_some(3));
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ mod support;
 use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, RouterId, Scope};
-use nasnet_events::{Error, EventOptions, EventStore, Expected, FlushReason, Position, Query, TruncatedBy};
+use nasnet_events::{
+    Error, EventOptions, EventStore, Expected, FlushReason, Position, Query, Span, TruncatedBy, evidence,
+};
 use support::{Site, empty_hot, normal, on_hot, on_scope, read_ids, router, stream};
 use ulid::Ulid;
 
@@ -150,4 +152,51 @@ async fn what_stands_where_others_stood_in_a_number_used_twice_is_not_taken_for_
     let [(Some(failed), Error::Corrupt { .. })] = &report.failed[..] else { panic!("{report:?}") };
     assert_eq!((failed, report.through.seq), (&scope, 0));
     assert_eq!(store.status().await.unwrap().unflushed, 3, "nobody says they are on flash");
+}
+
+#[tokio::test]
+async fn a_number_that_events_have_is_never_given_to_another_hot_tier() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (flushed, durable) = (router("r1"), router("r2"));
+    let mut ids = append(&manager, &store, &flushed, 3).await;
+    store.flush(FlushReason::Requested).await.unwrap();
+    close(manager, store).await;
+    site.wipe_hot();
+    let (manager, store) = site.open().await;
+    assert_eq!(store.status().await.unwrap().epoch, 2);
+    let applied = support::event(&manager, "config.applied");
+    ids.push(applied.id);
+    store.append(&durable, &stream("s"), Expected::Any, vec![applied]).await.unwrap();
+    close(manager, store).await;
+    // An older system.db comes back, into a fleet whose manager was not told of the counter.
+    site.wipe_hot();
+    let manager = site.manager().await;
+    let older = "DROP TRIGGER counters_never_shrink;
+        UPDATE counters SET value = 0 WHERE name = 'event_epoch'; DELETE FROM event_epochs";
+    on_scope(&manager, &Scope::System, older).await;
+    let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+    assert_eq!(store.status().await.unwrap().epoch, 3);
+    for scope in [&flushed, &durable] {
+        ids.extend(append(&manager, &store, scope, 2).await);
+        let applied = support::event(&manager, "config.applied");
+        ids.push(applied.id);
+        store.append(scope, &stream("s"), Expected::Any, vec![applied]).await.unwrap();
+    }
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (4, 0), "{report:?}");
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+}
+
+#[tokio::test]
+async fn evidence_of_a_router_does_not_wait_for_another() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    append(&manager, &store, &router("r1"), 1).await;
+    append(&manager, &store, &router("r2"), 1).await;
+    manager.quarantine(&id("r1"), "told by a test").await.unwrap();
+    let bundle = evidence::export(&store, Span::scope(router("r2")), Vec::new()).await.unwrap();
+    assert!(store.has_issued(bundle.head()));
+    assert_eq!(bundle.verify(bundle.head()).unwrap().events, 1);
+    assert!(evidence::export(&store, Span::scope(router("r1")), Vec::new()).await.is_err());
 }

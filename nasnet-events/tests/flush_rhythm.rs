@@ -123,14 +123,17 @@ async fn the_interval_passes_however_often_small_appends_wake_the_loop() {
     let site = Site::new();
     let (manager, store) = site.open_with(every(Duration::from_secs(1))).await;
     let running = Running::of(&store);
-    let receipt = append(&manager, &store, &router("r1"), 1).await;
-    let asked = Instant::now();
-    // Each is a row of its own, and many of them are to be joined.
-    while store.status().await.unwrap().flushed_through < receipt.last {
-        assert!(asked.elapsed() < PATIENCE, "the interval never passed");
-        for _ in 0..128 {
-            let low = vec![event(&manager, "metric.updated")];
-            store.append(&router("r1"), &stream("m"), Expected::Any, low).await.unwrap();
+    // The loop is woken by small rows only once it has joined some, so the first time does not count.
+    for _ in 0..2 {
+        let receipt = append(&manager, &store, &router("r1"), 1).await;
+        let asked = Instant::now();
+        // Each is a row of its own, and many of them are to be joined.
+        while store.status().await.unwrap().flushed_through < receipt.last {
+            assert!(asked.elapsed() < PATIENCE, "the interval never passed");
+            for _ in 0..128 {
+                let low = vec![event(&manager, "metric.updated")];
+                store.append(&router("r1"), &stream("m"), Expected::Any, low).await.unwrap();
+            }
         }
     }
     running.end().await;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod support;
+#[allow(dead_code)]
 #[path = "support/web.rs"]
 mod web;
 

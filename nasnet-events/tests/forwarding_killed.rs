@@ -17,6 +17,8 @@ use tokio::runtime::Runtime;
 use ulid::Ulid;
 
 const CHILD: &str = "NASNET_EVENTS_FORWARD_CHILD";
+/// Far longer than it takes.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
 const STREAMS: [&str; 3] = ["a", "b", "c"];
 
 async fn open(dir: &Path) -> (DbManager, EventStore) {
@@ -173,11 +175,24 @@ async fn of_stream(store: &EventStore, scope: Scope, name: &str) -> Vec<Ulid> {
     found.into_iter().map(|event| event.id).collect()
 }
 
+/// Waits until so much has arrived. What is lost fails here, and keeps nobody waiting.
+async fn at_least(target: &EventStore, count: usize) {
+    let waits = async {
+        loop {
+            let arrived = read(target, Query::scope(Scope::System)).await.len();
+            if arrived >= count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let arrived = tokio::time::timeout(ARRIVES_WITHIN, waits).await;
+    assert!(arrived.is_ok(), "fewer than {count} events arrived in {ARRIVES_WITHIN:?}");
+}
+
 /// Waits until as much has arrived as was sent, and compares.
 async fn arrived(store: &EventStore, target: &EventStore, count: usize) {
-    while read(target, Query::scope(Scope::System)).await.len() < count {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    at_least(target, count).await;
     let mut all = 0;
     for name in STREAMS {
         let sent = of_stream(store, router("r1"), name).await;
@@ -228,11 +243,7 @@ fn two_processes_that_are_killed_in_turn_lose_and_reorder_nothing() {
         runtime.block_on(append(&manager, &store, 12));
         count += 12;
         // Whichever it is that works now: some of it has arrived, and some has not.
-        runtime.block_on(async {
-            while read(&target, Query::scope(Scope::System)).await.len() + 12 < count + kill % 5 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        });
+        runtime.block_on(at_least(&target, count + kill % 5 - 12));
         let killed = std::mem::replace(&mut working[kill % 2], Process::start(&dirs, "forward"));
         killed.kill();
     }

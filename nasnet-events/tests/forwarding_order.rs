@@ -71,6 +71,43 @@ async fn a_receiver_that_goes_away_while_a_stream_is_blocked_misses_nothing_of_t
 }
 
 #[tokio::test]
+async fn an_event_that_retention_removed_while_its_stream_was_blocked_is_not_passed_in_silence() {
+    const FIRST_GOES: &str = "INSERT INTO event_retained (what, through_pos) VALUES (0, 9223372036854775807)
+            ON CONFLICT (what) DO NOTHING;
+        DELETE FROM event_segments WHERE first_pos = (SELECT MIN(first_pos) FROM event_segments)";
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let web = Web::start(|_| Answer::Status(500)).await;
+    let forwarder = forwarder(&store, &web.url());
+    let mut forwarding = forwarder.open().await.unwrap();
+    for _ in 0..2 {
+        append(&store, &manager, "r1", &["a"]).await;
+        store.flush(FlushReason::Requested).await.unwrap();
+    }
+    assert_eq!(forwarding.round().await.unwrap().failed, 1, "a waits from its first event on");
+    empty_hot(&manager).await;
+    on_scope(&manager, &router("r1"), FIRST_GOES).await;
+    web.script(|_| OK);
+    site.clock.advance(MINUTE * 2);
+    let round = forwarding.round().await.unwrap();
+    assert_eq!((round.delivered, round.missed), (1, 1), "{round:?}");
+    assert_eq!(web.accepted(), ["a@2"]);
+    let round = forwarding.round().await.unwrap();
+    assert_eq!((round.delivered, round.missed), (0, 0), "once");
+
+    // And when nothing of the stream is left behind it.
+    web.script(|_| Answer::Status(500));
+    append(&store, &manager, "r1", &["a"]).await;
+    assert_eq!(forwarding.round().await.unwrap().failed, 1);
+    empty_hot(&manager).await;
+    web.script(|_| OK);
+    site.clock.advance(MINUTE * 2);
+    let round = forwarding.round().await.unwrap();
+    assert_eq!((round.delivered, round.missed), (0, 1), "{round:?}");
+    assert_eq!(store.blocked_streams(&name()).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_router_that_cannot_be_read_holds_up_no_other_and_its_streams_come_later_in_order() {
     let site = Site::new();
     let web = Web::start(|_| OK).await;

@@ -128,6 +128,29 @@ async fn after_a_day_of_uptime_flushed_and_low_events_leave_the_hot_tier_whateve
     let status = store.status().await.unwrap();
     assert_eq!((status.expired, status.shed, status.lost), (1, 0, 0));
     assert_eq!(status.hot.oldest.unwrap().seq, 4, "what is on flash has left the front of the log");
+    assert_eq!(status.hot.events, 2, "what has left is not counted");
+}
+
+#[tokio::test]
+async fn what_a_run_directory_that_outlives_a_reboot_holds_gets_old_as_well() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    append(&store, event(&manager, "metric.updated")).await;
+    append(&store, event(&manager, "resource.updated")).await;
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+    site.clock.reboot();
+    let (manager, store) = site.open().await;
+    let young = append(&store, event(&manager, "metric.updated")).await;
+    site.clock.advance(Duration::from_secs(23 * 60 * 60));
+    assert_eq!(store.expire().await.unwrap(), 0, "this boot has not lasted for a day");
+    site.clock.advance(Duration::from_secs(2 * 60 * 60));
+    append(&store, event(&manager, "metric.updated")).await;
+    assert_eq!(store.expire().await.unwrap(), 2);
+    let left = store.status().await.unwrap();
+    assert_eq!((left.hot.events, left.lost), (1, 0));
+    assert!(!read_ids(&store, Query::all()).await.contains(&young));
 }
 
 #[tokio::test]
@@ -247,4 +270,36 @@ async fn what_was_given_up_can_be_appended_again() {
     }
     let again = store.append(&router("r1"), &stream("s"), Expected::Any, vec![first]).await.unwrap();
     assert!(!again.deduplicated, "it is nowhere any more");
+}
+
+/// What the archive has taken leaves the hot tier like what is on flash, and nobody is told that it was removed.
+#[tokio::test]
+async fn low_events_that_are_archived_leave_the_hot_tier_after_a_day_and_are_missed_by_nobody() {
+    let site = Site::new();
+    let (manager, store) = support::open_with_cold(&site).await;
+    let mut ids = vec![append(&store, event(&manager, "metric.updated")).await];
+    ids.push(append(&store, event(&manager, "resource.updated")).await);
+    store.archive().await.unwrap();
+    let behind = append(&store, event(&manager, "metric.updated")).await;
+    ids.push(behind);
+    site.clock.advance(Duration::from_secs(25 * 60 * 60));
+    ids.push(append(&store, event(&manager, "metric.updated")).await);
+    assert_eq!(store.expire().await.unwrap(), 0, "none of them has ended");
+    let status = store.status().await.unwrap();
+    assert_eq!((status.shed, status.expired, status.lost), (0, 0, 0));
+    assert_eq!(store.truncated(nasnet_events::Position::START).await.unwrap(), []);
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+    let blocks = async || -> i64 {
+        const BLOCKS: &str = "SELECT COUNT(*) FROM hot_log WHERE body IS NOT NULL";
+        let hot = manager.hot();
+        let read = hot.read(support::TEST, |conn| {
+            Box::pin(async move { Ok::<_, nasnet_events::Error>(sqlx::query_scalar(BLOCKS).fetch_one(conn).await?) })
+        });
+        read.await.unwrap()
+    };
+    assert_eq!(blocks().await, 2, "what the archive has not taken yet, and what is young");
+    store.archive().await.unwrap();
+    store.expire().await.unwrap();
+    assert_eq!(blocks().await, 1);
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
 }

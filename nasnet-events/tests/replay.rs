@@ -165,3 +165,58 @@ async fn a_damaged_row_is_left_out_and_what_the_stream_has_since_is_kept() {
     store.shutdown().await.unwrap();
     manager.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_flushed_after_the_backup_is_flushed_again_while_the_hot_tier_has_it() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let scope = router("r1");
+    let normal = async |count: usize| {
+        let events: Vec<_> = (0..count).map(|_| event(&manager, "resource.updated")).collect();
+        let ids: Vec<Ulid> = events.iter().map(|event| event.id).collect();
+        store.append(&scope, &stream("s"), Expected::Any, events).await.unwrap();
+        store.flush(nasnet_events::FlushReason::Requested).await.unwrap();
+        ids
+    };
+    let mut ids = append(&manager, &store, 1).await;
+    ids.extend(normal(3).await);
+    manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
+    ids.extend(normal(4).await);
+    ids.extend(normal(2).await);
+    lose(&manager, &site).await;
+    let replayed = recovered(&manager).await;
+    assert!(replayed.complete, "{replayed:?}");
+    assert_eq!(store.status().await.unwrap().flushed_behind.len(), 1);
+    let report = store.flush(nasnet_events::FlushReason::Requested).await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (6, 0), "{report:?}");
+    empty_hot(&manager).await;
+    assert_eq!(read_ids(&store, Query::scope(scope.clone())).await, ids);
+
+    // What the hot tier has let go is told as missing.
+    lose(&manager, &site).await;
+    let replayed = recovered(&manager).await;
+    assert!(!replayed.complete && replayed.detail.contains("flushed ones"), "{replayed:?}");
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn durable_events_of_any_class_come_back_from_the_archive() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut ids = append(&manager, &store, 1).await;
+    manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
+    for kind in ["resource.updated", "metric.updated"] {
+        let events = vec![event(&manager, kind)];
+        ids.push(events[0].id);
+        let append = StreamAppend::new(stream("resource/wg0"), Expected::Any, events);
+        append_in(&manager, &store, &router("r1"), vec![append]).await.unwrap();
+    }
+    store.archive().await.unwrap();
+    empty_hot(&manager).await;
+    lose(&manager, &site).await;
+    assert_eq!(recovered(&manager).await.replayed, 2);
+    assert_eq!(rows(&manager, "r1").await, ids);
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}

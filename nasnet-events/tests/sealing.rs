@@ -68,6 +68,19 @@ async fn old_rows_become_segments_and_read_as_before() {
     let verification = store.verify(Span::all()).await.unwrap();
     assert!(verification.is_sound(), "{:?}", verification.faults);
 
+    for (sql, why) in [
+        ("UPDATE event_sealed SET wall_max_ms = 0", "append-only"),
+        ("DELETE FROM event_sealed", "deleted by retention alone"),
+    ] {
+        let database = manager.scope(&router("r1")).await.unwrap();
+        let refused = database
+            .write(support::TEST, move |conn| {
+                Box::pin(async move { Ok::<_, Error>(sqlx::query(sql).execute(conn).await?.rows_affected()) })
+            })
+            .await;
+        support::assert_refused(&refused, why, sql);
+    }
+
     // Versions go on, also in a store that has never seen the rows.
     store.shutdown().await.unwrap();
     let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
@@ -122,7 +135,10 @@ async fn a_dictionary_makes_segments_smaller_and_a_missing_one_hides_only_what_n
     assert_eq!(read(&store, Query::all()).await, before);
 
     // Never deleted while a segment needs it, never changed.
-    for sql in ["DELETE FROM event_dictionaries", "UPDATE event_dictionaries SET events = 1"] {
+    for (sql, why) in [
+        ("DELETE FROM event_dictionaries", "FOREIGN KEY"),
+        ("UPDATE event_dictionaries SET events = 1", "event dictionaries are never changed"),
+    ] {
         let done = manager.scope(&router("r1")).await.unwrap();
         let refused = done
             .write(support::TEST, move |conn| {
@@ -132,7 +148,7 @@ async fn a_dictionary_makes_segments_smaller_and_a_missing_one_hides_only_what_n
                 })
             })
             .await;
-        assert!(refused.is_err(), "{sql}");
+        support::assert_refused(&refused, why, sql);
     }
     // Lost all the same, by a hand that keeps no rules.
     let path = manager.scope(&router("r1")).await.unwrap().path().to_owned();
@@ -149,4 +165,24 @@ async fn a_dictionary_makes_segments_smaller_and_a_missing_one_hides_only_what_n
             if *scope == router("r1") && *segment == before[360].position),
         "{missing:?}"
     );
+}
+
+#[tokio::test]
+async fn rows_that_are_long_are_sealed_by_their_bytes() {
+    let site = Site::new();
+    let mut options = EventOptions::default();
+    (options.body_bytes_max, options.rows_max) = (1 << 20, 1);
+    let (manager, store) = site.open_with(options).await;
+    let scope = router("r1");
+    let mut ids = Vec::new();
+    for _ in 0..16 {
+        let long = support::large(&manager, "config.applied", 600 << 10);
+        ids.push(long.id);
+        store.append(&scope, &stream("s"), Expected::Any, vec![long]).await.unwrap();
+    }
+    let report = store.seal().await.unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert_eq!((report.segments, report.events), (1, 13), "no more than 8 MiB of them are put together at once");
+    empty_hot(&manager).await;
+    assert_eq!(support::read_ids(&store, Query::scope(scope)).await, ids);
 }

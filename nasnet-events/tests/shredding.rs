@@ -164,6 +164,42 @@ async fn a_copy_of_the_key_that_is_left_in_the_data_directory_is_reported() {
     assert_eq!(shredded.copies, [aside]);
 }
 
+/// Asking again after an unfinished shredding looks again, and says so when nobody can look any more.
+#[tokio::test]
+async fn a_shredding_that_is_asked_for_again_is_not_taken_for_finished_without_a_look() {
+    let site = Site::new();
+    let (manager, store) = everywhere(&site).await;
+    manager.system().checkpoint().await.unwrap();
+    let backup = site.data().join("backup/older-system.db");
+    std::fs::create_dir_all(backup.parent().unwrap()).unwrap();
+    std::fs::copy(manager.system().path(), &backup).unwrap();
+    let live = site.data().join("system.db-copied");
+    std::fs::copy(manager.system().path(), &live).unwrap();
+    for attempt in 0..2 {
+        let unfinished = store.shred(&anna()).await;
+        assert!(matches!(&unfinished, Err(Error::ShredUnfinished { .. })), "{attempt}: {unfinished:?}");
+    }
+    std::fs::remove_file(&live).unwrap();
+    let shredded = store.shred(&anna()).await.unwrap();
+    assert_eq!((shredded.keys, shredded.copies, shredded.unsearched), (0, vec![backup.clone()], 0));
+    let again = store.shred(&anna()).await.unwrap();
+    assert_eq!((again.keys, again.copies.len(), again.unsearched), (0, 0, 0), "it was told once");
+
+    // The next one does not come to an end in this process.
+    let ben = Subject::parse("user/ben").unwrap();
+    let event = about(&manager, "resource.updated", ben.clone());
+    store.append(&router("r1"), &stream("s"), Expected::Any, vec![event]).await.unwrap();
+    manager.system().checkpoint().await.unwrap();
+    std::fs::copy(manager.system().path(), &live).unwrap();
+    assert!(matches!(store.shred(&ben).await, Err(Error::ShredUnfinished { .. })));
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+    let (_manager, store) = site.open_with(with_cold(&site)).await;
+    let shredded = store.shred(&ben).await.unwrap();
+    assert_eq!((shredded.keys, shredded.unsearched), (0, 1), "nobody knows what to look for");
+}
+
 #[tokio::test]
 async fn repeating_a_sealed_append_is_recognised_and_other_facts_are_not() {
     let site = Site::new();

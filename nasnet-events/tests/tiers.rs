@@ -345,7 +345,7 @@ async fn stored_events_refuse_to_be_changed() {
                 })
             })
             .await;
-        assert!(changed.is_err(), "{sql}");
+        support::assert_refused(&changed, "append-only", sql);
     }
 }
 

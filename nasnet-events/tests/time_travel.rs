@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::ClockQuality;
-use nasnet_events::history::{Until, events_until};
-use nasnet_events::{EventStore, Expected, FlushReason};
-use support::{NOW_MS, Site, normal, router, stream};
+use nasnet_events::history::{Snapshot, Until, events_after, events_until};
+use nasnet_events::{Error, EventStore, Expected, FlushReason, Position, Query};
+use support::{NOW_MS, Site, empty_hot, keep_nothing, normal, read, router, stream};
 
 async fn versions(store: &EventStore, until: Until) -> Vec<u64> {
     let events = events_until(store, &router("r1"), &stream("s"), until).await.unwrap();
@@ -65,4 +65,44 @@ async fn a_clock_in_1970_hides_no_event_of_the_same_boot() {
     assert_eq!(versions(&store, Until::WallMs(NOW_MS + 10_000)).await, [1, 2]);
     assert_eq!(versions(&store, Until::WallMs(NOW_MS + 29_999)).await, [1, 2, 3]);
     assert_eq!(versions(&store, Until::WallMs(NOW_MS + 30_000)).await, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_history_goes_on_behind_a_snapshot_of_what_retention_removed() {
+    let site = Site::new();
+    let (manager, store) = site.open_with(keep_nothing()).await;
+    let (scope, name) = (router("r1"), stream("s"));
+    let append = async || {
+        store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+    };
+    for _ in 0..4 {
+        append().await;
+    }
+    let all = read(&store, Query::all()).await;
+    store.mark_age().await.unwrap();
+    site.clock.advance(Duration::from_secs(60));
+    store.mark_age().await.unwrap();
+    append().await;
+    // The four are old; the newest segment is not.
+    assert_eq!(store.retain(store.retention_plan().await.unwrap()).await.unwrap().events, 4);
+    append().await;
+    empty_hot(&manager).await;
+
+    let end = Until::Position(Position::END);
+    let after = async |index: usize, until: Until| {
+        let events = events_after(&store, &scope, &name, Snapshot::at(&all[index]), until).await?;
+        Ok::<Vec<u64>, Error>(events.try_collect::<Vec<_>>().await?.into_iter().map(|event| event.version).collect())
+    };
+    assert_eq!(after(3, end).await.unwrap(), [5, 6]);
+    assert_eq!(after(3, Until::WallMs(i64::MAX)).await.unwrap(), [5, 6]);
+    assert_eq!(after(3, Until::Position(all[3].position)).await.unwrap(), [0_u64; 0], "the snapshot is all of it");
+    for index in [0, 2] {
+        let guess = after(index, end).await;
+        assert!(matches!(guess, Err(Error::BeyondHorizon { .. })), "versions behind {} are gone: {guess:?}", index + 1);
+    }
+    let backwards = after(3, Until::Position(all[1].position)).await;
+    assert!(matches!(backwards, Err(Error::Invalid { what: "snapshot", .. })), "{backwards:?}");
+    let whole = events_until(&store, &scope, &name, end).await.err();
+    assert!(matches!(whole, Some(Error::BeyondHorizon { .. })), "{whole:?}");
 }

@@ -73,3 +73,22 @@ async fn events_without_steps_are_left_alone() {
     store.append(&router("r1"), &stream("s"), Expected::Any, vec![support::normal(&manager)]).await.unwrap();
     assert_eq!(read(&store, Query::all()).await[0].schema, 1);
 }
+
+/// What serde says quotes what it found: facts, which shredding does not reach once they are in a log.
+#[tokio::test]
+async fn an_error_about_a_body_says_where_and_nothing_of_what_is_there() {
+    const CANARY: &str = "+49 170 1234567";
+    let site = support::Site::new();
+    let (manager, store) = site.open().await;
+    let event = nasnet_events::NewEvent::new(manager.next_ulid(), support::kind("user.called"), &CANARY).unwrap();
+    store
+        .append(&support::router("r1"), &support::stream("s"), nasnet_events::Expected::Any, vec![event])
+        .await
+        .unwrap();
+    let event = support::read(&store, nasnet_events::Query::all()).await.remove(0);
+    let error = event.body_as::<u32>().unwrap_err();
+    for text in [error.to_string(), format!("{error:?}")] {
+        assert!(!text.contains("170"), "{text}");
+        assert!(text.contains("line 1 column"), "{text}");
+    }
+}

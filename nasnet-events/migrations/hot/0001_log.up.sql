@@ -53,6 +53,6 @@ CREATE TABLE hot_truncated (
     -- Those of them that had not reached flash and were to.
     lost      INTEGER NOT NULL CHECK (lost BETWEEN 0 AND events),
     by        TEXT NOT NULL CHECK (by IN ('shed', 'retention')),
-    -- 1 = written to system.db, where it outlives this file.
-    saved     INTEGER NOT NULL DEFAULT 0 CHECK (saved IN (0, 1))
+    -- 0 = later ones may join it, 1 = being written to system.db, 2 = written there, where it outlives this file.
+    saved     INTEGER NOT NULL DEFAULT 0 CHECK (saved IN (0, 1, 2))
 ) STRICT;

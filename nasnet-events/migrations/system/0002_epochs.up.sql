@@ -17,7 +17,9 @@ CREATE TABLE event_subjects (
     sealed_key  BLOB NOT NULL,
     created_ms  INTEGER NOT NULL,
     -- 0 while the key is in use.
-    shredded_ms INTEGER NOT NULL DEFAULT 0
+    shredded_ms INTEGER NOT NULL DEFAULT 0,
+    -- 1 once every file was searched for the destroyed key, and no live one held it.
+    searched    INTEGER NOT NULL DEFAULT 0 CHECK (searched IN (0, 1))
 ) STRICT;
 
 CREATE INDEX event_subjects_by_name ON event_subjects (subject);

@@ -23,3 +23,6 @@ pub use left_out::LeftOut;
 pub use list::ConsumerStatus;
 pub use projection::{project_in, projected_through};
 pub use subscription::Subscription;
+
+#[cfg(test)]
+mod window_tests;

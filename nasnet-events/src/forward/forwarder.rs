@@ -131,7 +131,8 @@ pub struct Round {
     pub failed: u64,
     /// Dead letters that were dropped because there were too many.
     pub dropped: u64,
-    /// Markers of lost or removed events, and damaged places.
+    /// Markers of lost or removed events, damaged places, and events at which a stream was blocked and that were removed
+    /// meanwhile.
     pub missed: u64,
     /// Why nothing can be sent now, when that is so.
     pub offline: Option<String>,

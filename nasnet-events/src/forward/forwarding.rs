@@ -175,7 +175,8 @@ impl<'f, S: Sink> Forwarding<'f, S> {
                             let held = self.held.entry(left.scope.clone());
                             held.or_insert(Held { after: left.after, is_back: false }).is_back = false;
                         }
-                        Item::Returned { left, .. } => {
+                        Item::Returned { left, removed, .. } => {
+                            round.missed += removed.len() as u64;
                             if let Some(held) = self.held.get_mut(&left.scope) {
                                 held.is_back = true;
                             }
@@ -339,16 +340,29 @@ impl<'f, S: Sink> Forwarding<'f, S> {
             let shared = Arc::clone(self.forwarder.store.shared());
             let mut cursor = Cursor::new(shared, query, Tiers::All);
             let mut tries = blocked.tries;
+            // After a power cut the consumer may stand before the event that failed: then it comes by itself.
+            let (mut is_awaited, damaged) = (blocked.position <= until, round.missed);
             let fate = loop {
-                let Some(page) = cursor.next_page().await? else { break Fate::Done };
+                let Some(page) = cursor.next_page().await? else {
+                    if is_awaited && round.missed == damaged {
+                        self.miss(&blocked, round);
+                    }
+                    break Fate::Done;
+                };
                 let Some(events) = self.whole_page(page, round)? else {
                     // The pause begins anew, without a try.
                     self.block(&key, blocked.position, blocked.tries, blocked.why.clone());
                     break Fate::Blocked;
                 };
                 // The tries are those of the failed event; should it be gone, the next one starts anew.
-                if events.first().is_some_and(|event| event.position != blocked.position) {
-                    tries = 0;
+                if let (true, Some(first)) = (is_awaited, events.first()) {
+                    is_awaited = false;
+                    if first.position != blocked.position {
+                        tries = 0;
+                        if round.missed == damaged {
+                            self.miss(&blocked, round);
+                        }
+                    }
                 }
                 let mut fate = Fate::Done;
                 for part in events.chunks(self.forwarder.consumer.capacity.max(1)) {
@@ -379,6 +393,15 @@ impl<'f, S: Sink> Forwarding<'f, S> {
             }
         }
         Ok(true)
+    }
+
+    /// Tells that the event a stream was blocked at is gone: it waited for longer than retention waits for the consumer. The
+    /// consumer was shown it, so no marker comes.
+    fn miss(&self, blocked: &BlockedStream, round: &mut Round) {
+        let consumer = &self.forwarder.consumer.name;
+        let BlockedStream { scope, stream, position, tries, .. } = blocked;
+        tracing::error!(%consumer, %scope, %stream, %position, tries, "an event was removed before it could be forwarded");
+        round.missed += 1;
     }
 
     /// Sends what was left out of the scopes that can be read again, with everything that has come behind it. False when the

@@ -131,7 +131,7 @@ type FoundLetter = (i64, i64, String, i64, i64, String);
 
 fn letter(consumer: &str, (pos, tries, why, wall_ms, retry, event): FoundLetter) -> Result<DeadLetter, Error> {
     let what = || format!("system.db event_dead_letters {consumer} {pos}");
-    let event: Recorded = serde_json::from_str(&event).map_err(|error| Error::corrupt(what(), error))?;
+    let event: Recorded = serde_json::from_str(&event).map_err(|error| Error::corrupt(what(), Error::form(&error)))?;
     if Position::from_key(pos) != Some(event.position) {
         return Err(Error::corrupt(what(), "its event stands elsewhere"));
     }

@@ -53,12 +53,14 @@ const HOLDING: &str = "SELECT first_seq, count, state, scope, owner, reservation
      ORDER BY first_seq";
 
 const STATES: &str = "SELECT first_seq, state FROM hot_log WHERE first_seq IN (SELECT value FROM json_each(?1))";
+const HAS_REMOVED: &str = "SELECT COALESCE((SELECT MIN(first_seq) FROM hot_log), 1) > ?1 + 1 \
+     OR EXISTS (SELECT 1 FROM hot_log WHERE shed > 0 AND first_seq + count - 1 > ?1)";
 const EPOCH: &str = "SELECT epoch FROM hot_meta WHERE one = 1";
 const SET_EPOCH: &str = "INSERT INTO hot_meta (one, epoch) VALUES (1, ?1)";
 
 const TOTALS: &str = "SELECT COALESCE(SUM(count), 0), COALESCE(SUM(length(body)), 0), \
      COALESCE(SUM(CASE WHEN state = 'void' THEN count ELSE 0 END), 0), \
-     COALESCE(SUM(CASE WHEN state = 'reserved' THEN count ELSE 0 END), 0) FROM hot_log";
+     COALESCE(SUM(CASE WHEN state = 'reserved' THEN count ELSE 0 END), 0), COALESCE(SUM(shed), 0) FROM hot_log";
 
 /// A row to be inserted.
 #[derive(Debug)]
@@ -246,6 +248,11 @@ pub(crate) async fn set_epoch(conn: &mut SqliteConnection, epoch: u32) -> Result
     Ok(())
 }
 
+/// True when events behind a number are not in the log any more.
+pub(crate) async fn has_removed(conn: &mut SqliteConnection, after: u64) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar(HAS_REMOVED).bind(after.cast_signed()).fetch_one(conn).await?)
+}
+
 /// The shape of the log in the caller's snapshot.
 pub(crate) async fn view(conn: &mut SqliteConnection) -> Result<View, Error> {
     view_of(sqlx::query_as(VIEW).fetch_one(conn).await?)
@@ -281,10 +288,10 @@ pub(crate) fn unresolved_of(conn: &mut RawConn<'_>, scopes: &[Scope]) -> Result<
     Ok(found.flatten().map(i64::cast_unsigned))
 }
 
-/// Sums over the whole log: numbers given, bytes, void numbers, reserved numbers.
-pub(crate) async fn totals(conn: &mut SqliteConnection) -> Result<[u64; 4], Error> {
-    let found: (i64, i64, i64, i64) = sqlx::query_as(TOTALS).fetch_one(conn).await?;
-    Ok([found.0, found.1, found.2, found.3].map(i64::cast_unsigned))
+/// Sums over the whole log: numbers given, bytes, void numbers, reserved numbers, events that are not here any more.
+pub(crate) async fn totals(conn: &mut SqliteConnection) -> Result<[u64; 5], Error> {
+    let found: (i64, i64, i64, i64, i64) = sqlx::query_as(TOTALS).fetch_one(conn).await?;
+    Ok([found.0, found.1, found.2, found.3, found.4].map(i64::cast_unsigned))
 }
 
 /// Direction of a page.

@@ -2,9 +2,11 @@
 //!
 //! A row keeps its numbers whatever is taken out of it, so the order has no gap. Reservations and the newest row stay.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use nasnet_dbmanager::{BootId, Cause, Database};
+use nasnet_dbmanager::{BootId, Cause, Database, Scope};
 use sqlx::SqliteConnection;
 use ulid::Ulid;
 
@@ -18,6 +20,7 @@ use crate::hot::log::{self, Order, Row, RowState};
 use crate::hot::truncated::{self, Removed};
 use crate::observe;
 use crate::options::ColdPolicy;
+use crate::position::Position;
 use crate::shared::Shared;
 use crate::store::EventStore;
 
@@ -45,7 +48,7 @@ const PAGE_BYTES: u64 = 4096;
 /// Which events go.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Spare {
-    /// Those of this boot up to a time since it, as far as they are on flash or need not be.
+    /// Those of this boot up to a time since it, and those of earlier boots, as far as they are on flash or need not be.
     Older { boot: BootId, boottime_ms: u64, low: bool },
     /// Low ones.
     Low,
@@ -80,6 +83,7 @@ pub(crate) async fn sweep(
     epoch: u32,
     from: u64,
     spare: Spare,
+    archived: &HashMap<Scope, Position>,
     bytes_wanted: u64,
 ) -> Result<Swept, Error> {
     let view = log::view(conn).await?;
@@ -97,7 +101,7 @@ pub(crate) async fn sweep(
             break;
         }
         swept.next = Some(last_seq + 1);
-        let Some(part) = part(row, spare, &flushed) else { continue };
+        let Some(part) = part(row, spare, &flushed, archived) else { continue };
         match part {
             Part::Done => {
                 swept.next = None;
@@ -156,7 +160,7 @@ enum Part {
 }
 
 /// What of a row goes; `None` when nothing does. Pure.
-fn part(row: Row, spare: Spare, flushed: &Flushed) -> Option<Part> {
+fn part(row: Row, spare: Spare, flushed: &Flushed, archived: &HashMap<Scope, Position>) -> Option<Part> {
     let mirrored = match row.state {
         RowState::Block => false,
         RowState::Mirrored => true,
@@ -164,7 +168,7 @@ fn part(row: Row, spare: Spare, flushed: &Flushed) -> Option<Part> {
     };
     let events = row.events().ok()?;
     if let Spare::Older { boot, boottime_ms, .. } = spare
-        && events.iter().any(|event| event.boot != boot || event.boottime_ms > boottime_ms)
+        && events.iter().any(|event| event.boot == boot && event.boottime_ms > boottime_ms)
     {
         return Some(Part::Done);
     }
@@ -182,7 +186,12 @@ fn part(row: Row, spare: Spare, flushed: &Flushed) -> Option<Part> {
     let count = events.len();
     for event in events {
         let on_flash = event.class != Class::Low && event.position.seq <= flushed.of(&event.scope);
+        let in_archive = || {
+            event.class == Class::Low && archived.get(&event.scope).is_some_and(|through| event.position <= *through)
+        };
         match (spare, event.class) {
+            // It is read from there, and nobody misses it.
+            (Spare::Low | Spare::Older { .. }, Class::Low) if in_archive() => {}
             (Spare::Low | Spare::Older { low: true, .. }, Class::Low) => gone.push(event),
             (Spare::OnFlash | Spare::Older { .. }, _) if on_flash => {}
             (Spare::Unflushed, Class::Normal) if !on_flash => unflushed.push(event),
@@ -249,7 +258,7 @@ pub(crate) async fn make_room(
     if freed < needed {
         freed += free(shared, hot, epoch, Spare::Unflushed, wanted.saturating_sub(freed)).await?;
     }
-    tracing::warn!(used, max, freed, full, "events were removed from the hot tier for want of room");
+    tracing::debug!(used, max, freed, full, "room was looked for in the hot tier");
     if full {
         drop(hot.checkpoint().await);
     }
@@ -280,11 +289,18 @@ async fn flush_in_time(shared: &Shared) -> bool {
 async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted: u64) -> Result<u64, Error> {
     let (mut from, mut freed) = (1, 0);
     while freed < wanted {
-        let left = wanted - freed;
-        let swept =
-            hot.write(SHED, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, left).await })).await?;
+        let (left, archived) = (wanted - freed, shared.archived());
+        let swept = hot
+            .write(SHED, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, &archived, left).await }))
+            .await?;
         freed += swept.bytes;
         observe::removed(&swept, "room");
+        if !swept.lost.is_empty() {
+            tracing::warn!(
+                events = swept.lost.len(),
+                "events that had not reached flash were given up for want of room"
+            );
+        }
         shared.forget_backlog(epoch, &swept.lost);
         shared.forget_given_up(epoch, &swept.gone);
         match swept.next {
@@ -297,7 +313,8 @@ async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted:
 
 impl EventStore {
     /// Removes from the hot tier what has been there for longer than [`crate::EventOptions::hot_keep`], by the time since
-    /// boot: what is on flash, and Low events unless a cold tier is still to take them. Called by
+    /// boot: what is on flash, and Low events unless a cold tier is still to take them. Those it has taken, as far as an
+    /// [`EventStore::archive`] of this process has seen, leave it without having ended. Called by
     /// [`EventStore::maintain`]. Returns how many Low events ended.
     ///
     /// # Errors
@@ -316,8 +333,11 @@ impl EventStore {
         let epoch = shared.heads().epoch();
         let (mut from, mut events) = (1, 0);
         loop {
+            let archived: Arc<HashMap<Scope, Position>> = shared.archived();
             let swept = hot
-                .write(EXPIRE, move |conn| Box::pin(async move { sweep(conn, epoch, from, spare, u64::MAX).await }))
+                .write(EXPIRE, move |conn| {
+                    Box::pin(async move { sweep(conn, epoch, from, spare, &archived, u64::MAX).await })
+                })
                 .await?;
             events += swept.events;
             observe::removed(&swept, "expired");

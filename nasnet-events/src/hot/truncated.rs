@@ -9,9 +9,12 @@ use crate::truncation::{RECORDS_MAX, Truncated, TruncatedBy};
 
 const LIST: &str = "SELECT first_seq, last_seq, events, lost, by \
      FROM hot_truncated ORDER BY first_seq, id";
-const UNSAVED: &str = "SELECT id, first_seq, last_seq, events, lost FROM hot_truncated \
-     WHERE lost > 0 AND saved = 0 AND by = 'shed' ORDER BY id";
-const SAVED: &str = "UPDATE hot_truncated SET saved = 1 WHERE id <= ?1 AND lost > 0";
+const UNSAVED: &str = "SELECT COUNT(*) FROM hot_truncated WHERE lost > 0 AND saved < 2 AND by = 'shed'";
+const CLOSE: &str = "UPDATE hot_truncated SET saved = 1 WHERE lost > 0 AND saved = 0 AND by = 'shed'";
+const CLOSED: &str = "SELECT id, first_seq, last_seq, events, lost FROM hot_truncated \
+     WHERE lost > 0 AND saved = 1 AND by = 'shed' ORDER BY id";
+const SAVED: &str = "UPDATE hot_truncated SET saved = 2 WHERE saved = 1 \
+     AND id = ?1 AND first_seq = ?2 AND last_seq = ?3 AND events = ?4 AND lost = ?5";
 const EXTEND: &str = "UPDATE hot_truncated SET first_seq = MIN(first_seq, ?1), last_seq = MAX(last_seq, ?2), \
      events = events + ?3, lost = lost + ?4 \
      WHERE id = (SELECT MAX(id) FROM hot_truncated WHERE by = ?5 AND saved = 0 AND (lost > 0) = (?4 > 0)) \
@@ -84,20 +87,36 @@ fn truncated(epoch: u32, (first, last): (i64, i64), (events, lost): (i64, i64), 
     }
 }
 
-/// Removals of events that were to reach flash, not yet recorded where they outlive this file, and the last one's id.
-pub(crate) async fn unsaved(conn: &mut SqliteConnection) -> Result<(i64, Vec<Truncated>), Error> {
-    let found: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(UNSAVED).fetch_all(&mut *conn).await?;
-    let Some(&(newest, ..)) = found.last() else { return Ok((0, Vec::new())) };
-    let epoch = log::view(conn).await?.epoch;
-    let all = found.into_iter().map(|(_, first_seq, last_seq, events, lost)| {
-        truncated(epoch, (first_seq, last_seq), (events, lost), TruncatedBy::Shed)
-    });
-    Ok((newest, all.collect()))
+/// A removal of events that were to reach flash, which is about to be recorded where it outlives this file.
+pub(crate) struct Closed {
+    key: (i64, i64, i64, i64, i64),
+    pub(crate) truncated: Truncated,
 }
 
-/// Notes that removals up to an id are recorded on flash; what comes later does not join them.
-pub(crate) async fn set_saved(conn: &mut SqliteConnection, newest: i64) -> Result<(), Error> {
-    sqlx::query(SAVED).bind(newest).execute(conn).await?;
+/// True when some removals of events that were to reach flash are not recorded there.
+pub(crate) async fn is_any_unsaved(conn: &mut SqliteConnection) -> Result<bool, Error> {
+    let found: i64 = sqlx::query_scalar(UNSAVED).fetch_one(conn).await?;
+    Ok(found > 0)
+}
+
+/// The removals that are not recorded on flash yet, in the caller's transaction: from now on later ones do not join them, so
+/// that what is recorded is all of what is noted as recorded.
+pub(crate) async fn close(conn: &mut SqliteConnection) -> Result<Vec<Closed>, Error> {
+    sqlx::query(CLOSE).execute(&mut *conn).await?;
+    let found: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(CLOSED).fetch_all(&mut *conn).await?;
+    let epoch = log::view(conn).await?.epoch;
+    let all = found.into_iter().map(|key| {
+        let (_, first_seq, last_seq, events, lost) = key;
+        Closed { key, truncated: truncated(epoch, (first_seq, last_seq), (events, lost), TruncatedBy::Shed) }
+    });
+    Ok(all.collect())
+}
+
+/// Notes that removals are recorded on flash. One that was joined with another meanwhile is recorded again.
+pub(crate) async fn set_saved(conn: &mut SqliteConnection, saved: &[Closed]) -> Result<(), Error> {
+    for Closed { key: (id, first_seq, last_seq, events, lost), .. } in saved {
+        sqlx::query(SAVED).bind(id).bind(first_seq).bind(last_seq).bind(events).bind(lost).execute(&mut *conn).await?;
+    }
     Ok(())
 }
 
@@ -108,4 +127,49 @@ const TOTALS: &str = "SELECT COALESCE(SUM(CASE WHEN by = 'shed' THEN events END)
 pub(crate) async fn totals(conn: &mut SqliteConnection) -> Result<[u64; 3], Error> {
     let found: (i64, i64, i64) = sqlx::query_as(TOTALS).fetch_one(conn).await?;
     Ok([found.0, found.1, found.2].map(i64::cast_unsigned))
+}
+
+#[cfg(test)]
+mod tests {
+    use nasnet_dbmanager::{Cause, DbManager, Options};
+
+    use super::*;
+
+    async fn on_hot<T: Send + 'static>(
+        manager: &DbManager,
+        work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> nasnet_dbmanager::BoxFuture<'c, Result<T, Error>>
+        + Send
+        + 'static,
+    ) -> T {
+        manager.hot().write(Cause::new("test"), work).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_removed_while_removals_are_being_recorded_is_recorded_the_next_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(dir.path().join("data")).run_dir(dir.path().join("run"));
+        let manager = DbManager::open(options.schemas(crate::schema_sets())).await.unwrap();
+        let store = crate::EventStore::open(&manager, crate::EventOptions::default()).await.unwrap();
+        let lost = |first_seq, last_seq| {
+            let events = last_seq - first_seq + 1;
+            Removed { first_seq, last_seq, events, lost: events, expired: false }
+        };
+        for removed in [lost(1, 3), lost(4, 5)] {
+            on_hot(&manager, move |conn| Box::pin(async move { note(conn, &removed).await })).await;
+        }
+        let first = on_hot(&manager, |conn| Box::pin(close(conn))).await;
+        let [closed] = &first[..] else { panic!("neighbours are one record") };
+        assert_eq!((closed.truncated.through.seq, closed.truncated.lost), (5, 5));
+        // The next neighbour comes before the record is on flash.
+        on_hot(&manager, move |conn| Box::pin(async move { note(conn, &lost(6, 9)).await })).await;
+        on_hot(&manager, move |conn| Box::pin(async move { set_saved(conn, &first).await })).await;
+        assert!(on_hot(&manager, |conn| Box::pin(is_any_unsaved(conn))).await);
+        let second = on_hot(&manager, |conn| Box::pin(close(conn))).await;
+        let told: Vec<(u64, u64)> =
+            second.iter().map(|closed| (closed.truncated.through.seq, closed.truncated.lost)).collect();
+        assert_eq!(told, [(9, 4)], "all of what was lost, and each event once");
+        on_hot(&manager, move |conn| Box::pin(async move { set_saved(conn, &second).await })).await;
+        assert!(!on_hot(&manager, |conn| Box::pin(is_any_unsaved(conn))).await);
+        store.shutdown().await.unwrap();
+    }
 }

@@ -208,6 +208,12 @@ pub async fn on_hot(manager: &DbManager, sql: &'static str) {
         .unwrap();
 }
 
+/// A statement was refused by the rule that says so, and not because it names what is not there.
+pub fn assert_refused<T: std::fmt::Debug>(done: &Result<T, Error>, why: &str, sql: &str) {
+    let Err(error @ Error::Sqlite { .. }) = done else { panic!("{sql} was not refused: {done:?}") };
+    assert!(error.to_string().contains(why), "{sql}: {error}");
+}
+
 /// Empties the hot log as far as retention ever may: the newest row says where the order goes on, so it stays. Here it
 /// is a void, so that no event is read from the hot tier.
 pub async fn empty_hot(manager: &DbManager) {

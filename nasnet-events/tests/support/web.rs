@@ -85,6 +85,11 @@ impl Web {
         self.state.lock().unwrap().accepted.iter().map(label).collect()
     }
 
+    /// What was taken in, in order, each once.
+    pub fn lines(&self) -> Vec<Value> {
+        self.state.lock().unwrap().accepted.clone()
+    }
+
     /// How many requests held this event.
     pub fn tries(&self, wanted: &str) -> usize {
         let state = self.state.lock().unwrap();

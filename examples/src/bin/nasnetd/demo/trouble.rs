@@ -54,7 +54,7 @@ fn remove(dir: &Path) -> Result<(), Failure> {
 
 impl Trial {
     async fn open(dir: &Path, run: &Path) -> Result<Self, Failure> {
-        let options = Options::new(dir.join("data")).run_dir(run).schemas(nasnet_events::schema_sets());
+        let options = nasnet_events::register(Options::new(dir.join("data")).run_dir(run));
         let manager = DbManager::open(options).await?;
         let router: RouterId = ROUTER.parse()?;
         manager.create_router(NewRouter::new(router.clone())).await?;
