@@ -120,27 +120,34 @@ impl Gaps {
         Error::BeyondHorizon { scope, stream, oldest }
     }
 
-    /// A history that does not begin at the beginning is refused before anything of it is read.
+    /// True when retention removed a version between the two.
+    fn has_removed(&self, after: u64, before: u64) -> bool {
+        self.removed.as_ref().is_some_and(|removed| removed.versions.any_between(after, before))
+    }
+
+    /// A history that does not begin at the beginning because that was removed is refused before anything of it is read.
     async fn check_beginning(&self, store: &EventStore, query: Query) -> Result<(), Error> {
-        match store.read_stored(query.limit(1)).next().await {
-            None => Err(self.beyond()),
-            Some(Ok(event)) if event.version > 1 => Err(self.beyond()),
+        let first = match store.read_stored(query.limit(1)).next().await {
+            None => u64::MAX,
+            Some(Ok(event)) => event.version,
             // The reading of the history tells of what is damaged.
-            Some(_) => Ok(()),
-        }
+            Some(Err(_)) => return Ok(()),
+        };
+        if self.has_removed(0, first) { Err(self.beyond()) } else { Ok(()) }
     }
 
     /// What is missing behind the last event and within the end of the history. Where removed events were is not known any
-    /// more, so nothing is missing only if it ends with that event, or the next one that is left follows it.
+    /// more, so nothing is missing only if it ends with that event, or none was removed before the next one that is left.
     async fn at_the_end(&self, store: &EventStore, query: Query, until: Until) -> Option<Error> {
-        let last = self.last.filter(|last| self.removed.as_ref().is_some_and(|removed| *last < removed.version))?;
+        let last = self.last.filter(|last| self.has_removed(*last, u64::MAX))?;
         if until == Until::Position(self.at) {
             return None;
         }
-        match store.read_stored(query.after(self.at).limit(1)).next().await {
-            Some(Ok(event)) if event.version == last + 1 => None,
-            _ => Some(self.beyond()),
-        }
+        let next = match store.read_stored(query.after(self.at).limit(1)).next().await {
+            Some(Ok(event)) => event.version,
+            _ => u64::MAX,
+        };
+        self.has_removed(last, next).then(|| self.beyond())
     }
 
     /// What is missing directly before an item.
@@ -149,7 +156,7 @@ impl Gaps {
         self.at = item.as_ref().map_or(self.at, |event| event.position);
         let after = std::mem::replace(&mut self.last, next)?;
         let next = next.filter(|next| *next > after.saturating_add(1))?;
-        if self.removed.as_ref().is_some_and(|removed| after < removed.version) {
+        if self.has_removed(after, next) {
             return Some(self.beyond());
         }
         let (scope, stream) = (self.scope.clone(), self.stream.clone());
