@@ -139,12 +139,7 @@ async fn found_store(place: &Place) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn open(
-    data: &Path,
-    run: &Path,
-    cold: &Path,
-    stall_after: Duration,
-) -> Result<(DbManager, EventStore), Failure> {
+async fn open(data: &Path, run: &Path, cold: &Path, stall_after: Duration) -> Result<(DbManager, EventStore), Failure> {
     let options = Options::new(data).run_dir(run).schemas(nasnet_events::schema_sets());
     let db = DbManager::open(options).await?;
     let mut options = EventOptions::default().cold(ColdOptions::new(cold).allow_same_device());

@@ -142,7 +142,8 @@ async fn break_and_mend(
     manner: Manner,
     found: &mut Found,
 ) -> Result<(), Failure> {
-    let mut followers: Vec<Follower> = (0..3).map(|number| Follower::new(number, manner, random)).collect::<Result<_, _>>()?;
+    let mut followers: Vec<Follower> =
+        (0..3).map(|number| Follower::new(number, manner, random)).collect::<Result<_, _>>()?;
     let mut start = Position::START;
     for follower in &mut followers {
         let mut subscription = follower.subscribe(store).await?;
@@ -250,11 +251,7 @@ impl Follower {
 }
 
 /// What each consumer is to see behind a position.
-async fn wanted_of(
-    store: &EventStore,
-    followers: &[Follower],
-    after: Position,
-) -> Result<Vec<Vec<Position>>, Failure> {
+async fn wanted_of(store: &EventStore, followers: &[Follower], after: Position) -> Result<Vec<Vec<Position>>, Failure> {
     let mut all = Vec::new();
     for follower in followers {
         let events = store.read(follower.filter.query().after(after)).map_ok(|event| event.position);
