@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nasnet_benches::events::{Generator, Sample};
-use nasnet_benches::hot::{Failure, Hot};
+use nasnet_benches::hot::Hot;
 use nasnet_benches::place::Place;
 use nasnet_events::EventOptions;
 use tokio::runtime::Runtime;
@@ -14,26 +14,6 @@ use tokio::runtime::Runtime;
 const CALLERS: [usize; 4] = [1, 8, 64, 256];
 /// Events of one caller in one iteration.
 const EACH: usize = 16;
-
-async fn together(hot: &Arc<Hot>, shares: Vec<Vec<Sample>>) -> Result<(), Failure> {
-    let tasks: Vec<_> = shares
-        .into_iter()
-        .map(|share| {
-            let hot = Arc::clone(hot);
-            tokio::spawn(async move {
-                for sample in share {
-                    let stream = sample.stream.clone();
-                    hot.append_to(&stream, vec![sample]).await?;
-                }
-                Ok::<_, Failure>(())
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await??;
-    }
-    Ok(())
-}
 
 fn append(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
@@ -45,17 +25,20 @@ fn append(criterion: &mut Criterion) {
         group.sample_size(10);
         for callers in CALLERS {
             group.throughput(Throughput::Elements((callers * EACH) as u64));
-            let shares: Vec<Vec<Sample>> = (0..callers)
-                .map(|_| {
-                    let mut share = generator.samples(EACH);
-                    for sample in &mut share {
-                        sample.kind = kind.unwrap_or(sample.kind);
-                    }
-                    share
-                })
-                .collect();
-            group.bench_with_input(BenchmarkId::from_parameter(callers), &shares, |bencher, shares| {
-                bencher.iter(|| runtime.block_on(together(&hot, shares.clone())).expect("appends"));
+            // What goes in is made before the clock runs.
+            let mut share = || {
+                let samples = generator.samples(EACH).into_iter();
+                let samples = samples.map(|sample| Sample { kind: kind.unwrap_or(sample.kind), ..sample });
+                hot.appends(samples.collect()).expect("appends")
+            };
+            group.bench_function(BenchmarkId::from_parameter(callers), |bencher| {
+                bencher.iter_custom(|rounds| {
+                    let mut round = || {
+                        let shares = (0..callers).map(|_| share()).collect();
+                        runtime.block_on(hot.append_singly(shares)).expect("every append")
+                    };
+                    (0..rounds).map(|_| round()).sum()
+                });
             });
         }
         group.finish();

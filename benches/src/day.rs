@@ -1,8 +1,8 @@
 //! A day of a fleet: ten routers polled every five seconds, lived through with a clock that is moved by hand.
 //!
 //! What [`nasnet_events::EventStore::maintain`] does by the clock is done here by the same calls at the same times of that
-//! day: a flush every five minutes, which is also when a page of a router is full, the dictionaries once, what is old
-//! forgotten and small rows joined every minute.
+//! day: a flush when the store says that one is due, the dictionaries once, what is old forgotten and small rows joined every
+//! minute.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,8 +31,6 @@ pub const EVENTS: u64 = DAY.as_secs() / POLL.as_secs() * ROUTERS;
 pub const BEGINS_MS: i64 = 1_795_000_000_000;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Polls between two flushes: the flush interval, and about a page of each router.
-const FLUSH_POLLS: u64 = 60;
 /// Polls between two looks at what is old and at rows that are small.
 const EXPIRE_POLLS: u64 = 12;
 /// Events of each router from which its first dictionary is trained, before the day.
@@ -68,6 +66,7 @@ pub struct Day {
     generator: Generator,
     random: Random,
     polls: u64,
+    flushes: u64,
     run: Ulid,
     _place: Place,
 }
@@ -81,6 +80,8 @@ pub struct Lived {
     pub system_4k_bytes: u64,
     /// Bytes of all writes.
     pub written_bytes: u64,
+    /// Flushes, each of all routers.
+    pub flushes: u64,
 }
 
 impl Day {
@@ -108,7 +109,8 @@ impl Day {
         let store = EventStore::open(&db, options).await?;
         let run = db.next_ulid();
         let (generator, random) = (Generator::new(11), Random::new(12));
-        let mut day = Self { db, store, clock, scopes, generator, random, polls: 0, run, _place: place };
+        let (polls, flushes) = (0, 0);
+        let mut day = Self { db, store, clock, scopes, generator, random, polls, flushes, run, _place: place };
         day.poll(TRAINED_POLLS).await?;
         day.store.flush(FlushReason::Requested).await?;
         day.store.train().await?;
@@ -128,6 +130,7 @@ impl Day {
             dirty_4k_bytes: after.dirty_4k_bytes - before.dirty_4k_bytes,
             system_4k_bytes: after.system_4k_bytes - before.system_4k_bytes,
             written_bytes: after.written_bytes - before.written_bytes,
+            flushes: after.flushes - before.flushes,
         })
     }
 
@@ -155,8 +158,9 @@ impl Day {
                 self.store.append(scope, &stream, Expected::Any, vec![event]).await
             }))
             .await?;
-            if self.polls.is_multiple_of(FLUSH_POLLS) {
-                let report = self.store.flush(FlushReason::PageFull).await?;
+            if let Some(reason) = self.store.flush_due().await {
+                let report = self.store.flush(reason).await?;
+                self.flushes += 1;
                 if let Some((scope, error)) = report.failed.first() {
                     return Err(format!("{scope:?}: {error}").into());
                 }
@@ -182,7 +186,7 @@ impl Day {
     }
 
     async fn written(&self) -> Result<Lived, Failure> {
-        let mut lived = Lived { dirty_4k_bytes: 0, system_4k_bytes: 0, written_bytes: 0 };
+        let mut lived = Lived { dirty_4k_bytes: 0, system_4k_bytes: 0, written_bytes: 0, flushes: self.flushes };
         for scope in self.scopes.iter().chain([&Scope::System]) {
             let database = self.db.scope(scope).await?;
             database.checkpoint().await?;

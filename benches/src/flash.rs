@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::events::{Generator, STREAMS, Sample, stream_name};
 use crate::leases::Failure;
+use crate::measure::exact;
 use crate::place::Place;
 
 const STATE: Cause = Cause::new("bench-state");
@@ -373,9 +374,4 @@ impl Bench {
 fn file_bytes(database: &Database) -> Result<u64, Failure> {
     let annexes = database.annexes().map_or(0, Annexes::bytes);
     Ok(std::fs::metadata(database.path())?.len() + annexes)
-}
-
-/// Counts of bytes here are far below the 2^32 that convert without loss.
-fn exact(count: u64) -> f64 {
-    u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }

@@ -57,6 +57,13 @@ pub fn percentile(mut samples: Vec<Duration>, hundredths: usize) -> Duration {
     samples.get(at).copied().unwrap_or_default()
 }
 
+/// Converts a count of bytes or events: they are far below the 2^53 a float holds exactly.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "see above")]
+pub const fn exact(count: u64) -> f64 {
+    count as f64
+}
+
 /// Keeps one core busy until it is dropped.
 #[derive(Debug)]
 pub struct BusyCore {

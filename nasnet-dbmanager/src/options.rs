@@ -51,7 +51,8 @@ impl Preset {
 
     const fn open_max(self) -> usize {
         match self {
-            Self::RouterFlash => 8,
+            // Each takes about half a megabyte, and one that takes turns with others costs flash whenever it is closed.
+            Self::RouterFlash => 16,
             Self::Server => 256,
         }
     }

@@ -16,9 +16,11 @@ use crate::class::Class;
 use crate::event::{Level, Recorded};
 use crate::varint::{self, Malformed};
 
+pub(crate) use decode::{Peek, pick};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use decode::decode;
-pub(crate) use decode::{Peek, decode_with, pick};
+#[cfg(feature = "fuzzing")]
+pub(crate) use decode::decode_with;
 
 const VERSION: u8 = 2;
 const COMPRESSED: u8 = 1;
@@ -292,6 +294,9 @@ mod tests {
                 let event = events.iter().find(|event| event.position == peek.position).unwrap();
                 let names = (event.scope.as_str(), event.stream.as_str(), event.kind.as_str());
                 assert_eq!((peek.scope, peek.stream, peek.kind), names);
+                let who = (event.actor.as_deref(), event.correlation_id, event.id);
+                assert_eq!((peek.actor, peek.correlation_id, peek.id), who);
+                assert_eq!((peek.class, peek.level, peek.wall_ms), (event.class, event.level, event.wall_ms));
                 wanted(peek.position.seq)
             })
             .unwrap();

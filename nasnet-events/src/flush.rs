@@ -13,7 +13,7 @@ use crate::hot::log::{self, Order, Row, RowState};
 use crate::pace;
 use crate::position::Position;
 use crate::shared::Shared;
-use crate::store::EventStore;
+use crate::store::{EventStore, blocking};
 use crate::truncation;
 use crate::warm::segment::{self, Lane};
 use crate::warm::{bodies, dictionary};
@@ -32,7 +32,7 @@ const STEP_BYTES: usize = 8 << 20;
 pub enum FlushReason {
     /// Someone asked for it.
     Requested,
-    /// They fill a page of flash.
+    /// They are so many that a segment of them is worth its row ([`crate::EventOptions::flush_bytes`]).
     PageFull,
     /// They have waited long enough.
     Interval,
@@ -230,7 +230,8 @@ impl Shared {
             if events.is_empty() {
                 break None;
             }
-            let prepared = segment::prepare(std::mem::take(&mut events), dictionary.as_ref())?;
+            let taken = std::mem::take(&mut events);
+            let prepared = blocking(move || segment::prepare(taken, dictionary.as_ref())).await?;
             let complete = complete.unwrap_or(tail.complete);
             let (own, annexes) = (scope.clone(), database.annexes().cloned());
             let (done, prepared) = database

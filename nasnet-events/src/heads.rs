@@ -11,6 +11,7 @@ use crate::class::Class;
 use crate::event::Recorded;
 use crate::hot::index::StreamIndex;
 use crate::hot::log::Order;
+use crate::hot::summary::{Summaries, Wanted};
 use crate::name::StreamName;
 use crate::plan::Changes;
 use crate::position::Position;
@@ -120,6 +121,7 @@ pub(crate) struct Heads {
     reservations: BTreeMap<u64, Reservation>,
     backlog: HashMap<Scope, Backlog>,
     by_stream: StreamIndex,
+    summaries: Summaries,
 }
 
 impl Heads {
@@ -142,6 +144,7 @@ impl Heads {
             reservations: BTreeMap::new(),
             backlog: HashMap::new(),
             by_stream: StreamIndex::default(),
+            summaries: Summaries::default(),
         }
     }
 
@@ -262,6 +265,7 @@ impl Heads {
             };
             self.ids.insert(event.id, known);
             self.by_stream.add(slot, event.position.seq);
+            self.summaries.add(event);
             if !durable {
                 self.add_backlog(event);
             }
@@ -281,6 +285,10 @@ impl Heads {
             ids: Vec::new(),
         });
         reservation.count += count;
+        if let (Some(first), Some(last)) = (events.first(), events.last()) {
+            // What stands in the place of its events while its end is not known is for every reader.
+            self.summaries.add_unknown(first.position.seq, last.position.seq);
+        }
         for event in events {
             let slot = self.slot(&event.scope, &event.stream);
             reservation.tops.push((slot, event.version));
@@ -340,13 +348,15 @@ impl Heads {
     }
 
     /// Takes a row into account whose events cannot be decoded.
-    pub(crate) fn note_unknown(&mut self, first_seq: u64) {
+    pub(crate) fn note_unknown(&mut self, first_seq: u64, last_seq: u64) {
         self.by_stream.add_unknown(first_seq);
+        self.summaries.add_unknown(first_seq, last_seq);
     }
 
     /// Forgets where events below the start of the hot log stood, and the ids that are beyond the window with them.
     pub(crate) fn forget_below(&mut self, floor: u64) {
         self.by_stream.forget_below(floor);
+        self.summaries.forget_below(floor);
         // Looking at all of them costs its time, so they grow to the double first.
         if self.ids.len() < IDS_SWEPT_MIN.max(self.ids_kept.saturating_mul(2)) {
             return;
@@ -385,6 +395,18 @@ impl Heads {
             None => self.index.keys().filter_map(slot).collect(),
         };
         self.by_stream.next(&slots, range, order, limit)
+    }
+
+    /// The nearest numbers of a range of the hot log that may hold what is wanted; `None` when none does.
+    pub(crate) fn next_wanted(
+        &self,
+        epoch: u32,
+        wanted: &Wanted,
+        range: (u64, u64),
+        order: Order,
+    ) -> Option<(u64, u64)> {
+        // What is known of another incarnation tells nothing of this one.
+        if epoch == self.epoch { self.summaries.next(wanted, range, self.next_seq, order) } else { Some(range) }
     }
 
     /// Moves the end of the log past rows that stand in it already.
@@ -441,8 +463,10 @@ impl Heads {
         }
         for event in blocks {
             self.add_backlog(event);
+            self.summaries.add(event);
         }
         for reservation in reservations {
+            self.summaries.add_unknown(reservation.first_seq, reservation.last_seq());
             self.hold(reservation);
         }
     }

@@ -87,7 +87,7 @@ impl EventStore {
                 () = shared.backlog.notified(), if page_full && !held_up => Some(FlushReason::PageFull),
                 () = due(&shared), if !held_up => Some(FlushReason::Promised),
                 () = shared.crowded.notified() => None,
-                () = tokio::time::sleep(wait) => self.flush_due(&done).await,
+                () = tokio::time::sleep(wait) => self.due_now(&done).await,
             };
             if let Some(reason) = reason {
                 (done.flushed, done.flushed_at) = (Instant::now(), Some(shared.manager.now()));
@@ -122,7 +122,34 @@ impl EventStore {
         Ok(())
     }
 
-    async fn flush_due(&self, done: &Done) -> Option<FlushReason> {
+    /// Tells whether Normal events are to be flushed now under [`FlushPolicy::PageFull`], by the clock of the databases:
+    /// for whoever calls [`EventStore::flush`] at times of its own instead of running [`EventStore::maintain`].
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn flush_due(&self) -> Option<FlushReason> {
+        let shared = self.shared();
+        if shared.options.flush != FlushPolicy::PageFull {
+            return None;
+        }
+        if shared.is_page_full() {
+            return Some(FlushReason::PageFull);
+        }
+        self.has_waited(shared.unflushed_for()).await.then_some(FlushReason::Interval)
+    }
+
+    /// True when events have waited long enough.
+    async fn has_waited(&self, waited: Duration) -> bool {
+        let shared = self.shared();
+        let interval = shared.options.flush_interval;
+        // Who is registered is asked only when the answer may matter.
+        waited >= interval && {
+            let routers = shared.manager.routers().await.map_or(0, |routers| routers.len());
+            waited >= stretched(interval, routers, shared.open_max())
+        }
+    }
+
+    async fn due_now(&self, done: &Done) -> Option<FlushReason> {
         let shared = self.shared();
         if self.is_tmpfs_low().await && !shared.heads().backlog().is_empty() {
             return Some(FlushReason::LowTmpfs);
@@ -131,15 +158,7 @@ impl EventStore {
             FlushPolicy::Daily { minute } => {
                 Rhythm::daily(minute).is_due(done.flushed_at.as_ref(), &shared.manager.now())
             }
-            FlushPolicy::PageFull => {
-                let waited = done.flushed.elapsed();
-                let interval = shared.options.flush_interval;
-                // Who is registered is asked only when the answer may matter.
-                waited >= interval && {
-                    let routers = shared.manager.routers().await.map_or(0, |routers| routers.len());
-                    waited >= stretched(interval, routers, shared.manager.stats().max_open)
-                }
-            }
+            FlushPolicy::PageFull => self.has_waited(done.flushed.elapsed()).await,
         };
         is_due.then_some(FlushReason::Interval)
     }

@@ -17,8 +17,9 @@ pub struct EventOptions {
     pub queue_events_max: usize,
     /// Largest body of one event in bytes, at most [`EventOptions::BODY_BYTES_LIMIT`]. Default 256 KiB.
     pub body_bytes_max: usize,
-    /// Unflushed Normal events of one scope, in estimated compressed bytes, that make `maintain` flush: one page of
-    /// flash. Default 4 KiB.
+    /// Unflushed Normal events of one scope, in estimated compressed bytes, that make `maintain` flush before
+    /// [`EventOptions::flush_interval`] is over; with more scopes than databases stay open as many times more. Default
+    /// 16 KiB: in pages of flash a flush costs about three and what its events take (docs/adr/0013).
     pub flush_bytes: usize,
     /// Longest time `maintain` leaves Normal events in tmpfs only. Default 5 minutes.
     pub flush_interval: Duration,
@@ -57,7 +58,7 @@ impl Default for EventOptions {
             classes: ClassRules::default(),
             queue_events_max: 16_384,
             body_bytes_max: 256 << 10,
-            flush_bytes: 4 << 10,
+            flush_bytes: 16 << 10,
             flush_interval: Duration::from_secs(5 * 60),
             hot_bytes_max: None,
             hot_keep: Duration::from_secs(24 * 60 * 60),
@@ -166,7 +167,7 @@ pub enum ColdPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum FlushPolicy {
-    /// A full page of flash, or events that have waited for [`EventOptions::flush_interval`]; with more routers than
+    /// Events that fill [`EventOptions::flush_bytes`], or that have waited for [`EventOptions::flush_interval`]; with more routers than
     /// databases stay open the interval is stretched, to an hour at most.
     #[default]
     PageFull,

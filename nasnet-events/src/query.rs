@@ -173,14 +173,20 @@ impl Query {
             && self.wall_ms.as_ref().is_none_or(|range| range.contains(&event.wall_ms))
     }
 
-    /// False when what is told of an event already keeps it from being wanted.
-    pub(crate) fn may_want(&self, event: &Peek<'_>) -> bool {
+    /// As [`Query::matches`], of an event that is not put together.
+    pub(crate) fn wants(&self, event: &Peek<'_>) -> bool {
         event.position > self.after
             && event.position <= self.until
             && self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|scope| scope.as_str() == event.scope))
             && self.stream.as_ref().is_none_or(|stream| stream.as_str() == event.stream)
             && self.stream_prefix.as_ref().is_none_or(|prefix| event.stream.starts_with(prefix))
             && self.wants_kind(event.kind)
+            && self.classes.as_ref().is_none_or(|classes| classes.contains(&event.class))
+            && event.level >= self.level_min
+            && self.actor.as_deref().is_none_or(|actor| event.actor == Some(actor))
+            && self.correlation_id.is_none_or(|id| event.correlation_id == Some(id))
+            && self.id.is_none_or(|id| event.id == id)
+            && self.wall_ms.as_ref().is_none_or(|range| range.contains(&event.wall_ms))
     }
 
     pub(crate) fn wants_scope(&self, scope: &Scope) -> bool {

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
+use crate::block::Peek;
 use crate::cold::ColdDir;
 use crate::epoch;
 use crate::error::Error;
@@ -426,8 +427,9 @@ async fn read_segments(
                 Order::Backwards => rest.high = meta.first.before(),
             }
             if meta.may_hold(kinds, streams) && query.wants_span(meta.wall_ms) {
-                match segment::events(conn, annexes, scope, &meta).await {
-                    Ok(events) => packed.events.extend(events.into_iter().filter(|event| query.matches(event))),
+                let wanted = |peek: &Peek<'_>| query.wants(peek);
+                match segment::wanted_events(conn, annexes, scope, &meta, &wanted).await {
+                    Ok(events) => packed.events.extend(events),
                     Err(error) if error.is_of_one_segment() => packed.errors.push(error),
                     Err(error) => return Err(error),
                 }

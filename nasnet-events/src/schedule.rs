@@ -7,6 +7,10 @@ use nasnet_dbmanager::{ClockQuality, Now};
 const DAY_MS: i64 = 86_400_000;
 /// A clock that jumps to and fro makes nothing happen more often than this.
 const GAP_MIN: Duration = Duration::from_secs(3_600);
+/// However many routers there are, Normal events wait no longer.
+const WAIT_MAX: Duration = Duration::from_secs(3_600);
+/// Segments of 64 KiB compress about five times.
+const RATIO: u64 = 5;
 
 /// A rhythm by the wall clock, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +46,19 @@ impl Rhythm {
 /// How long Normal events may wait when more routers than databases stay open have to be flushed: a flush of all of them
 /// opens and closes databases in turn, so it comes less often, up to once an hour.
 pub(crate) fn stretched(interval: Duration, routers: usize, open_max: usize) -> Duration {
-    let rounds = u32::try_from(routers.div_ceil(open_max.max(1)).max(1)).unwrap_or(u32::MAX);
-    interval.saturating_mul(rounds).min(Duration::from_secs(3_600).max(interval))
+    interval.saturating_mul(rounds(routers, open_max)).min(WAIT_MAX.max(interval))
+}
+
+/// True when Normal events of so many scopes, `raw_bytes` in all, are worth a flush before they have waited for the interval:
+/// each scope writes `flush_bytes` on average, and more when the databases have to be opened and closed in turn.
+pub(crate) fn is_page_full(scopes: usize, raw_bytes: u64, flush_bytes: usize, open_max: usize) -> bool {
+    let each = (flush_bytes as u64).saturating_mul(RATIO).saturating_mul(u64::from(rounds(scopes, open_max)));
+    scopes > 0 && raw_bytes >= each.saturating_mul(scopes as u64)
+}
+
+/// How often the set of open databases is gone through by a flush.
+fn rounds(scopes: usize, open_max: usize) -> u32 {
+    u32::try_from(scopes.div_ceil(open_max.max(1)).max(1)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -96,5 +111,17 @@ mod tests {
         assert_eq!(stretched(minutes(5), 20, 8), minutes(15));
         assert_eq!(stretched(minutes(5), 1_000, 8), minutes(60));
         assert_eq!(stretched(minutes(90), 1_000, 8), minutes(90));
+    }
+
+    #[test]
+    fn a_flush_before_its_time_is_worth_more_where_databases_take_turns_to_be_open() {
+        const PAGE: usize = 4_096;
+        assert!(!is_page_full(0, u64::MAX, PAGE, 8), "nothing waits");
+        let full = |scopes: u64, rounds: u64| 5 * 4_096 * scopes * rounds;
+        for (scopes, rounds) in [(1, 1), (8, 1), (9, 2), (16, 2), (17, 3)] {
+            let count = usize::try_from(scopes).unwrap();
+            assert!(is_page_full(count, full(scopes, rounds), PAGE, 8), "{scopes}");
+            assert!(!is_page_full(count, full(scopes, rounds) - 1, PAGE, 8), "{scopes}");
+        }
     }
 }

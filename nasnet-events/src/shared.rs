@@ -24,6 +24,7 @@ use crate::hot::session::Session;
 use crate::options::EventOptions;
 use crate::position::Position;
 use crate::reads::ReadCounts;
+use crate::schedule::is_page_full;
 use crate::store::{blocking, lock_opening};
 
 /// How long a wiped hot tier waits for the transactions that hold positions in it before it is numbered anew.
@@ -62,6 +63,10 @@ pub(crate) struct Shared {
     pub(crate) hot_bytes_max: u64,
     /// When the last flush went ahead, by the time since boot.
     last_flush_ms: Mutex<Option<u64>>,
+    /// When the store was opened.
+    opened_ms: u64,
+    /// Databases of routers that stay open together.
+    open_max: usize,
     /// Bytes appended since somebody looked how many there are.
     hot_unseen: AtomicU64,
     /// Rows appended since somebody joined small ones.
@@ -99,6 +104,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(manager: DbManager, options: EventOptions, session: Session, opened: Opened) -> Self {
         let hot_bytes_max = hot_bytes_max(&manager, options.hot_bytes_max);
+        let (opened_ms, open_max) = (manager.now().boottime_ms, manager.stats().max_open);
         let cold = options.cold.as_ref().map(|cold| Arc::new(Mutex::new(ColdDir::new(cold, &manager))));
         Self {
             manager,
@@ -112,6 +118,8 @@ impl Shared {
             landed: Notify::new(),
             hot_bytes_max,
             last_flush_ms: Mutex::new(None),
+            opened_ms,
+            open_max,
             hot_unseen: AtomicU64::new(u64::MAX / 2),
             small_rows: AtomicU64::new(SMALL_ROWS_MIN),
             compact_from: Mutex::new((0, 1)),
@@ -245,6 +253,16 @@ impl Shared {
         *self.last_flush_ms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Since the last flush that went ahead, or since the store was opened.
+    pub(crate) fn unflushed_for(&self) -> Duration {
+        let since = self.last_flush_ms().unwrap_or(self.opened_ms);
+        Duration::from_millis(self.manager.now().boottime_ms.saturating_sub(since))
+    }
+
+    pub(crate) const fn open_max(&self) -> usize {
+        self.open_max
+    }
+
     pub(crate) fn set_last_flush_ms(&self, boottime_ms: u64) {
         *self.last_flush_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(boottime_ms);
     }
@@ -330,15 +348,17 @@ impl Shared {
         }
     }
 
-    /// Wakes `maintain` when the scopes with unflushed events fill a page each, on average.
-    pub(crate) fn note_backlog(&self) {
-        // Segments of 64 KiB compress about five times.
-        const RATIO: u64 = 5;
+    /// True when the scopes with unflushed events have enough of them, on average.
+    pub(crate) fn is_page_full(&self) -> bool {
         let heads = self.heads();
-        let (scopes, raw) =
-            heads.backlog().values().fold((0, 0), |(scopes, raw), backlog| (scopes + 1, raw + backlog.raw_bytes));
-        let wanted = RATIO.saturating_mul(self.options.flush_bytes as u64).saturating_mul(scopes);
-        if scopes > 0 && raw >= wanted {
+        let backlog = heads.backlog();
+        let raw_bytes = backlog.values().map(|backlog| backlog.raw_bytes).sum();
+        is_page_full(backlog.len(), raw_bytes, self.options.flush_bytes, self.open_max)
+    }
+
+    /// Wakes `maintain` when they do.
+    pub(crate) fn note_backlog(&self) {
+        if self.is_page_full() {
             self.backlog.notify_one();
         }
     }

@@ -10,7 +10,8 @@ use super::{
     COMPRESSED, Flags, HEADER_BYTES, PAYLOAD_BYTES_MAX, VERSION, WITH_DICTIONARY, checksum, flag, parse_flags,
 };
 use crate::body::Body;
-use crate::event::Recorded;
+use crate::class::Class;
+use crate::event::{Level, Recorded};
 use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 use crate::varint::{Malformed, Reader};
@@ -22,6 +23,12 @@ pub(crate) struct Peek<'a> {
     pub(crate) scope: &'a str,
     pub(crate) stream: &'a str,
     pub(crate) kind: &'a str,
+    pub(crate) class: Class,
+    pub(crate) level: Level,
+    pub(crate) actor: Option<&'a str>,
+    pub(crate) correlation_id: Option<Ulid>,
+    pub(crate) id: Ulid,
+    pub(crate) wall_ms: i64,
 }
 
 /// Some events of a block, and how many it holds in all.
@@ -40,6 +47,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Recorded>, Malformed> {
 }
 
 /// Decodes what [`super::encode`] wrote. Every damage is an error, never a panic and never a large allocation.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn decode_with(bytes: &[u8], dictionary: Option<&[u8]>) -> Result<Vec<Recorded>, Malformed> {
     Ok(pick(bytes, dictionary, &|_| true)?.events)
 }
@@ -164,9 +172,21 @@ impl<'a> Texts<'a> {
         Ok(kind)
     }
 
-    fn peek(&self, event: &Columns) -> Result<Peek<'a>, Malformed> {
+    fn peek(&self, event: &Columns, random: [u8; 10]) -> Result<Peek<'a>, Malformed> {
         let (scope, stream, kind) = (self.text(event.scope)?.1, self.text(event.stream)?.1, self.text(event.kind)?.1);
-        Ok(Peek { position: event.position, scope, stream, kind })
+        let correlation = event.correlation.map(|number| self.id(number)).transpose()?;
+        Ok(Peek {
+            position: event.position,
+            scope,
+            stream,
+            kind,
+            class: event.flags.class,
+            level: event.flags.level,
+            actor: event.actor.map(|number| self.text(number)).transpose()?.map(|(_, text)| text),
+            correlation_id: correlation.map(Ulid::from_bytes),
+            id: id_of(event, random),
+            wall_ms: event.wall_ms,
+        })
     }
 }
 
@@ -188,7 +208,7 @@ fn pick_payload(payload: &[u8], wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Pi
     for ((event, random), length) in columns.into_iter().zip(randoms).zip(lengths) {
         let length = usize::try_from(length).map_err(|_| Malformed("body too large"))?;
         let body = reader.take(length)?;
-        if wanted(&texts.peek(&event)?) {
+        if wanted(&texts.peek(&event, random)?) {
             events.push(finish(&mut texts, &event, random, body)?);
         }
     }
@@ -245,19 +265,23 @@ fn read_columns(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Columns>, M
     Ok(columns)
 }
 
-fn finish(texts: &mut Texts<'_>, event: &Columns, random: [u8; 10], body: &[u8]) -> Result<Recorded, Malformed> {
+fn id_of(event: &Columns, random: [u8; 10]) -> Ulid {
     let mut id = [0; 16];
     id[..6].copy_from_slice(&event.id_ms.to_be_bytes()[2..]);
     id[6..].copy_from_slice(&random);
+    Ulid::from_bytes(id)
+}
+
+fn finish(texts: &mut Texts<'_>, event: &Columns, random: [u8; 10], body: &[u8]) -> Result<Recorded, Malformed> {
     let body = std::str::from_utf8(body).map_err(|_| Malformed("body is not UTF-8"))?;
     let actor = event.actor.map(|number| texts.text(number)).transpose()?.map(|(_, text)| text.to_owned());
     let subject = event.subject.map(|number| texts.text(number)).transpose()?.map(|(_, text)| Subject::parse(text));
-    let id_of = |number: Option<u64>| number.map(|number| texts.id(number)).transpose();
-    let (correlation_id, causation_id) = (id_of(event.correlation)?, id_of(event.causation)?);
+    let numbered = |number: Option<u64>| number.map(|number| texts.id(number)).transpose();
+    let (correlation_id, causation_id) = (numbered(event.correlation)?, numbered(event.causation)?);
     let boot = BootId::from_bytes(texts.id(event.boot)?);
     Ok(Recorded {
         position: event.position,
-        id: Ulid::from_bytes(id),
+        id: id_of(event, random),
         scope: texts.scope(event.scope)?,
         stream: texts.stream(event.stream)?,
         version: event.version,

@@ -540,11 +540,11 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             grown = true;
             if row.shed > 0 {
                 // Of which streams they were is not known any more.
-                heads.note_unknown(row.first_seq);
+                heads.note_unknown(row.first_seq, row.last_seq());
             }
             let next_seq = row.last_seq() + 1;
             let mut events = events.unwrap_or_else(|error| {
-                heads.note_unknown(row.first_seq);
+                heads.note_unknown(row.first_seq, row.last_seq());
                 tracing::error!(%error, "the events of a row of the hot log are not known");
                 Vec::new()
             });

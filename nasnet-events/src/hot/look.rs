@@ -5,6 +5,7 @@ use nasnet_dbmanager::{RawConn, Scope};
 
 use crate::error::Error;
 use crate::hot::log::{self, Order, Row, RowState, View};
+use crate::hot::summary::Wanted;
 use crate::merge::{Range, Slice, end_of};
 use crate::name::StreamName;
 use crate::position::Position;
@@ -118,7 +119,7 @@ pub(crate) fn fetch(
     let rows = match &query.stream {
         _ if !is_hot => Rows::Below,
         Some(stream) => fetch_stream(conn, shared, query, stream, &view, part, (left, events))?,
-        None => fetch_log(conn, &view, part, order, events)?,
+        None => fetch_log(conn, shared, query, &view, part, events)?,
     };
     Ok(Fetched { range, part, unresolved, epoch: view.epoch, rows })
 }
@@ -142,7 +143,7 @@ fn fetch_stream(
     if epoch != view.epoch || range.low.seq >= known || (order == Order::Backwards && range.high.seq > known) {
         let low = if epoch == view.epoch { range.low.max(Position::new(epoch, known)) } else { range.low };
         let above = if order == Order::Backwards { Range { low, ..range } } else { range };
-        return fetch_log(conn, view, above, order, events);
+        return fetch_log(conn, shared, query, view, above, events);
     }
     let part = Range { high: range.high.min(Position::new(epoch, known)), ..range };
     let scopes = query.scopes.as_deref();
@@ -158,19 +159,41 @@ fn fetch_stream(
     Ok(Rows::Stream { slice, rows })
 }
 
-/// Rows of the hot log in a range that lies within it, until they hold so many events, wanted or not.
-fn fetch_log(conn: &mut RawConn<'_>, view: &View, range: Range, order: Order, events: u64) -> Result<Rows, Error> {
+/// Rows of the hot log in a range that lies within it, until they hold so many events, wanted or not. Where nothing wanted
+/// can be, nothing is fetched.
+fn fetch_log(
+    conn: &mut RawConn<'_>,
+    shared: &Shared,
+    query: &Query,
+    view: &View,
+    range: Range,
+    events: u64,
+) -> Result<Rows, Error> {
+    let (order, wanted) = (query.order, Wanted::of(query));
     let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
     let (mut rows, mut held, mut limit) = (Vec::new(), 0, ROWS_FIRST);
     let mut whole = range.is_empty();
     while !whole && from <= to && held < events && rows.len() < ROWS_MAX {
-        let page = log::page_now(conn, view.epoch, (from, to), order, limit)?;
-        whole = page.len() < limit as usize;
+        let near = match &wanted {
+            Some(wanted) => shared.heads().next_wanted(view.epoch, wanted, (from, to), order),
+            None => Some((from, to)),
+        };
+        let Some((first, last)) = near else {
+            whole = true;
+            break;
+        };
+        let page = log::page_now(conn, view.epoch, (first, last), order, limit)?;
+        if page.len() < limit as usize {
+            match order {
+                Order::Forwards => from = last + 1,
+                Order::Backwards => to = first.saturating_sub(1),
+            }
+        }
         for row in &page {
             held += row.count;
             match order {
-                Order::Forwards => from = row.last_seq() + 1,
-                Order::Backwards => to = row.first_seq.saturating_sub(1),
+                Order::Forwards => from = from.max(row.last_seq() + 1),
+                Order::Backwards => to = to.min(row.first_seq.saturating_sub(1)),
             }
         }
         rows.extend(page);
@@ -187,8 +210,8 @@ fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
         slice.errors.push(stalled(&reserved.scope, epoch, row.first_seq, row.last_seq()));
         return;
     }
-    match row.pick(&|peek| query.may_want(peek)) {
-        Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
+    match row.pick(&|peek| query.wants(peek)) {
+        Ok(events) => slice.events.extend(events),
         Err(error) => slice.errors.push(error),
     }
 }

@@ -7,4 +7,5 @@ pub(crate) mod log;
 pub(crate) mod look;
 pub(crate) mod session;
 pub(crate) mod shed;
+pub(crate) mod summary;
 pub(crate) mod truncated;

@@ -1,12 +1,13 @@
 //! Normal events of one flush as one compressed row, chained to the one before by its digest.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use nasnet_dbmanager::{AnnexPlace, Annexes, Scope};
 use sqlx::SqliteConnection;
 
-use crate::block::{self, Packing};
+use crate::block::{self, Packing, Peek};
 use crate::chain::{self, Digest};
 use crate::error::Error;
 use crate::event::Recorded;
@@ -18,6 +19,9 @@ use crate::warm::dictionary::{self, Dictionary, DictionaryId};
 use crate::warm::names;
 
 const LEVEL: i32 = 3;
+/// A short segment takes the most bytes for each event, and to press it harder costs milliseconds (docs/adr/0013).
+const SMALL_BYTES: usize = 64 << 10;
+const SMALL_LEVEL: i32 = 9;
 
 const REMOVED: &str = "SELECT pos, digest FROM event_chain WHERE lane = 'segments' ORDER BY pos DESC LIMIT 1";
 const CHAINED_AT: &str = "SELECT pos, digest FROM (SELECT * FROM (SELECT last_pos AS pos, digest FROM event_segments \
@@ -148,14 +152,17 @@ pub(crate) struct Prepared {
     dictionary: Option<DictionaryId>,
 }
 
-/// Encodes the events of one segment; they must not be empty. With a dictionary when that makes it smaller.
+/// Encodes the events of one segment; they must not be empty. With a dictionary when that makes it smaller. Slow: not for
+/// a thread of the runtime.
 pub(crate) fn prepare(events: Vec<Recorded>, dictionary: Option<&Dictionary>) -> Result<Prepared, Error> {
     let refs: Vec<&Recorded> = events.iter().collect();
     let failed = |error: Malformed| Error::corrupt("segment to be written", error);
-    let (mut body, raw_bytes) = block::encode(&refs, Packing::Zstd(LEVEL)).map_err(failed)?;
+    let bytes: usize = events.iter().map(|event| event.body.get().len()).sum();
+    let level = if bytes <= SMALL_BYTES { SMALL_LEVEL } else { LEVEL };
+    let (mut body, raw_bytes) = block::encode(&refs, Packing::Zstd(level)).map_err(failed)?;
     let mut used = None;
     if let Some(dictionary) = dictionary {
-        let packing = Packing::Dictionary(LEVEL, &dictionary.body);
+        let packing = Packing::Dictionary(level, &dictionary.body);
         let (with, _) = block::encode(&refs, packing).map_err(failed)?;
         if with.len() < body.len() {
             (body, used) = (with, Some(dictionary.id));
@@ -397,6 +404,17 @@ pub(crate) async fn events(
     scope: &Scope,
     meta: &Meta,
 ) -> Result<Vec<Recorded>, Error> {
+    wanted_events(conn, annexes, scope, meta, &|_| true).await
+}
+
+/// As [`events`], of those that are wanted.
+pub(crate) async fn wanted_events(
+    conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
+    scope: &Scope,
+    meta: &Meta,
+    wanted: &(dyn Fn(&Peek<'_>) -> bool + Sync),
+) -> Result<Vec<Recorded>, Error> {
     let sql = meta.lane.sql();
     let what = || format!("{scope} {} row {}", sql.table, meta.first.to_key_clamped());
     let found: bodies::Columns = sqlx::query_as(sql.body).bind(meta.first.to_key()?).fetch_one(&mut *conn).await?;
@@ -415,12 +433,16 @@ pub(crate) async fn events(
             Some(dictionary::find(conn, id).await?.ok_or_else(missing)?)
         }
     };
-    let events = block::decode_with(&body, dictionary.as_ref().map(|dictionary| dictionary.body.as_slice()))
+    let others = Cell::new(false);
+    let wanted = |peek: &Peek<'_>| {
+        others.set(others.get() || peek.scope != scope.as_str());
+        wanted(peek)
+    };
+    let picked = block::pick(&body, dictionary.as_ref().map(|dictionary| dictionary.body.as_slice()), &wanted)
         .map_err(|error| Error::corrupt(what(), error))?;
-    let ends = (events.first().map(|event| event.position), events.last().map(|event| event.position));
-    let right = ends == (Some(meta.first), Some(meta.last)) && events.len() as u64 == meta.events;
-    if right && events.iter().all(|event| event.scope == *scope) {
-        Ok(events)
+    let right = picked.ends == Some((meta.first, meta.last)) && picked.count as u64 == meta.events;
+    if right && !others.get() {
+        Ok(picked.events)
     } else {
         Err(Error::corrupt(what(), "its events are not those of its columns"))
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use nasnet_benches::events::{Generator, Sample};
-use nasnet_benches::measure::{Ratio, median};
+use nasnet_benches::measure::{Ratio, exact, median};
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::{DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{
@@ -125,10 +125,4 @@ pub(crate) async fn rows(disk: Option<&Path>) -> Result<Vec<Ratio>, Failure> {
     let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
     let time = format!("ms of such a query ({:.0} ms with the index to be read), context", ms(first));
     Ok(vec![Ratio::at_most("P12", what, percent, 2.0), Ratio::at_most("P12", time, ms(median(times)), 1_000.0)])
-}
-
-/// Counts of bytes are far below the 2^53 a float holds exactly.
-#[expect(clippy::cast_precision_loss, reason = "see above")]
-const fn exact(count: u64) -> f64 {
-    count as f64
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt;
 use nasnet_benches::day::{ACTORS, BEGINS_MS, Day, EVENTS, RESOURCES, ROUTERS, stream_of};
 use nasnet_benches::events::Random;
-use nasnet_benches::measure::{BusyCore, Ratio, percentile};
+use nasnet_benches::measure::{BusyCore, Ratio, exact, percentile};
 use nasnet_dbmanager::Scope;
 use nasnet_events::{Class, Level, Query, Recorded};
 use ulid::Ulid;
@@ -39,9 +39,10 @@ pub(crate) async fn rows(disk: Option<&Path>, wanted: impl Fn(&str) -> bool) -> 
         rows.push(Ratio::at_most("S6", "events shed for want of room", gone, 0.0));
         let years = AREA_BYTES * 10_000.0 / AMPLIFICATION / exact(lived.dirty_4k_bytes) / 365.0;
         let what = format!(
-            "years 64 MiB of flash last at 10,000 cycles and {:.1} MB a day ({:.1} of them system.db, {:.0} bytes an event)",
+            "years 64 MiB of flash last at 10,000 cycles and {:.1} MB a day ({:.1} of them system.db; {} flushes, {:.0} bytes an event)",
             exact(lived.dirty_4k_bytes) / 1e6,
             exact(lived.system_4k_bytes) / 1e6,
+            lived.flushes,
             exact(lived.dirty_4k_bytes) / exact(EVENTS),
         );
         rows.push(Ratio::at_least("S6", what, years, 10.0));
@@ -180,10 +181,4 @@ async fn dashboard(day: &Day) -> Result<Ratio, Failure> {
     let (asked, went_on) = (after.hot - before.hot, after.warm - before.warm);
     let what = format!("percent of {asked} queries of a dashboard that the hot tier answers alone");
     Ok(Ratio::at_least("S4", what, 100.0 * exact(asked - went_on) / exact(asked), 90.0))
-}
-
-/// Counts here are far below the 2^53 a float holds exactly.
-#[expect(clippy::cast_precision_loss, reason = "see above")]
-const fn exact(count: u64) -> f64 {
-    count as f64
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nasnet_benches::leases::{Advisory, Failure, Pairs, lease, open, upsert};
-use nasnet_benches::measure::{BusyCore, ROUNDS, Ratio, median, percentile};
+use nasnet_benches::measure::{BusyCore, ROUNDS, Ratio, exact, median, percentile};
 use nasnet_benches::naive::{Floor, NaiveLock};
 use nasnet_benches::place::Place;
 use nasnet_locking::{LockManager, LockOptions, TOKEN_COUNTER};
@@ -104,9 +104,4 @@ pub(crate) async fn rows(disk: Option<&Path>) -> Result<Vec<Ratio>, Failure> {
         rows.push(Ratio::at_least("P18", what, advisory_speed.0, 1.0));
     }
     Ok(rows)
-}
-
-/// Counts of bytes are far below the 2^53 a float holds exactly.
-fn exact(count: u64) -> f64 {
-    u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt;
 use nasnet_benches::events::{Generator, Random, STREAMS, stream_name};
 use nasnet_benches::hot::Hot;
-use nasnet_benches::measure::{BusyCore, Ratio, percentile};
+use nasnet_benches::measure::{BusyCore, Ratio, exact, percentile};
 use nasnet_benches::place::Place;
 use nasnet_benches::rows::{Recent, Rows};
 use nasnet_events::{EventOptions, Query, StreamName};
@@ -99,10 +99,4 @@ fn ask_rows(plain: &Rows, by: By, random: &mut Random) -> Result<Duration, Failu
     let found = plain.recent(key)?;
     let spent = start.elapsed();
     if found.len() == 100 { Ok(spent) } else { Err(format!("{} rows instead of 100", found.len()).into()) }
-}
-
-/// Counts of bytes are far below the 2^53 a float holds exactly.
-#[expect(clippy::cast_precision_loss, reason = "see above")]
-const fn exact(count: u64) -> f64 {
-    count as f64
 }
