@@ -16,11 +16,11 @@ use crate::class::Class;
 use crate::event::{Level, Recorded};
 use crate::varint::{self, Malformed};
 
-pub(crate) use decode::{Peek, pick};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use decode::decode;
 #[cfg(feature = "fuzzing")]
 pub(crate) use decode::decode_with;
+pub(crate) use decode::{Peek, pick};
 
 const VERSION: u8 = 2;
 const COMPRESSED: u8 = 1;
