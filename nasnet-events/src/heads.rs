@@ -233,6 +233,19 @@ impl Heads {
         self.ids.get(&id).copied()
     }
 
+    /// The scope of an event whose id is known and that is not in an open transaction.
+    pub(crate) fn scope_of(&self, id: Ulid) -> Option<Scope> {
+        let known = self.known(id).filter(|known| !known.pending)?;
+        let found = self.index.iter().find(|(_, streams)| streams.values().any(|slot| *slot == known.slot));
+        found.map(|(scope, _)| scope.clone())
+    }
+
+    /// As after the store was opened anew and the window has moved on.
+    #[cfg(test)]
+    pub(crate) fn forget_ids(&mut self) {
+        self.ids.clear();
+    }
+
     #[cfg(test)]
     pub(crate) fn ids_known(&self) -> usize {
         self.ids.len()

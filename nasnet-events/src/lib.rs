@@ -43,6 +43,7 @@ mod window;
 // What the store does.
 mod append_each;
 mod archive;
+mod below;
 mod consumer;
 mod decide;
 mod durable;

@@ -35,6 +35,14 @@ impl Slice {
         Self { events: Vec::new(), errors: Vec::new(), covered: end_of(range, order) }
     }
 
+    /// The part of a range that lies within what was looked at.
+    pub(crate) fn within(&self, range: Range, order: Order) -> Range {
+        match order {
+            Order::Forwards => Range { high: range.high.min(self.covered), ..range },
+            Order::Backwards => Range { low: range.low.max(self.covered), ..range },
+        }
+    }
+
     /// Notes that a stretch `first..=last` was looked at and nothing nearer was left out.
     pub(crate) fn stop_at(&mut self, first: Position, last: Position, order: Order) {
         self.covered = match order {
@@ -84,6 +92,49 @@ pub(crate) fn merge(range: Range, order: Order, slices: Vec<Slice>) -> (Vec<Reco
     (events, errors, left)
 }
 
+/// Ends a page early that holds too much: the nearest events stay, at least one and at most as many, with as many bytes of
+/// bodies, as the limits say. Returns how many that are; `rest` ends with the last of them.
+pub(crate) fn cut(
+    slices: &mut [Slice],
+    rest: &mut Range,
+    order: Order,
+    (events_max, bytes_max): (usize, usize),
+) -> (usize, usize) {
+    let mut sizes: Vec<(Position, usize)> = Vec::new();
+    for slice in slices.iter() {
+        sizes.extend(slice.events.iter().map(|event| (event.position, event.body.get().len())));
+    }
+    match order {
+        Order::Forwards => sizes.sort_unstable(),
+        Order::Backwards => sizes.sort_unstable_by(|a, b| b.cmp(a)),
+    }
+    let (mut bytes, mut end) = (0_usize, None);
+    for (number, (position, size)) in sizes.into_iter().enumerate() {
+        bytes = bytes.saturating_add(size);
+        // Copies of one event stay together.
+        if number > 0 && end != Some(position) && (number >= events_max || bytes > bytes_max) {
+            break;
+        }
+        end = Some(position);
+    }
+    let Some(end) = end else { return (0, 0) };
+    match order {
+        Order::Forwards => rest.high = rest.high.min(end),
+        Order::Backwards => rest.low = rest.low.max(end.before()),
+    }
+    let (mut events, mut bytes) = (0, 0);
+    for slice in slices {
+        slice.events.retain(|event| event.position > rest.low && event.position <= rest.high);
+        slice.covered = match order {
+            Order::Forwards => slice.covered.min(rest.high),
+            Order::Backwards => slice.covered.max(rest.low),
+        };
+        events += slice.events.len();
+        bytes += slice.events.iter().map(|event| event.body.get().len()).sum::<usize>();
+    }
+    (events, bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -115,6 +166,7 @@ mod tests {
             events in arbitrary::events(0..30),
             homes in prop::collection::vec(1..8_u8, 30),
             pages in prop::collection::vec(1..6_usize, 3),
+            limits in (1..40_usize, 1..4_000_usize),
             backwards: bool,
         ) {
             // Every event is in at least one of three tiers.
@@ -127,7 +179,16 @@ mod tests {
             let mut read = Vec::new();
             let mut rounds = 0;
             while !range.is_empty() {
-                let slices = tiers.iter().zip(&pages).map(|(held, page)| look(held, range, order, *page)).collect();
+                let mut slices: Vec<Slice> = Vec::new();
+                let mut rest = range;
+                for (held, page) in tiers.iter().zip(&pages) {
+                    let slice = look(held, rest, order, *page);
+                    rest = slice.within(rest, order);
+                    slices.push(slice);
+                    let (events, bytes) = cut(&mut slices, &mut rest, order, limits);
+                    // Three copies of one event at most stay together.
+                    prop_assert!(events <= limits.0 + 2 && (events <= 3 || bytes <= limits.1 * 3));
+                }
                 let (events, _, left) = merge(range, order, slices);
                 prop_assert_ne!(left, range, "a page must make progress");
                 read.extend(events);

@@ -1,29 +1,25 @@
 //! One query over all tiers.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use nasnet_dbmanager::{Annexes, Cause, Scope};
-use sqlx::SqliteConnection;
+use nasnet_dbmanager::{Cause, Scope};
 
-use crate::block::Peek;
-use crate::cold::ColdDir;
+use crate::below::Below;
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::{self, Order, View};
 use crate::hot::look::{Hot, fetch, is_stalled};
-use crate::merge::{Range, Slice, merge};
+use crate::merge::{Range, merge};
 use crate::position::Position;
 use crate::present::present;
 use crate::query::Query;
 use crate::reads::Depth;
 use crate::shared::Shared;
-use crate::store::{EventStore, blocking};
-use crate::warm::segment::Lane;
-use crate::warm::{names, rows, segment};
+use crate::store::EventStore;
 
 const READ: Cause = Cause::new("event-read");
 
@@ -31,8 +27,6 @@ const READ: Cause = Cause::new("event-read");
 pub(crate) const PAGE_EVENTS: usize = 512;
 /// Events of hot rows that are looked at for one page when few of them are wanted. Appends wait meanwhile.
 const HOT_EVENTS_MAX: u64 = 4_096;
-/// Segments looked up by one statement.
-const SEGMENTS: u32 = 8;
 
 /// Which tiers a read looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,27 +203,28 @@ impl Cursor {
                 self.shared.resolver.notify_one();
             }
         }
-        let mut slices = Vec::new();
         // What stands in the place of an open transaction is nowhere else to be shown.
         let damaged = hot.slice.as_ref().is_some_and(|slice| slice.errors.iter().any(|error| !is_stalled(error)));
         let beyond_hot = hot.slice.is_none() || damaged || hot.has_holes;
-        slices.extend(hot.slice);
-        let (mut part, is_hot) = (hot.part, !slices.is_empty());
-        if beyond_hot && !part.is_empty() {
+        let (mut part, is_hot) = (hot.part, hot.slice.is_some());
+        let slices = if beyond_hot && !part.is_empty() {
             self.shared.reads.note(&mut self.depth, Depth::Warm);
             let mut scopes = self.wanted_scopes().await?;
             scopes.retain(|scope| !self.passes(scope, &mut part));
+            let mut below = Below::new(&self.shared, &self.query, part, hot.slice);
             for scope in &scopes {
-                slices.extend(self.warm(scope, part).await);
+                below.look_at_warm(scope).await;
             }
-            self.below = Some(scopes);
-            if self.tiers == Tiers::All
-                && let Some(cold) = self.shared.cold.clone()
-            {
+            if let (Tiers::All, Some(cold)) = (self.tiers, &self.shared.cold) {
                 self.shared.reads.note(&mut self.depth, Depth::Cold);
-                slices.push(self.cold(cold, part).await);
+                below.look_at_cold(cold).await;
             }
-        }
+            let slices = below.into_slices();
+            self.below = Some(scopes);
+            slices
+        } else {
+            hot.slice.into_iter().collect()
+        };
         let (events, mut errors, left) = merge(part, order, slices);
         self.note_unread(&mut errors, is_hot, left);
         match order {
@@ -273,10 +268,14 @@ impl Cursor {
     }
 
     async fn wanted_scopes(&self) -> Result<Vec<Scope>, Error> {
-        match &self.query.scopes {
-            Some(scopes) => Ok(scopes.clone()),
-            None => epoch::scopes(&self.shared.manager).await,
+        if let Some(scopes) = &self.query.scopes {
+            return Ok(scopes.clone());
         }
+        // Where the scope of a known id is known as well, no other database needs to be asked.
+        if let Some(scope) = self.query.id.and_then(|id| self.shared.heads().scope_of(id)) {
+            return Ok(vec![scope]);
+        }
+        epoch::scopes(&self.shared.manager).await
     }
 
     /// True when the near end of a page is where the database of a scope is not asked. The page then ends with that range.
@@ -318,131 +317,4 @@ impl Cursor {
             true
         });
     }
-
-    /// What the database of a scope holds. A database that cannot be read is an error beside the events of the others.
-    async fn warm(&self, scope: &Scope, range: Range) -> Vec<Slice> {
-        let order = self.query.order;
-        let found = match self.shared.manager.scope(scope).await {
-            Ok(database) => {
-                let (query, scope) = (Arc::clone(&self.query), scope.clone());
-                let annexes = database.annexes().cloned();
-                database
-                    .read(READ, move |conn| {
-                        Box::pin(async move { read_warm(conn, annexes.as_ref(), &query, &scope, range).await })
-                    })
-                    .await
-            }
-            // A router that is gone has no warm tier; the cold one may remember it.
-            Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => Ok(Vec::new()),
-            Err(error) => Err(error.into()),
-        };
-        match found {
-            Ok(slices) => {
-                self.shared.note_readable(scope);
-                slices
-            }
-            Err(error) => {
-                let (after, through) = (range.low, range.high);
-                let error = Error::Unreadable { scope: scope.clone(), after, through, source: Box::new(error) };
-                vec![Slice { errors: vec![error], ..Slice::whole(range, order) }]
-            }
-        }
-    }
-
-    async fn cold(&self, cold: Arc<std::sync::Mutex<ColdDir>>, range: Range) -> Slice {
-        let query = Arc::clone(&self.query);
-        blocking(move || {
-            let mut cold = cold.lock().unwrap_or_else(PoisonError::into_inner);
-            match cold.read(&query, range) {
-                Ok(slice) => slice,
-                // A stick that is not plugged in is a normal event; `status` tells.
-                Err(Error::ColdAbsent { .. }) => Slice::whole(range, query.order),
-                Err(error) => Slice { errors: vec![error], ..Slice::whole(range, query.order) },
-            }
-        })
-        .await
-    }
-}
-
-async fn read_warm(
-    conn: &mut SqliteConnection,
-    annexes: Option<&Annexes>,
-    query: &Query,
-    scope: &Scope,
-    range: Range,
-) -> Result<Vec<Slice>, Error> {
-    let order = query.order;
-    let limit = u32::try_from(PAGE_EVENTS).unwrap_or(u32::MAX);
-
-    let mut single = Slice::whole(range, order);
-    let page = rows::page(conn, scope, (range.low, range.high), query.stream.as_ref(), order, limit).await?;
-    let full = page.len() >= PAGE_EVENTS;
-    for row in page {
-        if full {
-            single.stop_at(row.position, row.position, order);
-        }
-        match row.event {
-            Ok(event) if query.matches(&event) => single.events.push(event),
-            Ok(_) => {}
-            Err(error) => single.errors.push(error),
-        }
-    }
-
-    let kinds = match (&query.kind, &query.kind_prefix) {
-        (Some(kind), _) => Some(names::starting(conn, kind.as_str()).await?),
-        (None, Some(prefix)) => Some(names::starting(conn, prefix.trim_end_matches('.')).await?),
-        (None, None) => None,
-    };
-    let streams = match (&query.stream, &query.stream_prefix) {
-        (Some(stream), _) => Some(names::starting(conn, stream.as_str()).await?),
-        (None, Some(prefix)) => Some(names::starting(conn, prefix).await?),
-        (None, None) => None,
-    };
-    let mut slices = vec![single];
-    // Rows first: what is sealed meanwhile is in a segment before it is no row any more.
-    for lane in [Lane::Sealed, Lane::Flushed] {
-        slices.push(read_segments(conn, annexes, query, scope, lane, range, (kinds.as_ref(), streams.as_ref())).await?);
-    }
-    Ok(slices)
-}
-
-/// Events of one lane of segments. What does not hold the wanted numbers of types and streams is not read.
-async fn read_segments(
-    conn: &mut SqliteConnection,
-    annexes: Option<&Annexes>,
-    query: &Query,
-    scope: &Scope,
-    lane: Lane,
-    range: Range,
-    (kinds, streams): (Option<&HashSet<i64>>, Option<&HashSet<i64>>),
-) -> Result<Slice, Error> {
-    let order = query.order;
-    let mut packed = Slice::whole(range, order);
-    let mut rest = range;
-    'pages: loop {
-        let metas = segment::metas(conn, scope, lane, (rest.low, rest.high), order, SEGMENTS).await?;
-        let exhausted = metas.len() < SEGMENTS as usize;
-        for meta in metas {
-            match order {
-                Order::Forwards => rest.low = meta.last,
-                Order::Backwards => rest.high = meta.first.before(),
-            }
-            if meta.may_hold(kinds, streams) && query.wants_span(meta.wall_ms) {
-                let wanted = |peek: &Peek<'_>| query.wants(peek);
-                match segment::wanted_events(conn, annexes, scope, &meta, &wanted).await {
-                    Ok(events) => packed.events.extend(events),
-                    Err(error) if error.is_of_one_segment() => packed.errors.push(error),
-                    Err(error) => return Err(error),
-                }
-            }
-            if packed.events.len() >= PAGE_EVENTS {
-                packed.stop_at(meta.first, meta.last, order);
-                break 'pages;
-            }
-        }
-        if exhausted || rest.is_empty() {
-            break;
-        }
-    }
-    Ok(packed)
 }

@@ -229,9 +229,10 @@ async fn from_hot(hot: &nasnet_dbmanager::Database, found: &mut Found) -> Result
 async fn from_cold(mut cold: ColdDir, found: &mut Found) -> Result<(), Error> {
     let mut low = found.floor;
     loop {
-        let query = Query::scope(found.scope.clone()).class(Class::Critical).after(low);
+        let scope = found.scope.clone();
+        let query = Query::scope(scope.clone()).class(Class::Critical).after(low);
         let (back, slice) = blocking(move || {
-            let slice = cold.read(&query, Range { low, high: Position::END })?;
+            let slice = cold.read(&scope, &query, Range { low, high: Position::END })?;
             Ok::<_, Error>((cold, slice))
         })
         .await?;

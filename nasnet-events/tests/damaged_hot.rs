@@ -11,7 +11,7 @@ use nasnet_events::{EventStore, Expected, FlushReason, Item, Query, TailLost};
 use support::watch::{consumer, next, until_caught_up};
 use support::{Site, event, large, normal, read_ids, router, stream};
 
-const PAGE: u64 = 4096;
+const PAGE: usize = 4096;
 
 /// Appends so much that not all of it is in the caches of the connections; returns the last number.
 async fn fill(manager: &DbManager, store: &EventStore) -> u64 {
@@ -28,9 +28,10 @@ async fn damage(manager: &DbManager) {
     let hot = manager.hot();
     hot.checkpoint().await.unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(hot.path()).unwrap();
-    let pages = file.metadata().unwrap().len() / PAGE;
+    let page_bytes = PAGE as u64;
+    let pages = file.metadata().unwrap().len() / page_bytes;
     for page in pages / 8..pages * 7 / 8 {
-        file.write_all_at(&[0xFF; PAGE as usize], page * PAGE).unwrap();
+        file.write_all_at(&[0xFF; PAGE], page * page_bytes).unwrap();
     }
 }
 

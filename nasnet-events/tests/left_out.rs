@@ -223,6 +223,24 @@ async fn a_power_cut_before_the_checkpoint_reads_again_what_was_left_out() {
 }
 
 #[tokio::test]
+async fn a_failure_right_after_a_router_was_left_out_does_not_swallow_what_tells_of_it() {
+    use futures_util::StreamExt;
+    let site = Site::new();
+    let (manager, store) = fleet(&site).await;
+    let all = fill(&manager, &store, 2).await;
+    let mut subscription = store.subscribe(consumer("all")).await.unwrap();
+    on_scope(&manager, &router("r2"), BREAK).await;
+    // What a page is arranged with is looked up in system.db, too.
+    on_scope(&manager, &Scope::System, "ALTER TABLE event_epochs RENAME TO elsewhere").await;
+    let failed = subscription.next().await.unwrap();
+    assert!(failed.unwrap_err().to_string().contains("event_epochs"));
+    on_scope(&manager, &Scope::System, "ALTER TABLE elsewhere RENAME TO event_epochs").await;
+    let items = until_caught_up(&mut subscription).await;
+    assert_eq!((ids(&items), left(&items)), (of(&all, &["r1", "r3"]), store.left_out(&name()).await.unwrap()));
+    assert_eq!(left(&items).len(), 1);
+}
+
+#[tokio::test]
 async fn retention_waits_for_what_was_left_out_and_for_nothing_else() {
     let site = Site::new();
     let mut options = support::keep_nothing();

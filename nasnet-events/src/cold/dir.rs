@@ -25,6 +25,8 @@ use crate::read::PAGE_EVENTS;
 
 /// Bytes of a damaged tail that are set aside together.
 const SET_ASIDE_BYTES: u64 = 1 << 20;
+/// Frames that are opened for one page of a read: others wait for the directory meanwhile.
+const FRAMES_MAX: usize = 8;
 /// The most foreign or damaged files a report names.
 const NAMED_MAX: usize = 32;
 /// Parts of a month that are tried while files of their names are somebody else's.
@@ -205,55 +207,59 @@ impl ColdDir {
         Ok(totals)
     }
 
-    /// Events of a page. Frames outside of the range, the time or the types are not read.
-    pub(crate) fn read(&mut self, query: &Query, range: Range) -> Result<Slice, Error> {
+    /// The scopes a query may find events of here.
+    pub(crate) fn scopes_of(&self, query: &Query) -> Result<Vec<Scope>, Error> {
+        let fence = self.site.open()?;
+        match &query.scopes {
+            Some(scopes) => Ok(scopes.clone()),
+            None => self.scopes(&fence),
+        }
+    }
+
+    /// Events of one scope for a page. Frames outside of the range, the time or the types are not read, and no more than a
+    /// few, whatever is in them.
+    pub(crate) fn read(&mut self, scope: &Scope, query: &Query, range: Range) -> Result<Slice, Error> {
         let fence = self.site.open()?;
         let order = query.order;
-        let scopes = match &query.scopes {
-            Some(scopes) => scopes.clone(),
-            None => self.scopes(&fence)?,
-        };
         let mut slice = Slice::whole(range, order);
         let mut wanted: Vec<(PathBuf, Place)> = Vec::new();
-        for scope in scopes {
-            for (_, path) in Self::files(&fence, &scope)? {
-                let index = match self.index(&fence, &path) {
-                    Ok((index, _)) => index,
-                    // One file that cannot be read hides no other.
-                    Err(error) => {
-                        slice.errors.push(error);
-                        continue;
-                    }
-                };
-                let tail = (index.whole_bytes, index.whole_bytes + index.tail_bytes);
-                let rotten = (index.tail == Tail::Damaged && !index.is_foreign()).then_some(tail);
-                for (from, to) in index.damaged.iter().copied().chain(rotten) {
-                    let what = format!("{} at byte {from}", fence.shown(&path).display());
-                    slice.errors.push(Error::corrupt(what, format!("{} bytes are no frame", to - from)));
+        for (_, path) in Self::files(&fence, scope)? {
+            let index = match self.index(&fence, &path) {
+                Ok((index, _)) => index,
+                // One file that cannot be read hides no other.
+                Err(error) => {
+                    slice.errors.push(error);
+                    continue;
                 }
-                let meets = |place: &&Place| {
-                    let header = &place.header;
-                    header.last > range.low
-                        && header.first <= range.high
-                        && query.wants_span(header.wall_ms)
-                        && header.kinds.iter().any(|kind| query.wants_kind(kind))
-                };
-                wanted.extend(index.frames.iter().filter(meets).map(|place| (path.clone(), place.clone())));
+            };
+            let tail = (index.whole_bytes, index.whole_bytes + index.tail_bytes);
+            let rotten = (index.tail == Tail::Damaged && !index.is_foreign()).then_some(tail);
+            for (from, to) in index.damaged.iter().copied().chain(rotten) {
+                let what = format!("{} at byte {from}", fence.shown(&path).display());
+                slice.errors.push(Error::corrupt(what, format!("{} bytes are no frame", to - from)));
             }
+            let meets = |place: &&Place| {
+                let header = &place.header;
+                header.last > range.low
+                    && header.first <= range.high
+                    && query.wants_span(header.wall_ms)
+                    && header.kinds.iter().any(|kind| query.wants_kind(kind))
+            };
+            wanted.extend(index.frames.iter().filter(meets).map(|place| (path.clone(), place.clone())));
         }
         match order {
             Order::Forwards => wanted.sort_by_key(|(_, place)| place.header.first),
             Order::Backwards => wanted.sort_by_key(|(_, place)| std::cmp::Reverse(place.header.last)),
         }
-        let mut wanted = wanted.into_iter().peekable();
-        while let Some((path, place)) = wanted.next() {
+        let mut wanted = wanted.into_iter().enumerate().peekable();
+        while let Some((number, (path, place))) = wanted.next() {
             match self.source(&fence, &path).and_then(|source| place.open(&source)) {
                 Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
                 Err(error) => slice.errors.push(error),
             }
-            // Frames of several scopes overlap: everything before the next one begins is complete.
-            if slice.events.len() >= PAGE_EVENTS
-                && let Some((_, next)) = wanted.peek()
+            // Everything before the next one begins is complete.
+            if (slice.events.len() >= PAGE_EVENTS || number + 1 >= FRAMES_MAX)
+                && let Some((_, (_, next))) = wanted.peek()
             {
                 let near = match order {
                     Order::Forwards => next.header.first.before(),

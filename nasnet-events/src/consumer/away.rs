@@ -30,6 +30,7 @@ pub(crate) struct Away {
 }
 
 /// What can be read again.
+#[derive(Debug)]
 pub(crate) struct Back {
     pub(crate) left: LeftOut,
     pub(crate) removed: Vec<Truncated>,
@@ -103,14 +104,40 @@ impl Away {
             if self.returned.contains(&left.scope) || !is_passed || !is_readable(shared, &left).await {
                 continue;
             }
-            let removed = truncation::since_of(shared, std::slice::from_ref(&left.scope), left.after).await?;
-            let removed = removed.into_iter().filter(|removed| removed.scope.as_ref() == Some(&left.scope)).collect();
-            let retired = !epoch::scopes(&shared.manager).await?.contains(&left.scope);
-            self.returned.insert(left.scope.clone());
-            back.push(Back { left, removed, retired });
+            back.push(back_of(shared, left).await);
         }
-        Ok(back)
+        self.return_all(back)
     }
+
+    /// Takes note of the scopes that are told as back now. One that could not be looked at keeps no other from being told: it
+    /// is looked at again.
+    fn return_all(&mut self, looked_at: Vec<Result<Back, Error>>) -> Result<Vec<Back>, Error> {
+        let (mut back, mut failed) = (Vec::new(), None);
+        for looked in looked_at {
+            match looked {
+                Ok(found) => {
+                    self.returned.insert(found.left.scope.clone());
+                    back.push(found);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a scope that was left out could not be looked at");
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) if back.is_empty() => Err(error),
+            _ => Ok(back),
+        }
+    }
+}
+
+/// What there is to tell of a scope that can be read again.
+async fn back_of(shared: &Shared, left: LeftOut) -> Result<Back, Error> {
+    let removed = truncation::since_of(shared, std::slice::from_ref(&left.scope), left.after).await?;
+    let removed = removed.into_iter().filter(|removed| removed.scope.as_ref() == Some(&left.scope)).collect();
+    let retired = !epoch::scopes(&shared.manager).await?.contains(&left.scope);
+    Ok(Back { left, removed, retired })
 }
 
 /// True when the beginning of what was left out can be read.
@@ -122,5 +149,26 @@ async fn is_readable(shared: &std::sync::Arc<Shared>, left: &LeftOut) -> bool {
         // A transaction whose end is not known keeps readers of its scope from what is behind it.
         Ok(Some(page)) => page.end >= left.through && !page.items.iter().any(fails),
         Ok(None) | Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn back(scope: &str) -> Back {
+        let (after, through) = (Position::new(1, 1), Position::new(1, 9));
+        let left = LeftOut { scope: scope.parse().unwrap(), after, through, why: String::new() };
+        Back { left, removed: Vec::new(), retired: false }
+    }
+
+    #[test]
+    fn a_scope_that_cannot_be_looked_at_keeps_no_other_from_being_told_as_back() {
+        let mut away = Away::default();
+        let told = away.return_all(vec![Ok(back("r1")), Err(Error::Closed), Ok(back("r3"))]).unwrap();
+        let scopes: Vec<Scope> = told.into_iter().map(|back| back.left.scope).collect();
+        assert_eq!(scopes, away.returned.iter().cloned().collect::<Vec<_>>(), "each that counts as told is told");
+        assert_eq!(scopes.len(), 2);
+        assert!(matches!(Away::default().return_all(vec![Err(Error::Closed)]), Err(Error::Closed)));
     }
 }

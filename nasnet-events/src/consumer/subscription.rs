@@ -472,16 +472,22 @@ impl Reading {
                 Err(error) => return Err(error),
             }
         }
-        self.failing.clear();
+        let through = page.through.max(self.read_to);
+        // What may fail comes first: a range is left out durably and in memory only where the item that tells of it follows
+        // for certain. Afterwards its scope is passed in silence.
+        let is_told = through > self.read_to || !left_out.is_empty();
+        let mut removed = Vec::new();
+        if is_told {
+            self.look_for_losses(page.end.epoch).await?;
+            removed = self.removed(page.scopes).await?;
+        }
         if !left_out.is_empty() {
             self.away.leave_out(&self.shared, &self.progress.name, &left_out).await?;
         }
+        self.failing.clear();
         events.retain(|event| !self.away.skips(event));
-        let through = page.through.max(self.read_to);
-        if through > self.read_to {
+        if is_told {
             self.is_fresh = true;
-            self.look_for_losses(page.end.epoch).await?;
-            let removed = self.removed(page.scopes).await?;
             let range = (self.read_to, through);
             let arranged =
                 arrange(range, self.told, &self.consumer.filter, events, &self.losses.1, &removed, &left_out);

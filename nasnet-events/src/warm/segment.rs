@@ -172,6 +172,11 @@ pub(crate) fn prepare(events: Vec<Recorded>, dictionary: Option<&Dictionary>) ->
 }
 
 impl Meta {
+    /// Bytes of its events before they were compressed.
+    pub(crate) fn raw_bytes(&self) -> u64 {
+        u64::try_from(self.raw_bytes).unwrap_or(0)
+    }
+
     fn checksum(&self, body: &[u8]) -> Result<u32, Error> {
         let mut bytes = Vec::new();
         for position in [self.first, self.last, self.through, self.complete] {
