@@ -13,10 +13,12 @@ use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::flush::FlushReason;
+use crate::hot::{flushed, log};
 use crate::options::ColdPolicy;
 use crate::position::Position;
 use crate::query::Query;
 use crate::read::{Cursor, Tiers};
+use crate::schedule::Turn;
 use crate::store::{EventStore, blocking};
 
 const ARCHIVE: Cause = Cause::new("event-archive");
@@ -78,35 +80,54 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: a frame is whole or cut off at the next run, and none is written twice.
     pub async fn archive(&self) -> Result<ArchiveReport, Error> {
-        self.archive_step(u64::MAX).await
+        self.archive_step(Turn::All, u64::MAX).await
     }
 
-    /// Archives at most `frames_max` frames of each scope, so that weeks of backlog do not keep everything else waiting.
-    pub(crate) async fn archive_step(&self, frames_max: u64) -> Result<ArchiveReport, Error> {
+    /// Flushes unless only some scopes are tried again, and archives at most `frames_max` frames of each scope, so that weeks of backlog do not keep everything else waiting.
+    pub(crate) async fn archive_step(&self, turn: Turn, frames_max: u64) -> Result<ArchiveReport, Error> {
         let shared = Arc::clone(self.shared());
         let (Some(cold), Some(options)) = (&shared.cold, &shared.options.cold) else {
             return Err(Error::ColdAbsent { dir: std::path::PathBuf::new(), why: "none is configured".to_owned() });
         };
         let _one_at_a_time = shared.archiving.lock().await;
-        let flushed = self.flush(FlushReason::Archive).await?;
-        // Where a transaction is open, its scope is archived up to there only.
-        let through = flushed.through.min(self.view().await?.resolved());
-        let mut report = ArchiveReport { through, frames: 0, events: 0, bytes: 0, failed: Vec::new(), complete: true };
-        let session = self.begin(cold, &options.dir).await?;
-        let run = Run { cold, session: &session, policy: options.policy, until: flushed.until, frames_max };
-        for scope in epoch::scopes(&shared.manager).await? {
-            // What a scope could not flush would be passed over for ever.
-            if flushed.has_failed(&scope) {
-                continue;
+        let (scopes, through, failed) = match turn {
+            Turn::All => {
+                let flushed = self.flush(FlushReason::Archive).await?;
+                let scopes = epoch::scopes(&shared.manager).await?;
+                // What a scope could not flush would be passed over for ever.
+                let scopes = scopes.into_iter().filter(|scope| !flushed.has_failed(scope));
+                let scopes: Vec<_> = scopes.map(|scope| (scope, flushed.until)).collect();
+                let unflushed = flushed.failed.into_iter().filter_map(|(scope, error)| Some((scope?, error)));
+                (scopes, flushed.through, unflushed.collect())
             }
+            Turn::Again(scopes) => {
+                let hot = shared.hot().await?;
+                let (epoch, flushed) = hot
+                    .read(ARCHIVE, |conn| {
+                        Box::pin(
+                            async move { Ok::<_, Error>((log::view(conn).await?.epoch, flushed::read(conn).await?)) },
+                        )
+                    })
+                    .await?;
+                let scopes = scopes.into_iter().map(|scope| {
+                    let until = Position::new(epoch, flushed.of(&scope));
+                    (scope, until)
+                });
+                (scopes.collect(), Position::new(epoch, flushed.everywhere()), Vec::new())
+            }
+        };
+        // Where a transaction is open, its scope is archived up to there only.
+        let through = through.min(self.view().await?.resolved());
+        let mut report = ArchiveReport { through, frames: 0, events: 0, bytes: 0, failed, complete: true };
+        let session = self.begin(cold, &options.dir).await?;
+        for (scope, until) in scopes {
+            let run = Run { cold, session: &session, policy: options.policy, until, frames_max };
             match self.archive_scope(&scope, &run, &mut report).await {
                 Ok(()) => {}
                 Err(error @ Error::ColdAbsent { .. }) => return Err(error),
                 Err(error) => report.failed.push((scope, error)),
             }
         }
-        let unflushed = flushed.failed.into_iter().filter_map(|(scope, error)| Some((scope?, error)));
-        report.failed.extend(unflushed);
         Ok(report)
     }
 

@@ -1,8 +1,9 @@
 //! How durable an append is asked to be, and until when what it wrote must be on flash.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use nasnet_dbmanager::Scope;
 use tokio::time::Instant;
 
 use crate::class::Class;
@@ -86,6 +87,45 @@ impl Promises {
     }
 }
 
+/// The promises of every scope: a database that takes nothing breaks those of nobody else.
+#[derive(Debug, Default)]
+pub(crate) struct PromisesByScope {
+    scopes: HashMap<Scope, OfScope>,
+}
+
+#[derive(Debug, Default)]
+struct OfScope {
+    promises: Promises,
+    /// They could not be kept, so they are not due again before.
+    not_before: Option<Instant>,
+}
+
+impl PromisesByScope {
+    /// Promises that everything of a scope up to `position` is on flash within `delay`.
+    pub(crate) fn add(&mut self, scope: &Scope, position: Position, now: Instant, delay: Duration) {
+        self.scopes.entry(scope.clone()).or_default().promises.add(position, now, delay);
+    }
+
+    /// Forgets what a flush has kept, and puts off the rest of those scopes for which it says until when.
+    pub(crate) fn kept(
+        &mut self,
+        through: impl Fn(&Scope) -> Position,
+        not_before: impl Fn(&Scope) -> Option<Instant>,
+    ) {
+        self.scopes.retain(|scope, of| {
+            of.promises.kept(through(scope));
+            of.not_before = not_before(scope);
+            of.promises.next().is_some()
+        });
+    }
+
+    /// When a flush is due.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let due = |of: &OfScope| of.promises.next().map(|at| of.not_before.map_or(at, |not_before| at.max(not_before)));
+        self.scopes.values().filter_map(due).min()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -128,5 +168,23 @@ mod tests {
             }
             prop_assert!(promises.due.len() <= 32, "{}", promises.due.len());
         }
+    }
+    #[test]
+    fn a_scope_that_takes_nothing_puts_off_its_own_promises_only() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let (held, other): (Scope, Scope) = ("r1".parse().unwrap(), "r2".parse().unwrap());
+        let mut promises = PromisesByScope::default();
+        promises.add(&held, Position::new(1, 1), start, second);
+        promises.add(&other, Position::new(1, 2), start, second * 5);
+        assert_eq!(promises.next(), Some(start + second));
+        let later = start + second * 60;
+        let through = |scope: &Scope| if *scope == held { Position::START } else { Position::new(1, 2) };
+        promises.kept(through, |scope| (*scope == held).then_some(later));
+        assert_eq!(promises.next(), Some(later), "not due again at once");
+        promises.add(&other, Position::new(1, 3), start, second * 9);
+        promises.add(&held, Position::new(1, 4), start, second);
+        assert_eq!(promises.next(), Some(start + second * 9), "and nobody else's are put off");
+        promises.kept(|_| Position::new(1, 4), |_| None);
+        assert_eq!(promises.next(), None);
     }
 }

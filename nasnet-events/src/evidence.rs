@@ -81,12 +81,15 @@ pub struct Proven {
 /// Safe: it only flushes and reads.
 pub async fn export(store: &EventStore, span: Span, controls: Vec<String>) -> Result<Bundle, Error> {
     let flushed = store.flush(FlushReason::Requested).await?;
-    if let Some((_, error)) = flushed.failed.into_iter().next() {
+    let scopes = span.scopes(store).await?;
+    // What was lost with a damaged block may have been of any of them.
+    let concerns = |failed: &Option<Scope>| failed.as_ref().is_none_or(|scope| scopes.contains(scope));
+    if let Some((_, error)) = flushed.failed.into_iter().find(|(failed, _)| concerns(failed)) {
         return Err(error);
     }
     let head = store.export_head().await?;
     let mut lanes = Vec::new();
-    for scope in span.scopes(store).await? {
+    for scope in scopes {
         lanes.extend(scope_proofs(store, &scope, span.stretch(), &head).await?);
     }
     let manager = &store.shared().manager;

@@ -9,6 +9,7 @@ use nasnet_dbmanager::{Cause, Database, Scope};
 use crate::class::Class;
 use crate::error::Error;
 use crate::event::Recorded;
+use crate::hot::flushed::{self, Flushed};
 use crate::hot::log::{self, Order, Row, RowState};
 use crate::pace;
 use crate::position::Position;
@@ -16,7 +17,7 @@ use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
 use crate::truncation;
 use crate::warm::segment::{self, Lane};
-use crate::warm::{bodies, dictionary};
+use crate::warm::{bodies, dictionary, overlap};
 
 const FLUSH: Cause = Cause::new("event-flush");
 /// Hot rows read by one statement.
@@ -51,9 +52,9 @@ pub enum FlushReason {
 pub struct FlushReport {
     /// Why it ran.
     pub reason: FlushReason,
-    /// Every Normal event up to here is on flash, blocks told in `failed` aside.
+    /// Every Normal event up to here is on flash, of every scope; blocks told in `failed` and events given up aside.
     pub through: Position,
-    /// Everything up to here was looked at: further than `through` when a scope failed.
+    /// Those of the scopes that are not in `failed` are on flash up to here.
     pub until: Position,
     /// Segments written.
     pub segments: u64,
@@ -61,6 +62,8 @@ pub struct FlushReport {
     pub events: u64,
     /// Bytes of their bodies; what the databases wrote in all is counted by their meters.
     pub body_bytes: u64,
+    /// Events of routers that exist no more: nothing takes them.
+    pub given_up: u64,
     /// Scopes whose database did not take its events: they are tried again with the next flush, and `through` stays
     /// before them. Without a scope, damaged blocks of the hot log: what was in them is lost.
     pub failed: Vec<(Option<Scope>, Error)>,
@@ -78,18 +81,21 @@ impl FlushReport {
         self.failed.iter().any(|(failed, _)| failed.as_ref() == Some(scope))
     }
 
-    fn all_scopes_took_theirs(&self) -> bool {
-        self.failed.iter().all(|(scope, _)| scope.is_none())
+    /// Scopes whose database did not take its events.
+    pub(crate) fn failed_scopes(&self) -> impl Iterator<Item = &Scope> {
+        self.failed.iter().filter_map(|(scope, _)| scope.as_ref())
     }
 }
 
 impl EventStore {
     /// Flushes every Normal event up to the end of the hot log: by position, never by time. Several processes may
-    /// flush at once; the database of a scope decides which events it still lacks.
+    /// flush at once; the database of a scope decides which events it still lacks. A scope that fails is caught up with
+    /// by a later flush; events of a router that exists no more are given up, counted and told
+    /// ([`crate::TruncatedBy::Retired`]).
     ///
     /// # Errors
-    /// [`Error::Storage`] when hot.db cannot be read, or system.db cannot take the record of events that were given up for
-    /// want of room. A scope that fails is in the report and does not stop the others.
+    /// [`Error::Storage`] when hot.db cannot be read, or system.db cannot take the record of events that were given up. A
+    /// scope that fails is in the report and does not stop the others.
     ///
     /// # Cancel safety
     /// Safe: a segment is written whole or not at all, and the next flush goes on behind it.
@@ -104,19 +110,25 @@ impl Shared {
         let shared = self;
         let _one_at_a_time = shared.flushing.lock().await;
         let hot = shared.hot().await?;
-        let view = hot.read(FLUSH, |conn| Box::pin(log::view(conn))).await?;
+        let (view, before) = hot
+            .read(FLUSH, |conn| {
+                Box::pin(async move { Ok::<_, Error>((log::view(conn).await?, flushed::read(conn).await?)) })
+            })
+            .await?;
         let epoch = view.epoch;
         // A block is final once it is in the log. Open transactions hold nothing up: their events are rows, not segments.
         let end = view.end;
         shared.forget_below(&view);
-        let start = Position::new(epoch, view.flushed_through);
+        // Another process may have flushed what this one still counts.
+        shared.note_flushed(epoch, &before);
         let mut report = FlushReport {
             reason,
-            through: start,
-            until: start,
+            through: Position::new(epoch, before.everywhere()),
+            until: Position::new(epoch, before.through),
             segments: 0,
             events: 0,
             body_bytes: 0,
+            given_up: 0,
             failed: Vec::new(),
         };
         let now_ms = shared.manager.now().boottime_ms;
@@ -125,36 +137,61 @@ impl Shared {
             return Ok(report);
         }
         shared.set_last_flush_ms(now_ms);
-        while report.until.seq < end {
+        let mut flushed = before.clone();
+        let mut reached = self.beginning(&before, &mut report).await;
+        while reached < end {
             if !shared.is_current(&hot) {
                 // What was read from a lost hot tier would come after its end was told.
                 break;
             }
-            let mut step = self.gather(&hot, epoch, report.until.seq + 1, end, &mut report).await?;
+            let mut step = self.gather(&hot, epoch, (reached + 1, end), &flushed, &mut report).await?;
             // A scope that failed keeps its events until the next flush: a later segment would bar the way for them.
             step.by_scope.retain(|scope, _| !report.has_failed(scope));
-            report.until = Position::new(epoch, step.through);
             truncation::save(self, &hot).await?;
-            self.write_step(step.by_scope, &mut report).await;
-            if report.all_scopes_took_theirs() {
-                report.through = report.until;
+            self.write_step(step.by_scope, Position::new(epoch, step.through), &flushed, &mut report).await?;
+            // Who fails now is on flash up to where this step began.
+            for scope in report.failed_scopes() {
+                flushed.behind.entry(scope.clone()).or_insert(flushed.through);
+            }
+            reached = step.through;
+            flushed.through = flushed.through.max(reached);
+            for (scope, through) in &mut flushed.behind {
+                if !report.has_failed(scope) {
+                    *through = reached.max(*through);
+                }
             }
         }
-        shared.keep_promises(report.through);
-        if report.through > start {
-            let seq = report.through.seq;
-            hot.write(FLUSH, move |conn| Box::pin(log::set_flushed(conn, seq))).await?;
+        let through = flushed.through;
+        flushed.behind.retain(|_, behind| *behind < through);
+        (report.until, report.through) = (Position::new(epoch, through), Position::new(epoch, flushed.everywhere()));
+        shared.note_flushed(epoch, &flushed);
+        shared.hold(epoch, &report);
+        shared.keep_promises(epoch, &flushed, &report);
+        if flushed != before {
+            hot.write(FLUSH, move |conn| Box::pin(async move { flushed::note(conn, &before, &flushed).await })).await?;
         }
         Ok(report)
     }
 
-    /// Reads hot blocks from `from` on until enough events or the end are reached.
+    /// Where the flush begins: at the first event of a scope that is behind and whose database can be asked again.
+    async fn beginning(&self, flushed: &Flushed, report: &mut FlushReport) -> u64 {
+        let mut from = flushed.through;
+        for (scope, through) in &flushed.behind {
+            match self.manager.scope(scope).await {
+                Ok(_) | Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => from = from.min(*through),
+                Err(error) => report.failed.push((Some(scope.clone()), error.into())),
+            }
+        }
+        from
+    }
+
+    /// Reads hot blocks of a range until enough events that are not on flash, or its end, are reached.
     async fn gather(
         &self,
         hot: &Database,
         epoch: u32,
-        from: u64,
-        to: u64,
+        (from, to): (u64, u64),
+        flushed: &Flushed,
         report: &mut FlushReport,
     ) -> Result<Step, Error> {
         let mut step = Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0, bytes: 0 };
@@ -175,7 +212,7 @@ impl Shared {
                 let last = row.last_seq().min(to);
                 step.through = last;
                 match (&row.state, row.events()) {
-                    (RowState::Block, Ok(events)) => step.add(events, next, to),
+                    (RowState::Block, Ok(events)) => step.add(events, (next, to), flushed),
                     // Mirrored events are rows on flash already.
                     (_, Ok(_)) => {}
                     (_, Err(error)) => report.failed.push((None, error)),
@@ -186,38 +223,50 @@ impl Shared {
     }
 
     /// Writes the segments of a step, one transaction a scope. The last one, when all before it are on flash, carries
-    /// the claim that every scope is flushed through this position.
-    async fn write_step(&self, by_scope: BTreeMap<Scope, Vec<Recorded>>, report: &mut FlushReport) {
-        let through = report.until;
+    /// the claim that every scope is flushed through this position, those aside that are behind.
+    async fn write_step(
+        &self,
+        by_scope: BTreeMap<Scope, Vec<Recorded>>,
+        through: Position,
+        flushed: &Flushed,
+        report: &mut FlushReport,
+    ) -> Result<(), Error> {
         let mut left = by_scope.len();
         for (scope, events) in by_scope {
             left -= 1;
-            let complete = (left == 0 && report.all_scopes_took_theirs()).then_some(through);
+            let others = flushed.behind.iter().filter(|(behind, _)| **behind != scope && report.has_failed(behind));
+            let failed_now = report.failed_scopes().any(|failed| !flushed.behind.contains_key(failed));
+            let complete = others.map(|(_, through)| *through).fold(through.seq, u64::min);
+            let complete = (left == 0 && !failed_now).then_some(Position::new(through.epoch, complete));
             match self.write_segment(&scope, events, through, complete).await {
-                Ok(Some((events, bytes))) => {
+                Ok(Written::Segment { events, bytes }) => {
                     report.segments += 1;
                     report.events += events;
                     report.body_bytes += bytes;
                 }
-                Ok(None) => {}
+                Ok(Written::Nothing) => {}
+                Ok(Written::GivenUp(events)) => report.given_up += truncation::give_up(self, &scope, &events).await?,
                 Err(error) => report.failed.push((Some(scope), error)),
             }
         }
+        Ok(())
     }
 
-    /// Writes one segment; `None` when the scope has all of the events already.
+    /// Writes one segment of the events the database of the scope lacks.
     async fn write_segment(
         &self,
         scope: &Scope,
         mut events: Vec<Recorded>,
         through: Position,
         complete: Option<Position>,
-    ) -> Result<Option<(u64, u64)>, Error> {
-        let shared = self;
-        let all = events.clone();
-        let database = shared.manager.scope(scope).await?;
+    ) -> Result<Written, Error> {
+        let database = match self.manager.scope(scope).await {
+            // Nothing will ever take them: waiting for it would hold everybody's events in tmpfs.
+            Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => return Ok(Written::GivenUp(events)),
+            found => found?,
+        };
         // Another process may flush the same events between the look at the tail and the write: then look again.
-        let written = loop {
+        loop {
             let own = scope.clone();
             let (tail, dictionary) = database
                 .read(FLUSH, move |conn| {
@@ -226,13 +275,21 @@ impl Shared {
                     })
                 })
                 .await?;
-            events.retain(|event| event.position > tail.through);
+            let had: Vec<Recorded> = events.extract_if(.., |event| event.position <= tail.through).collect();
+            if !had.is_empty() {
+                let (own, annexes) = (scope.clone(), database.annexes().cloned());
+                database
+                    .read(FLUSH, move |conn| {
+                        Box::pin(async move { overlap::check(conn, annexes.as_ref(), &own, &tail, &had).await })
+                    })
+                    .await?;
+            }
             if events.is_empty() {
-                break None;
+                return Ok(Written::Nothing);
             }
             let taken = std::mem::take(&mut events);
             let prepared = blocking(move || segment::prepare(taken, dictionary.as_ref())).await?;
-            let complete = complete.unwrap_or(tail.complete);
+            let complete = complete.map_or(tail.complete, |complete| complete.max(tail.complete));
             let (own, annexes) = (scope.clone(), database.annexes().cloned());
             let (done, prepared) = database
                 .write(FLUSH, move |conn| {
@@ -250,13 +307,24 @@ impl Shared {
                 .await?;
             if let Some(place) = done {
                 bodies::confirm(database.annexes(), Lane::Flushed, place);
-                break Some((prepared.events.len() as u64, prepared.body.len() as u64));
+                let (events, bytes) = (prepared.events.len() as u64, prepared.body.len() as u64);
+                return Ok(Written::Segment { events, bytes });
             }
             events = prepared.events;
-        };
-        shared.heads().flushed(scope, &all);
-        Ok(written)
+        }
     }
+}
+
+/// What became of the events of one scope.
+enum Written {
+    Segment {
+        events: u64,
+        bytes: u64,
+    },
+    /// The database has all of them.
+    Nothing,
+    /// There is no database any more.
+    GivenUp(Vec<Recorded>),
 }
 
 /// Events gathered for one round of segments.
@@ -273,10 +341,11 @@ impl Step {
         self.events < STEP_EVENTS && self.bytes < STEP_BYTES
     }
 
-    fn add(&mut self, events: Vec<Recorded>, from: u64, to: u64) {
-        let wanted = events
-            .into_iter()
-            .filter(|event| event.class == Class::Normal && (from..=to).contains(&event.position.seq));
+    fn add(&mut self, events: Vec<Recorded>, (from, to): (u64, u64), flushed: &Flushed) {
+        let wanted = events.into_iter().filter(|event| {
+            let seq = event.position.seq;
+            event.class == Class::Normal && (from..=to).contains(&seq) && seq > flushed.of(&event.scope)
+        });
         for event in wanted {
             self.events += 1;
             self.bytes += event.body.get().len();

@@ -7,7 +7,7 @@ use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
 
-use crate::class::Class;
+use crate::backlog::Backlog;
 use crate::event::Recorded;
 use crate::hot::index::StreamIndex;
 use crate::hot::log::Order;
@@ -97,13 +97,6 @@ pub(crate) enum Resolution {
     Void,
 }
 
-/// Unflushed Normal events of a scope.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Backlog {
-    pub(crate) events: u64,
-    pub(crate) raw_bytes: u64,
-}
-
 #[derive(Debug)]
 pub(crate) struct Heads {
     epoch: u32,
@@ -119,7 +112,7 @@ pub(crate) struct Heads {
     /// How many of them were left when those beyond the window were last taken out.
     ids_kept: usize,
     reservations: BTreeMap<u64, Reservation>,
-    backlog: HashMap<Scope, Backlog>,
+    backlog: Backlog,
     by_stream: StreamIndex,
     summaries: Summaries,
 }
@@ -142,7 +135,7 @@ impl Heads {
             ids: HashMap::new(),
             ids_kept: 0,
             reservations: BTreeMap::new(),
-            backlog: HashMap::new(),
+            backlog: Backlog::new(),
             by_stream: StreamIndex::default(),
             summaries: Summaries::default(),
         }
@@ -280,7 +273,7 @@ impl Heads {
             self.by_stream.add(slot, event.position.seq);
             self.summaries.add(event);
             if !durable {
-                self.add_backlog(event);
+                self.backlog.add(event);
             }
         }
     }
@@ -427,34 +420,13 @@ impl Heads {
         self.next_seq = self.next_seq.max(next_seq);
     }
 
-    fn add_backlog(&mut self, event: &Recorded) {
-        if event.class == Class::Normal {
-            // An entry would clone the scope of every event.
-            if !self.backlog.contains_key(&event.scope) {
-                self.backlog.insert(event.scope.clone(), Backlog::default());
-            }
-            let Some(backlog) = self.backlog.get_mut(&event.scope) else { return };
-            backlog.events += 1;
-            backlog.raw_bytes += (event.body.get().len() + 48) as u64;
-        }
-    }
-
-    /// Unflushed Normal events by scope.
-    pub(crate) const fn backlog(&self) -> &HashMap<Scope, Backlog> {
+    /// Normal events that are not on flash yet.
+    pub(crate) const fn backlog(&self) -> &Backlog {
         &self.backlog
     }
 
-    /// Takes flushed events out of the backlog.
-    pub(crate) fn flushed(&mut self, scope: &Scope, events: &[Recorded]) {
-        if let Some(backlog) = self.backlog.get_mut(scope) {
-            for event in events {
-                backlog.events = backlog.events.saturating_sub(1);
-                backlog.raw_bytes = backlog.raw_bytes.saturating_sub((event.body.get().len() + 48) as u64);
-            }
-            if backlog.events == 0 {
-                self.backlog.remove(scope);
-            }
-        }
+    pub(crate) const fn backlog_mut(&mut self) -> &mut Backlog {
+        &mut self.backlog
     }
 
     /// Makes a committed batch known: its hot events and its reservations.
@@ -475,7 +447,7 @@ impl Heads {
             }
         }
         for event in blocks {
-            self.add_backlog(event);
+            self.backlog.add(event);
             self.summaries.add(event);
         }
         for reservation in reservations {

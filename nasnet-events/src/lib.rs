@@ -19,6 +19,7 @@ mod receipt;
 pub mod types;
 
 // Pure rules and stored forms.
+mod backlog;
 mod block;
 mod chain;
 mod durability;

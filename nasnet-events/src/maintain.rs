@@ -8,12 +8,13 @@ use std::time::Duration;
 use nasnet_dbmanager::Now;
 use tokio::time::Instant;
 
-use crate::cold::{ColdState, FRAME_EVENTS_MAX};
+use crate::cold::ColdState;
 use crate::error::Error;
 use crate::flush::{FlushReason, FlushReport};
-use crate::options::{ArchivePolicy, FlushPolicy};
+use crate::options::FlushPolicy;
+use crate::position::Position;
 use crate::retain::Forced;
-use crate::schedule::{Rhythm, stretched};
+use crate::schedule::{Archives, Rhythm, stretched};
 use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
 
@@ -21,8 +22,6 @@ use crate::store::{EventStore, blocking};
 const LOOK: Duration = Duration::from_secs(60);
 /// Frames of each scope archived before the loop looks at everything else again.
 const FRAMES_PER_STEP: u64 = 16;
-/// Until an archive in which a scope failed is tried again.
-const RETRY: Duration = Duration::from_secs(10 * 60);
 /// Rows are looked at this often.
 const SEAL_EVERY: Duration = Duration::from_secs(60 * 60);
 /// What may go is looked for this often, and so many rows and segments of each scope go at most.
@@ -41,9 +40,7 @@ struct Done {
     sealed: Option<Instant>,
     trained: Option<Now>,
     retained: Option<Instant>,
-    archived: Option<Now>,
-    archived_seq: u64,
-    archive_not_before: Option<Instant>,
+    archives: Archives,
 }
 
 impl EventStore {
@@ -71,32 +68,40 @@ impl EventStore {
             sealed: None,
             trained: Some(shared.manager.now()),
             retained: None,
-            archived: None,
-            archived_seq: 0,
-            archive_not_before: None,
+            archives: Archives::default(),
         };
-        // The backlog of a database that takes nothing would ask for a flush at every append, and each would write a small
-        // segment of the others.
-        let mut held_up = false;
+        // Whatever else wakes the loop, and be it often, this is looked at in time.
+        let mut next_look = Instant::now() + look;
+        // While nothing at all can be flushed, every append would ask for it again.
+        let mut failed: Option<Instant> = None;
         let mut more = false;
         loop {
-            let wait = if more { Duration::ZERO } else { look };
-            let reason = tokio::select! {
+            let until = if more { Instant::now() } else { next_look };
+            let may_flush = failed.is_none_or(|at| at.elapsed() >= look);
+            let mut reason = tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                () = shared.backlog.notified(), if page_full && !held_up => Some(FlushReason::PageFull),
-                () = due(&shared), if !held_up => Some(FlushReason::Promised),
+                () = shared.backlog.notified(), if page_full && may_flush => Some(FlushReason::PageFull),
+                () = due(&shared) => Some(FlushReason::Promised),
                 () = shared.crowded.notified() => None,
-                () = tokio::time::sleep(wait) => self.due_now(&done).await,
+                () = tokio::time::sleep_until(until) => None,
             };
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + look;
+                reason = self.due_now(&done).await.or(reason);
+            }
             if let Some(reason) = reason {
                 (done.flushed, done.flushed_at) = (Instant::now(), Some(shared.manager.now()));
                 match self.flush(reason).await {
                     Ok(report) => {
-                        held_up = !report.failed.is_empty();
+                        failed = None;
                         tell(&report);
                     }
-                    Err(error) => tracing::warn!(%error, "flush failed"),
+                    Err(error) => {
+                        failed = Some(Instant::now());
+                        shared.postpone_promises();
+                        tracing::warn!(%error, "flush failed");
+                    }
                 }
             }
             if shared.has_small_rows()
@@ -151,7 +156,7 @@ impl EventStore {
 
     async fn due_now(&self, done: &Done) -> Option<FlushReason> {
         let shared = self.shared();
-        if self.is_tmpfs_low().await && !shared.heads().backlog().is_empty() {
+        if self.is_tmpfs_low().await && shared.heads().backlog().events() > 0 {
             return Some(FlushReason::LowTmpfs);
         }
         let is_due = match shared.options.flush {
@@ -224,44 +229,34 @@ impl EventStore {
     async fn archive_due(&self, done: &mut Done) -> bool {
         let shared = self.shared();
         let (Some(cold), Some(options)) = (&shared.cold, &shared.options.cold) else { return false };
-        if done.archive_not_before.is_some_and(|at| Instant::now() < at) {
-            return false;
-        }
         let now = shared.manager.now();
-        let next_seq = shared.heads().next_seq();
-        let last = done.archived.as_ref();
-        let is_due = match options.archive {
-            ArchivePolicy::WhenFrameFull => {
-                let full = next_seq.saturating_sub(done.archived_seq) > FRAME_EVENTS_MAX as u64;
-                full || Rhythm::daily(0).is_due(last, &now)
-            }
-            ArchivePolicy::Daily { minute } => Rhythm::daily(minute).is_due(last, &now),
-            ArchivePolicy::Weekly { minute } => Rhythm::weekly(minute).is_due(last, &now),
+        let end = {
+            let heads = shared.heads();
+            Position::new(heads.epoch(), heads.next_seq().saturating_sub(1))
         };
-        if !is_due {
-            return false;
-        }
+        let Some(turn) = done.archives.turn(options.archive, Instant::now(), &now, end) else { return false };
         let cold = Arc::clone(cold);
         let state = blocking(move || cold.lock().unwrap_or_else(PoisonError::into_inner).state()).await;
         if state != ColdState::Present {
             // Still due: looked for again with the next round.
             return false;
         }
-        match self.archive_step(FRAMES_PER_STEP).await {
+        match self.archive_step(turn.clone(), FRAMES_PER_STEP).await {
             Ok(report) => {
                 for (scope, error) in &report.failed {
                     tracing::warn!(%scope, %error, "archive failed");
                 }
-                if report.complete && report.failed.is_empty() {
-                    (done.archived, done.archived_seq, done.archive_not_before) = (Some(now), next_seq, None);
-                } else if !report.failed.is_empty() {
-                    done.archive_not_before = Some(Instant::now() + RETRY);
+                if report.complete {
+                    // What is damaged stays so: the next run of all tells it again.
+                    let failed = report.failed.into_iter().filter(|(_, error)| !error.is_damage());
+                    let failed = failed.map(|(scope, _)| scope).collect();
+                    done.archives.done(&turn, Instant::now(), now, end, failed);
                 }
-                !report.complete && report.failed.is_empty()
+                !report.complete
             }
             Err(error) => {
                 tracing::warn!(%error, "archive failed");
-                done.archive_not_before = Some(Instant::now() + LOOK);
+                done.archives.put_off(Instant::now() + LOOK);
                 false
             }
         }

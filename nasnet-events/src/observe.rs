@@ -7,7 +7,7 @@ use crate::retain::Doomed;
 
 /// Counter: events that left the hot tier before their class demanded more of them, by `why` (`room`, `expired`).
 pub const SHED: &str = "nasnet_events_shed_total";
-/// Counter: events that were to reach flash and were given up for want of room in the hot tier.
+/// Counter: events that were to reach flash and were given up: for want of room in the hot tier, or of a router.
 pub const LOST: &str = "nasnet_events_lost_total";
 /// Counter: incarnations of the hot tier whose tail was found lost. How many events that were is unknown.
 pub const TAILS_LOST: &str = "nasnet_events_tails_lost_total";
@@ -21,7 +21,7 @@ pub const READS: &str = "nasnet_events_reads_total";
 /// Describes every metric of this crate to the recorder that is installed.
 pub fn describe() {
     metrics::describe_counter!(SHED, Unit::Count, "events removed from the hot tier, none of them lost");
-    metrics::describe_counter!(LOST, Unit::Count, "events lost for want of room before they reached flash");
+    metrics::describe_counter!(LOST, Unit::Count, "events given up before they reached flash");
     metrics::describe_counter!(PRUNED, Unit::Count, "events removed from the warm tier by retention");
     metrics::describe_counter!(READS, Unit::Count, "reads that looked into a tier");
     metrics::describe_counter!(TAILS_LOST, Unit::Count, "incarnations of the hot tier found to have lost their tail");
@@ -36,6 +36,11 @@ pub(crate) fn removed(swept: &Swept, why: &'static str) {
     if lost > 0 {
         metrics::counter!(LOST).increment(lost);
     }
+}
+
+/// Counts events of a router that exists no more.
+pub(crate) fn given_up(events: u64) {
+    metrics::counter!(LOST).increment(events);
 }
 
 /// Counts what one committed transaction of retention removed.

@@ -1,8 +1,14 @@
 //! When something that is done once a day or a week is due. Pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nasnet_dbmanager::{ClockQuality, Now};
+use nasnet_dbmanager::{ClockQuality, Now, Scope};
+use tokio::time::Instant;
+
+use crate::cold::FRAME_EVENTS_MAX;
+use crate::options::ArchivePolicy;
+use crate::position::Position;
 
 const DAY_MS: i64 = 86_400_000;
 /// A clock that jumps to and fro makes nothing happen more often than this.
@@ -11,6 +17,9 @@ const GAP_MIN: Duration = Duration::from_secs(3_600);
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
 /// Segments of 64 KiB compress about five times.
 const RATIO: u64 = 5;
+
+/// Until an archive in which a scope failed is tried again.
+const RETRY: Duration = Duration::from_secs(10 * 60);
 
 /// A rhythm by the wall clock, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +49,61 @@ impl Rhythm {
         let trusted = last.quality == ClockQuality::Synced && now.quality == ClockQuality::Synced;
         let turn = |at: &Now| at.wall_ms.saturating_sub(self.offset_ms).div_euclid(self.period_ms);
         age >= period || (age >= GAP_MIN && trusted && turn(now) > turn(last))
+    }
+}
+
+/// Which scopes an archive is due for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Turn {
+    All,
+    /// Those that failed the last time.
+    Again(BTreeSet<Scope>),
+}
+
+/// When archives ran, and what failed. A scope that fails is tried again alone: the others keep their rhythm, and the flush
+/// that comes before a run of all would wear flash with each try.
+#[derive(Debug, Default)]
+pub(crate) struct Archives {
+    /// The last run of all scopes, and the end of the order of events then.
+    last: Option<(Now, Position)>,
+    failed: BTreeSet<Scope>,
+    not_before: Option<Instant>,
+}
+
+impl Archives {
+    /// Who is to be archived now. `end` = the end of the order of events.
+    pub(crate) fn turn(&self, policy: ArchivePolicy, at: Instant, now: &Now, end: Position) -> Option<Turn> {
+        if self.not_before.is_some_and(|not_before| at < not_before) {
+            return None;
+        }
+        let last = self.last.as_ref().map(|(last, _)| last);
+        let is_due = match policy {
+            ArchivePolicy::WhenFrameFull => {
+                // The numbers of another incarnation begin anew.
+                let since = self.last.as_ref().filter(|(_, at)| at.epoch == end.epoch).map_or(0, |(_, at)| at.seq);
+                end.seq.saturating_sub(since) >= FRAME_EVENTS_MAX as u64 || Rhythm::daily(0).is_due(last, now)
+            }
+            ArchivePolicy::Daily { minute } => Rhythm::daily(minute).is_due(last, now),
+            ArchivePolicy::Weekly { minute } => Rhythm::weekly(minute).is_due(last, now),
+        };
+        match is_due {
+            true => Some(Turn::All),
+            false => (!self.failed.is_empty()).then(|| Turn::Again(self.failed.clone())),
+        }
+    }
+
+    /// Takes note of a turn that came to its end, which was begun with the order of events at `end`.
+    pub(crate) fn done(&mut self, turn: &Turn, at: Instant, now: Now, end: Position, failed: BTreeSet<Scope>) {
+        if *turn == Turn::All {
+            self.last = Some((now, end));
+        }
+        self.not_before = (!failed.is_empty()).then(|| at + RETRY);
+        self.failed = failed;
+    }
+
+    /// Takes note that nothing could be done.
+    pub(crate) fn put_off(&mut self, until: Instant) {
+        self.not_before = Some(until);
     }
 }
 
@@ -111,6 +175,39 @@ mod tests {
         assert_eq!(stretched(minutes(5), 20, 8), minutes(15));
         assert_eq!(stretched(minutes(5), 1_000, 8), minutes(60));
         assert_eq!(stretched(minutes(90), 1_000, 8), minutes(90));
+    }
+
+    #[test]
+    fn a_scope_that_fails_is_archived_again_alone_and_leaves_the_others_their_rhythm() {
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        let (daily, end) = (ArchivePolicy::Daily { minute: 120 }, Position::new(1, 9));
+        let failed = BTreeSet::from(["r1".parse::<Scope>().unwrap()]);
+        let mut archives = Archives::default();
+        assert_eq!(archives.turn(daily, start, &later(0), end), Some(Turn::All));
+        archives.done(&Turn::All, start, later(0), end, failed.clone());
+        assert_eq!(archives.turn(daily, start + minute * 9, &later(0), end), None);
+        let again = Turn::Again(failed.clone());
+        for tries in 1..5 {
+            let at = start + minute * 10 * tries;
+            assert_eq!(archives.turn(daily, at, &later(0), end), Some(again.clone()), "try {tries}");
+            archives.done(&again, at, later(0), end, failed.clone());
+        }
+        let day = start + minute * 60 * 24;
+        assert_eq!(archives.turn(daily, day, &later(24), end), Some(Turn::All), "all when their time has come");
+        archives.done(&Turn::All, day, later(24), end, BTreeSet::new());
+        assert_eq!(archives.turn(daily, day + minute * 60, &later(25), end), None);
+    }
+
+    #[test]
+    fn a_frame_is_full_in_a_new_incarnation_as_well() {
+        let (start, full) = (Instant::now(), FRAME_EVENTS_MAX as u64);
+        let mut archives = Archives::default();
+        archives.done(&Turn::All, start, later(0), Position::new(1, 50_000), BTreeSet::new());
+        let turn = |end| archives.turn(ArchivePolicy::WhenFrameFull, start, &later(1), end);
+        assert_eq!(turn(Position::new(1, 50_000 + full - 1)), None);
+        assert_eq!(turn(Position::new(1, 50_000 + full)), Some(Turn::All));
+        assert_eq!(turn(Position::new(2, full - 1)), None);
+        assert_eq!(turn(Position::new(2, full)), Some(Turn::All), "not only past the numbers of the lost one");
     }
 
     #[test]

@@ -12,13 +12,15 @@ use tokio::time::Instant;
 use crate::cold::ColdDir;
 use crate::consumer::progress::Consumers;
 use crate::decide::Turns;
-use crate::durability::Promises;
+use crate::durability::PromisesByScope;
 use crate::epoch::{self, Opened, TailLost};
 use crate::error::Error;
 use crate::event::Recorded;
+use crate::flush::FlushReport;
 use crate::heads::Heads;
 use crate::hot::appender::APPEND;
 use crate::hot::compact::SMALL_ROWS_MIN;
+use crate::hot::flushed::Flushed;
 use crate::hot::log::View;
 use crate::hot::session::Session;
 use crate::options::EventOptions;
@@ -27,6 +29,8 @@ use crate::reads::ReadCounts;
 use crate::schedule::is_page_full;
 use crate::store::{blocking, lock_opening};
 
+/// Until a promise that could not be kept is tried again, at most.
+const PROMISE_RETRY: Duration = Duration::from_secs(60);
 /// How long a wiped hot tier waits for the transactions that hold positions in it before it is numbered anew.
 const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
 
@@ -87,7 +91,7 @@ pub(crate) struct Shared {
     /// Wakes subscribers: the order of events has grown, or its end is resolved further.
     pub(crate) moved: watch::Sender<u64>,
     pub(crate) consumers: Consumers,
-    promises: Mutex<Promises>,
+    promises: Mutex<PromisesByScope>,
     pub(crate) turns: Turns,
     /// Wakes `maintain` when a flush is due earlier than it was.
     pub(crate) promised: Notify,
@@ -131,7 +135,7 @@ impl Shared {
             crowded: Notify::new(),
             moved: watch::Sender::new(0),
             consumers: Consumers::default(),
-            promises: Mutex::new(Promises::default()),
+            promises: Mutex::new(PromisesByScope::default()),
             turns: Turns::new(),
             promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
@@ -306,8 +310,16 @@ impl Shared {
         let mut heads = self.heads();
         if heads.epoch() == epoch {
             for event in lost {
-                heads.flushed(&event.scope, std::slice::from_ref(event));
+                heads.backlog_mut().lost(event);
             }
+        }
+    }
+
+    /// Takes out of what is still to be flushed what is on flash, whoever wrote it.
+    pub(crate) fn note_flushed(&self, epoch: u32, flushed: &Flushed) {
+        let mut heads = self.heads();
+        if heads.epoch() == epoch {
+            heads.backlog_mut().flushed(flushed);
         }
     }
 
@@ -348,12 +360,10 @@ impl Shared {
         }
     }
 
-    /// True when the scopes with unflushed events have enough of them, on average.
+    /// True when the scopes with unflushed events whose database takes them have enough of them, on average.
     pub(crate) fn is_page_full(&self) -> bool {
-        let heads = self.heads();
-        let backlog = heads.backlog();
-        let raw_bytes = backlog.values().map(|backlog| backlog.raw_bytes).sum();
-        is_page_full(backlog.len(), raw_bytes, self.options.flush_bytes, self.open_max)
+        let (scopes, raw_bytes) = self.heads().backlog().waiting();
+        is_page_full(scopes, raw_bytes, self.options.flush_bytes, self.open_max)
     }
 
     /// Wakes `maintain` when they do.
@@ -368,19 +378,35 @@ impl Shared {
         self.moved.send_modify(|times| *times = times.wrapping_add(1));
     }
 
-    fn promises(&self) -> MutexGuard<'_, Promises> {
+    fn promises(&self) -> MutexGuard<'_, PromisesByScope> {
         self.promises.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Promises that everything up to `position` is on flash within `delay`.
-    pub(crate) fn promise(&self, position: Position, delay: Duration) {
-        self.promises().add(position, Instant::now(), delay);
+    /// Promises that everything of a scope up to `position` is on flash within `delay`.
+    pub(crate) fn promise(&self, scope: &Scope, position: Position, delay: Duration) {
+        self.promises().add(scope, position, Instant::now(), delay);
         self.promised.notify_one();
     }
 
-    /// Takes note of a flush.
-    pub(crate) fn keep_promises(&self, through: Position) {
-        self.promises().kept(through);
+    /// Takes note of a flush: what it could not keep is tried again after a while.
+    pub(crate) fn keep_promises(&self, epoch: u32, flushed: &Flushed, report: &FlushReport) {
+        let not_before = Instant::now() + self.options.flush_interval.min(PROMISE_RETRY);
+        let postponed = |scope: &Scope| report.has_failed(scope).then_some(not_before);
+        self.promises().kept(|scope| Position::new(epoch, flushed.of(scope)), postponed);
+    }
+
+    /// Puts off what is due: nothing could be flushed at all.
+    pub(crate) fn postpone_promises(&self) {
+        let not_before = Instant::now() + self.options.flush_interval.min(PROMISE_RETRY);
+        self.promises().kept(|_| Position::START, |_| Some(not_before));
+    }
+
+    /// Takes note of the scopes that took nothing.
+    pub(crate) fn hold(&self, epoch: u32, report: &FlushReport) {
+        let mut heads = self.heads();
+        if heads.epoch() == epoch {
+            heads.backlog_mut().hold(report.failed_scopes().cloned());
+        }
     }
 
     /// When a flush is due because of what was promised.

@@ -8,7 +8,7 @@ use crate::archive;
 use crate::cold::{ColdFindings, ColdState};
 use crate::epoch::{self, TailLost};
 use crate::error::Error;
-use crate::hot::{log, shed, truncated};
+use crate::hot::{flushed, log, shed, truncated};
 use crate::position::Position;
 use crate::reads::Reads;
 use crate::retain::{RetentionPlan, horizon};
@@ -66,8 +66,11 @@ pub struct Status {
     pub end: Position,
     /// The last position readers see.
     pub stable: Position,
-    /// Every Normal event up to here is on flash.
+    /// Every Normal event up to here is on flash, of every scope.
     pub flushed_through: Position,
+    /// Scopes that are not as far as the others: their database takes nothing, or came back from a backup; and up to where
+    /// they are flushed.
+    pub flushed_behind: Vec<(Scope, Position)>,
     /// Normal events that are not on flash yet, as far as this process knows.
     pub unflushed: u64,
     /// The hot tier; mirrors of durable events are counted.
@@ -114,17 +117,18 @@ impl EventStore {
     /// Safe.
     pub async fn status(&self) -> Result<Status, Error> {
         let shared = self.shared();
-        let ((view, [given, bytes, voids, unresolved]), [shed, expired, lost], used) = shared
+        let ((view, flushed, [given, bytes, voids, unresolved]), [shed, expired, lost], used) = shared
             .hot()
             .await?
             .read(STATUS, |conn| {
                 Box::pin(async move {
-                    let totals = (log::view(conn).await?, log::totals(conn).await?);
+                    let totals = (log::view(conn).await?, flushed::read(conn).await?, log::totals(conn).await?);
                     Ok::<_, Error>((totals, truncated::totals(conn).await?, shed::used_bytes(conn).await?))
                 })
             })
             .await?;
-        let unflushed = shared.heads().backlog().values().map(|backlog| backlog.events).sum();
+        shared.note_flushed(view.epoch, &flushed);
+        let unflushed = shared.heads().backlog().events();
         let mut warm = Vec::new();
         for scope in epoch::scopes(&shared.manager).await? {
             warm.push(self.scope_status(&scope).await);
@@ -147,7 +151,12 @@ impl EventStore {
             epoch: view.epoch,
             end: Position::new(view.epoch, view.end),
             stable: view.stable(),
-            flushed_through: Position::new(view.epoch, view.flushed_through),
+            flushed_through: Position::new(view.epoch, flushed.everywhere()),
+            flushed_behind: flushed
+                .behind
+                .iter()
+                .map(|(scope, through)| (scope.clone(), Position::new(view.epoch, *through)))
+                .collect(),
             unflushed,
             hot: Held {
                 events: given - voids - unresolved,

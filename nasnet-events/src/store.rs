@@ -151,15 +151,15 @@ impl EventStore {
         window::load(self.shared(), scope).await?;
         let permit = self.places(events.len())?;
         let (reply, answer) = oneshot::channel();
-        let (scope, stream) = (scope.clone(), stream.clone());
-        let append = Append { scope, stream, expected, events, reply: Reply::Alone { to: reply, _permit: permit } };
+        let reply = Reply::Alone { to: reply, _permit: permit };
+        let append = Append { scope: scope.clone(), stream: stream.clone(), expected, events, reply };
         self.queue().send(Command::Append(append)).map_err(|_| Error::Closed)?;
         let result = answer.await.map_err(|_| Error::Closed)?;
         match result {
             Err(Error::Conflict(conflict)) => Err(Error::Conflict(self.with_missed(conflict).await)),
             Ok(receipt) => {
                 if let (Some(delay), Achieved::Hot) = (max_delay, receipt.achieved) {
-                    self.shared().promise(receipt.last, delay);
+                    self.shared().promise(scope, receipt.last, delay);
                 }
                 Ok(receipt)
             }

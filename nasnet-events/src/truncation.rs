@@ -5,7 +5,9 @@ use sqlx::SqliteConnection;
 
 use crate::epoch;
 use crate::error::Error;
+use crate::event::Recorded;
 use crate::hot::truncated;
+use crate::observe;
 use crate::position::Position;
 use crate::shared::Shared;
 use crate::store::EventStore;
@@ -38,6 +40,9 @@ pub struct Truncated {
 pub enum TruncatedBy {
     /// The hot tier was full.
     Shed,
+    /// Their router was retired before they reached flash, and nothing takes them any more. As long as the hot tier has
+    /// them they are shown all the same.
+    Retired,
     /// Their time was over.
     Retention,
     /// Their time was over and a consumer that still wanted them had waited for longer than its guard allows.
@@ -55,6 +60,8 @@ const EXTEND: &str = "UPDATE event_truncated SET after_pos = MIN(after_pos, ?1),
      AND scope IS ?6";
 const IS_KNOWN: &str =
     "SELECT COUNT(*) FROM event_truncated WHERE by = 'shed' AND after_pos <= ?1 AND through_pos >= ?2";
+const IS_GIVEN_UP: &str = "SELECT COUNT(*) FROM event_truncated \
+     WHERE by = 'retired' AND scope = ?3 AND after_pos <= ?1 AND through_pos >= ?2";
 const ADD: &str = "INSERT INTO event_truncated (after_pos, through_pos, events, by, consumer, scope, lost) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 const JOIN_OLDEST: &str = "UPDATE event_truncated SET \
@@ -72,6 +79,7 @@ const DROP_OLDEST: &str = "DELETE FROM event_truncated WHERE id = (SELECT MIN(id
 pub(crate) async fn note(conn: &mut SqliteConnection, truncated: &Truncated) -> Result<(), Error> {
     let (by, consumer) = match &truncated.by {
         TruncatedBy::Shed => ("shed", None),
+        TruncatedBy::Retired => ("retired", None),
         TruncatedBy::Retention => ("retention", None),
         TruncatedBy::Guard { consumer } => ("guard", Some(consumer.as_str())),
     };
@@ -106,6 +114,7 @@ pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result
             let corrupt = |why: &str| Error::corrupt("event_truncated", why);
             let by = match (by.as_str(), consumer) {
                 ("shed", _) => TruncatedBy::Shed,
+                ("retired", _) => TruncatedBy::Retired,
                 ("retention", _) => TruncatedBy::Retention,
                 ("guard", Some(consumer)) => TruncatedBy::Guard { consumer },
                 _ => return Err(corrupt("unknown cause")),
@@ -145,7 +154,7 @@ pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position)
                         if truncated.through.epoch == epoch {
                             continue;
                         }
-                    } else if of_system.contains(scope) {
+                    } else if of_system.contains(scope) && truncated.by != TruncatedBy::Retired {
                         continue;
                     } else {
                         truncated.scope.get_or_insert_with(|| scope.clone());
@@ -188,6 +197,46 @@ pub(crate) async fn save(shared: &Shared, hot: &Database) -> Result<(), Error> {
         })
         .await?;
     hot.write(SAVE, move |conn| Box::pin(async move { truncated::set_saved(conn, newest).await })).await
+}
+
+/// Records in system.db that events of a router that exists no more will never reach flash, and returns how many of them
+/// were not recorded yet.
+pub(crate) async fn give_up(shared: &Shared, scope: &Scope, events: &[Recorded]) -> Result<u64, Error> {
+    let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(0) };
+    let count = events.len() as u64;
+    let record = Truncated {
+        after: first.position.before(),
+        through: last.position,
+        events: count,
+        lost: count,
+        by: TruncatedBy::Retired,
+        scope: Some(scope.clone()),
+    };
+    let is_new = shared
+        .manager
+        .system()
+        .write(SAVE, move |conn| {
+            Box::pin(async move {
+                // A crash may have come between this record and the note in the hot tier that the flush is past them.
+                let known: i64 = sqlx::query_scalar(IS_GIVEN_UP)
+                    .bind(record.after.to_key()?)
+                    .bind(record.through.to_key()?)
+                    .bind(record.scope.as_ref().map(Scope::as_str))
+                    .fetch_one(&mut *conn)
+                    .await?;
+                if known == 0 {
+                    note(conn, &record).await?;
+                }
+                Ok::<_, Error>(known == 0)
+            })
+        })
+        .await?;
+    if !is_new {
+        return Ok(0);
+    }
+    observe::given_up(count);
+    tracing::warn!(%scope, events = count, "events of a router that exists no more never reached flash");
+    Ok(count)
 }
 
 impl EventStore {

@@ -27,6 +27,8 @@ mod p4;
 mod p8;
 #[path = "ratios/peers.rs"]
 mod peers;
+#[path = "ratios/s5.rs"]
+mod s5;
 #[path = "ratios/s7.rs"]
 mod s7;
 #[path = "ratios/single.rs"]
@@ -96,6 +98,9 @@ async fn main() -> Result<(), Failure> {
     }
     if ["S3", "S4", "S6"].into_iter().any(wanted) {
         rows.extend(day::rows(disk, wanted).await?);
+    }
+    if wanted("S5") {
+        rows.extend(s5::rows(disk).await?);
     }
     if wanted("S7") {
         rows.extend(s7::rows(disk).await?);

@@ -1,3 +1,4 @@
 DROP TABLE hot_truncated;
 DROP TABLE hot_log;
+DROP TABLE hot_behind;
 DROP TABLE hot_meta;

@@ -3,9 +3,17 @@ CREATE TABLE hot_meta (
     one   INTEGER PRIMARY KEY CHECK (one = 1),
     -- Incarnation of this file; the first half of every position allocated in it.
     epoch INTEGER NOT NULL CHECK (epoch > 0),
-    -- Every Normal event up to here is on flash. A hint that saves reading: the databases themselves decide.
+    -- Every Normal event up to here is on flash, those of the scopes in hot_behind aside. A hint that saves reading: the
+    -- databases themselves decide.
     flushed_through INTEGER NOT NULL DEFAULT 0 CHECK (flushed_through >= 0)
 ) STRICT;
+
+-- Scopes whose database did not take its events, or came back from a backup without some of them: they are on flash up to
+-- here only. They hold nobody else up (docs/adr/0014).
+CREATE TABLE hot_behind (
+    scope   TEXT PRIMARY KEY,
+    through INTEGER NOT NULL CHECK (through >= 0)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE hot_log (
     -- Rows are contiguous: the next row's first_seq is this one's first_seq + count. The newest row is never deleted,

@@ -190,7 +190,8 @@ BEGIN
     SELECT RAISE(ABORT, 'event segments are append-only');
 END;
 
--- What was removed from this scope, or in system.db also from a hot tier, although somebody may still have wanted it.
+-- What was removed from this scope, or in system.db also from a hot tier or a retired router, although somebody may still
+-- have wanted it.
 -- Few rows: neighbours are joined.
 CREATE TABLE event_truncated (
     id          INTEGER PRIMARY KEY,
@@ -199,7 +200,7 @@ CREATE TABLE event_truncated (
     events      INTEGER NOT NULL CHECK (events > 0),
     -- Those of them that were to reach flash and did not.
     lost        INTEGER NOT NULL CHECK (lost BETWEEN 0 AND events),
-    by          TEXT NOT NULL CHECK (by IN ('shed', 'retention', 'guard')),
+    by          TEXT NOT NULL CHECK (by IN ('shed', 'retired', 'retention', 'guard')),
     -- The consumer whose guard had held it back for too long.
     consumer    TEXT CHECK ((consumer IS NOT NULL) = (by = 'guard')),
     scope       TEXT

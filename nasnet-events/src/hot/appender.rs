@@ -11,7 +11,7 @@ use crate::event::Recorded;
 use crate::expected::Expected;
 use crate::heads::{Reservation, ReservedBy, Resolution};
 use crate::hot::log::{self, Found, NewRow, Order, ROW_EVENTS_MAX, RowState};
-use crate::hot::shed;
+use crate::hot::{flushed, shed};
 use crate::name::StreamName;
 use crate::plan::{Changes, DurableStream, Looked, Plan, Refusal};
 use crate::position::Position;
@@ -509,14 +509,14 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             (heads.epoch(), heads.next_seq(), foreign)
         };
         // One snapshot: a reservation that ends between two pages shows in the next look at all that are known.
-        let (resolved, rows) = hot
+        let (resolved, rows, flushed) = hot
             .read(RELOAD, move |conn| {
                 Box::pin(async move {
                     let resolved =
                         if foreign.is_empty() { Vec::new() } else { log::resolutions(conn, &foreign).await? };
                     let all = (from, i64::MAX.cast_unsigned());
                     let rows = log::page(conn, epoch, all, Order::Forwards, RELOAD_ROWS).await?;
-                    Ok::<_, Error>((resolved, rows))
+                    Ok::<_, Error>((resolved, rows, flushed::read(conn).await?))
                 })
             })
             .await?;
@@ -567,6 +567,8 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             }
             heads.advance_to(next_seq);
         }
+        // Blocks stay long after they were flushed, by whatever process.
+        heads.backlog_mut().flushed(&flushed);
         if !grown {
             heads.set_caught_up();
             break;

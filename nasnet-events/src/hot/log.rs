@@ -23,7 +23,6 @@ const VOID: &str = "UPDATE hot_log SET state = 'void', owner = NULL, body = NULL
      WHERE first_seq BETWEEN ?1 AND ?2 AND reservation = ?1 AND state = 'reserved'";
 
 const VIEW: &str = "SELECT (SELECT epoch FROM hot_meta WHERE one = 1), \
-     (SELECT flushed_through FROM hot_meta WHERE one = 1), \
      (SELECT MIN(first_seq) FROM hot_log), \
      (SELECT first_seq + count - 1 FROM hot_log ORDER BY first_seq DESC LIMIT 1), \
      (SELECT MIN(first_seq) FROM hot_log WHERE state = 'reserved' AND stalled = 0), \
@@ -47,7 +46,6 @@ const HOLDING: &str = "SELECT first_seq, count, state, scope, owner, reservation
      ORDER BY first_seq";
 
 const STATES: &str = "SELECT first_seq, state FROM hot_log WHERE first_seq IN (SELECT value FROM json_each(?1))";
-const SET_FLUSHED: &str = "UPDATE hot_meta SET flushed_through = MAX(flushed_through, ?1) WHERE one = 1";
 const EPOCH: &str = "SELECT epoch FROM hot_meta WHERE one = 1";
 const SET_EPOCH: &str = "INSERT INTO hot_meta (one, epoch) VALUES (1, ?1)";
 
@@ -126,8 +124,6 @@ impl Row {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View {
     pub(crate) epoch: u32,
-    /// Every Normal event up to here is on flash.
-    pub(crate) flushed_through: u64,
     /// First number still in the log, `None` when it is empty.
     pub(crate) floor: Option<u64>,
     /// Last number in the log.
@@ -208,12 +204,6 @@ pub(crate) async fn set_epoch(conn: &mut SqliteConnection, epoch: u32) -> Result
     Ok(())
 }
 
-/// Notes how far everything is flushed.
-pub(crate) async fn set_flushed(conn: &mut SqliteConnection, seq: u64) -> Result<(), Error> {
-    sqlx::query(SET_FLUSHED).bind(seq.cast_signed()).execute(conn).await?;
-    Ok(())
-}
-
 /// The shape of the log in the caller's snapshot.
 pub(crate) async fn view(conn: &mut SqliteConnection) -> Result<View, Error> {
     view_of(sqlx::query_as(VIEW).fetch_one(conn).await?)
@@ -222,18 +212,17 @@ pub(crate) async fn view(conn: &mut SqliteConnection) -> Result<View, Error> {
 /// As [`view`], without a change of threads.
 pub(crate) fn view_now(conn: &mut RawConn<'_>) -> Result<View, Error> {
     let found = conn.query_optional(VIEW, &[], |row| {
-        Ok::<_, Error>((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+        Ok::<_, Error>((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
     })?;
     view_of(found.unwrap_or_default())
 }
 
-type FoundView = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+type FoundView = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
 
-fn view_of((epoch, flushed, floor, end, unresolved, reserved): FoundView) -> Result<View, Error> {
+fn view_of((epoch, floor, end, unresolved, reserved): FoundView) -> Result<View, Error> {
     let corrupt = || Error::corrupt("hot.db", "its incarnation is not recorded");
     Ok(View {
         epoch: epoch.and_then(|epoch| u32::try_from(epoch).ok()).ok_or_else(corrupt)?,
-        flushed_through: flushed.map_or(0, i64::cast_unsigned),
         floor: floor.map(i64::cast_unsigned),
         end: end.map_or(0, i64::cast_unsigned),
         unresolved: unresolved.map(i64::cast_unsigned),

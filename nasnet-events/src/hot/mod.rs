@@ -2,6 +2,7 @@
 
 pub(crate) mod appender;
 pub(crate) mod compact;
+pub(crate) mod flushed;
 pub(crate) mod index;
 pub(crate) mod log;
 pub(crate) mod look;

@@ -10,6 +10,7 @@ use crate::class::Class;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::flush::FlushReason;
+use crate::hot::flushed::{self, Flushed};
 use crate::hot::log::{self, Order, Row, RowState};
 use crate::hot::truncated::{self, Removed};
 use crate::observe;
@@ -76,6 +77,7 @@ pub(crate) async fn sweep(
     if view.epoch != epoch {
         return Ok(Swept::default());
     }
+    let flushed = flushed::read(conn).await?;
     let rows = log::page(conn, epoch, (from, view.end), Order::Forwards, ROWS).await?;
     let mut swept = Swept::default();
     for row in rows {
@@ -86,7 +88,7 @@ pub(crate) async fn sweep(
             break;
         }
         swept.next = Some(last_seq + 1);
-        let Some(part) = part(row, spare, view.flushed_through) else { continue };
+        let Some(part) = part(row, spare, &flushed) else { continue };
         match part {
             Part::Done => {
                 swept.next = None;
@@ -144,7 +146,7 @@ enum Part {
 }
 
 /// What of a row goes; `None` when nothing does. Pure.
-fn part(row: Row, spare: Spare, flushed_through: u64) -> Option<Part> {
+fn part(row: Row, spare: Spare, flushed: &Flushed) -> Option<Part> {
     let mirrored = match row.state {
         RowState::Block => false,
         RowState::Mirrored => true,
@@ -169,7 +171,7 @@ fn part(row: Row, spare: Spare, flushed_through: u64) -> Option<Part> {
     let (mut kept, mut gone, mut unflushed) = (Vec::new(), Vec::new(), Vec::new());
     let count = events.len();
     for event in events {
-        let on_flash = event.class != Class::Low && event.position.seq <= flushed_through;
+        let on_flash = event.class != Class::Low && event.position.seq <= flushed.of(&event.scope);
         match (spare, event.class) {
             (Spare::Low | Spare::Older { low: true, .. }, Class::Low) => gone.push(event),
             (Spare::OnFlash | Spare::Older { .. }, _) if on_flash => {}

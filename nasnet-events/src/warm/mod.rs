@@ -3,6 +3,7 @@
 pub(crate) mod bodies;
 pub(crate) mod dictionary;
 pub(crate) mod names;
+pub(crate) mod overlap;
 pub(crate) mod rows;
 pub(crate) mod segment;
 

@@ -166,6 +166,7 @@ fn is_told_by(removed: &Truncated, told: &Told) -> bool {
             Class::Normal => removed.lost > 0,
             Class::Critical => false,
         },
+        TruncatedBy::Retired => false,
         TruncatedBy::Retention | TruncatedBy::Guard { .. } => {
             told.retained && removed.scope.as_ref().is_some_and(|of| scope(told.scope).is_ok_and(|own| own == *of))
         }
