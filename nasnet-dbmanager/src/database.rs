@@ -293,6 +293,12 @@ impl Database {
         self.shared.place.is_some() && layout::place_of(&self.shared.path) == self.shared.place
     }
 
+    /// Tells whether damage was found in the file since it was opened. What is not damaged may still be read; nothing more
+    /// is written to it once the writer has met the damage.
+    pub fn is_damaged(&self) -> bool {
+        self.shared.vitals.is_damaged()
+    }
+
     /// Returns the uid stored in the file when it was created.
     pub fn file_uid(&self) -> [u8; 16] {
         self.shared.file_uid

@@ -1,4 +1,4 @@
-//! `hot.db`, which may be wiped while it is in use: whoever notices has it opened anew.
+//! `hot.db`, which may be wiped or damaged while it is in use: whoever notices has it opened anew.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -32,8 +32,9 @@ impl DbManager {
         self.inner.hot.current()
     }
 
-    /// Opens `hot.db` anew when its file is not the one that was opened, as after a wipe of the run directory, making a
-    /// new one unless another process has. Handles to the lost file are closed in the background once what runs on them
+    /// Opens `hot.db` anew when its file is not the one that was opened, as after a wipe of the run directory, or is damaged,
+    /// making a new one unless another process has. A damaged one is removed first: it lives in memory that others need, and
+    /// it is never whole again. Handles to the lost file are closed in the background once what runs on them
     /// has ended; what they wrote is gone.
     ///
     /// # Errors
@@ -45,14 +46,21 @@ impl DbManager {
         let hot = &self.inner.hot;
         let _one = hot.renewing.lock().await;
         let lost = hot.current();
-        if lost.is_in_place() {
+        if lost.is_in_place() && !lost.is_damaged() {
             return Ok(lost);
         }
-        tracing::warn!(path = %lost.path().display(), "hot.db was wiped while in use; opening it anew");
+        let (files, now) = (&self.inner.files, self.now());
+        let spec = files.single(FileKind::Hot, None);
+        let path = lost.path().display();
+        if lost.is_in_place() {
+            tracing::error!(%path, "hot.db is damaged; making it anew");
+            let damaged = lost.clone();
+            open::remove_from_memory(&spec, move || damaged.is_in_place()).await?;
+        } else {
+            tracing::warn!(%path, "hot.db was wiped while in use; opening it anew");
+        }
         home::prepare_run_dir(self.run_dir())?;
-        let files = &self.inner.files;
-        let now = self.now();
-        open::make_in_memory(&files.single(FileKind::Hot, None), &files.policy(now)).await?;
+        open::make_in_memory(&spec, &files.policy(now)).await?;
         let opened = open_single(files, FileKind::Hot, now).await?;
         *hot.current.lock().unwrap_or_else(PoisonError::into_inner) = opened.clone();
         tokio::spawn(async move {

@@ -297,18 +297,34 @@ async fn look_alone(spec: &Spec, policy: &Policy, note: &str) -> Result<bool, Er
 /// Makes a file that lives in memory unless it is there. Others may still have the file open that was in its place: they
 /// hold the lock of the database, so the makers have a lock of their own.
 pub(crate) async fn make_in_memory(spec: &Spec, policy: &Policy) -> Result<(), Error> {
+    let _making = lock_making(spec).await?;
+    if !spec.is_missing()? {
+        return Ok(());
+    }
+    // What a wipe left of a log would be taken for the new file's.
+    remove_files(spec, &["-wal", "-shm"])?;
+    build(spec, policy).await.map(drop)
+}
+
+/// Removes a file that lives in memory, if it is still wanted once nobody makes one.
+pub(crate) async fn remove_from_memory(spec: &Spec, wanted: impl FnOnce() -> bool) -> Result<(), Error> {
+    let _making = lock_making(spec).await?;
+    if wanted() { remove_files(spec, &["", "-wal", "-shm"]) } else { Ok(()) }
+}
+
+/// Keeps others from making a file that lives in memory.
+async fn lock_making(spec: &Spec) -> Result<std::fs::File, Error> {
     let path = spec.path().with_extension("db-making");
     let lock = tokio::task::spawn_blocking(move || {
         let options = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = options.and_then(|file| file.lock().map(|()| file));
         file.map_err(|error| Error::io("lock", &path, error))
     });
-    let _making = lock.await.map_err(|error| Error::Panicked { message: error.to_string() })??;
-    if !spec.is_missing()? {
-        return Ok(());
-    }
-    // What a wipe left of a log would be taken for the new file's.
-    for suffix in ["-wal", "-shm"] {
+    lock.await.map_err(|error| Error::Panicked { message: error.to_string() })?
+}
+
+fn remove_files(spec: &Spec, suffixes: &[&str]) -> Result<(), Error> {
+    for suffix in suffixes {
         let mut name = spec.path().as_os_str().to_owned();
         name.push(suffix);
         let left = Path::new(&name);
@@ -316,7 +332,7 @@ pub(crate) async fn make_in_memory(spec: &Spec, policy: &Policy) -> Result<(), E
             crate::durable::remove_file(left).map_err(|error| Error::io("remove", left, error))?;
         }
     }
-    build(spec, policy).await.map(drop)
+    Ok(())
 }
 
 /// A set that was behind, with the version it had and the one it has.

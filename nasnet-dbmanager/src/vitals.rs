@@ -48,6 +48,11 @@ impl Vitals {
         self.router.as_ref().and_then(|_| self.damage.get())
     }
 
+    /// Tells whether damage was found, also in a file that exists once.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damage.get().is_some()
+    }
+
     /// Notes an error if it says that the file is damaged; tells whether it did.
     pub(crate) fn note_damage(&self, error: &Error) -> bool {
         if !error.is_damage() {

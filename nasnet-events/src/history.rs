@@ -82,7 +82,9 @@ pub async fn events_after(
 ) -> Result<impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static, Error> {
     let whole = Query::scope(scope.clone()).stream(stream.clone());
     let query = whole.clone().after(snapshot.position);
-    let removed = removed_of(store, scope, stream).await?.filter(|removed| removed.version > snapshot.version);
+    let removed = removed_of(store, scope, stream)
+        .await?
+        .filter(|removed| removed.versions.any_between(snapshot.version, u64::MAX));
     let (last, at) = (Some(snapshot.version), snapshot.position);
     let gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last, at };
     let place = async || match until {
@@ -146,7 +148,7 @@ impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
 
 /// What to say of a history that goes on from version `after` with `next`.
 pub(crate) async fn hole_of(store: &EventStore, scope: &Scope, stream: &StreamName, after: u64, next: u64) -> Error {
-    match removed_after(store, scope, stream, after).await {
+    match removed_between(store, scope, stream, after, next).await {
         Err(error) | Ok(Some(error)) => error,
         Ok(None) => Error::VersionGap { scope: scope.clone(), stream: stream.clone(), after, next },
     }
@@ -159,7 +161,17 @@ pub(crate) async fn removed_after(
     stream: &StreamName,
     after: u64,
 ) -> Result<Option<Error>, Error> {
-    let removed = removed_of(store, scope, stream).await?.filter(|removed| removed.version > after);
+    removed_between(store, scope, stream, after, u64::MAX).await
+}
+
+async fn removed_between(
+    store: &EventStore,
+    scope: &Scope,
+    stream: &StreamName,
+    after: u64,
+    before: u64,
+) -> Result<Option<Error>, Error> {
+    let removed = removed_of(store, scope, stream).await?.filter(|removed| removed.versions.any_between(after, before));
     Ok(removed.map(|removed| Error::BeyondHorizon {
         scope: scope.clone(),
         stream: stream.clone(),
@@ -196,32 +208,34 @@ impl Gaps {
         Error::BeyondHorizon { scope, stream, oldest }
     }
 
-    /// A history of which retention removed a part, and that does not begin where it should, is refused before anything of
-    /// it is read.
+    /// True when retention removed a version between the two.
+    fn has_removed(&self, after: u64, before: u64) -> bool {
+        self.removed.as_ref().is_some_and(|removed| removed.versions.any_between(after, before))
+    }
+
+    /// A history that does not begin where it should because that was removed is refused before anything of it is read.
     async fn check_beginning(&self, store: &EventStore, query: Query) -> Result<(), Error> {
-        if self.removed.is_none() {
-            return Ok(());
-        }
-        let before = self.last.unwrap_or(0);
-        match store.read_stored(query.limit(1)).next().await {
-            None => Err(self.beyond()),
-            Some(Ok(event)) if event.version > before + 1 => Err(self.beyond()),
+        let first = match store.read_stored(query.limit(1)).next().await {
+            None => u64::MAX,
+            Some(Ok(event)) => event.version,
             // The reading of the history tells of what is damaged.
-            Some(_) => Ok(()),
-        }
+            Some(Err(_)) => return Ok(()),
+        };
+        if self.has_removed(self.last.unwrap_or(0), first) { Err(self.beyond()) } else { Ok(()) }
     }
 
     /// What is missing behind the last event and within the end of the history. Where removed events were is not known any
-    /// more, so nothing is missing only if it ends with that event, or the next one that is left follows it.
+    /// more, so nothing is missing only if it ends with that event, or none was removed before the next one that is left.
     async fn at_the_end(&self, store: &EventStore, query: Query, until: Until) -> Option<Error> {
-        let last = self.last.filter(|last| self.removed.as_ref().is_some_and(|removed| *last < removed.version))?;
+        let last = self.last.filter(|last| self.has_removed(*last, u64::MAX))?;
         if until == Until::Position(self.at) {
             return None;
         }
-        match store.read_stored(query.after(self.at).limit(1)).next().await {
-            Some(Ok(event)) if event.version == last + 1 => None,
-            _ => Some(self.beyond()),
-        }
+        let next = match store.read_stored(query.after(self.at).limit(1)).next().await {
+            Some(Ok(event)) => event.version,
+            _ => u64::MAX,
+        };
+        self.has_removed(last, next).then(|| self.beyond())
     }
 
     /// What is missing directly before an item.
@@ -230,7 +244,7 @@ impl Gaps {
         self.at = item.as_ref().map_or(self.at, |event| event.position);
         let after = std::mem::replace(&mut self.last, next)?;
         let next = next.filter(|next| *next > after.saturating_add(1))?;
-        if self.removed.as_ref().is_some_and(|removed| after < removed.version) {
+        if self.has_removed(after, next) {
             return Some(self.beyond());
         }
         let (scope, stream) = (self.scope.clone(), self.stream.clone());

@@ -260,7 +260,8 @@ impl Cursor {
                     return Ok(found);
                 }
                 // A hot tier that was wiped under the read is looked at again, as it is now.
-                Err(error) if self.shared.is_current(&hot) => return Err(error),
+                // One that is damaged is replaced too, but what it held is not told as if it had never been.
+                Err(error) if hot.is_damaged() || self.shared.is_current(&hot) => return Err(error),
                 Err(_) => {}
             }
         }

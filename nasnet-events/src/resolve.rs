@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nasnet_dbmanager::Cause;
+use nasnet_dbmanager::{Cause, Database};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
@@ -15,6 +15,10 @@ use crate::shared::Shared;
 use crate::warm::rows;
 
 const RESOLVE: Cause = Cause::new("event-resolve");
+/// Readers wait for it, so a full medium and a budget that is used up let it pass.
+const BURY: Cause = Cause::new("event-void").critical();
+const VOIDED: &str = "INSERT INTO event_cursors (name, pos) VALUES ('voided', ?1) \
+     ON CONFLICT (name) DO UPDATE SET pos = MAX(pos, excluded.pos)";
 /// Until a reservation whose database could not be asked is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -97,7 +101,8 @@ async fn resolve(
                 .write(RESOLVE, move |conn| Box::pin(async move { rows::count(conn, first, last).await }))
                 .await?;
             match found {
-                0 => Resolution::Void,
+                0 if reservation.owner == shared.owner() => Resolution::Void,
+                0 => bury(&database, first, last, reservation.count).await?,
                 all if all == reservation.count => Resolution::Published,
                 part => {
                     let what = format!("{} event_rows {first} to {last}", reservation.scope);
@@ -107,6 +112,27 @@ async fn resolve(
         }
     };
     end(queue, first, last.seq, resolution).await
+}
+
+/// Makes sure that a transaction of a dead process, of which nothing can be seen, stays without effect.
+///
+/// A process may die while its commit is synced. Its frames are in the log of the database then, whole, and not in the
+/// index of the log by which all who have the database open read. Whoever opens it next as the first one makes the index
+/// anew from the log, and would find the transaction after readers had been told that it never was. The next commit is
+/// written over its frames, so there must be one.
+async fn bury(database: &Database, first: Position, last: Position, count: u64) -> Result<Resolution, Error> {
+    let found = database
+        .write(BURY, move |conn| {
+            Box::pin(async move {
+                let found = rows::count(conn, first, last).await?;
+                if found == 0 {
+                    sqlx::query(VOIDED).bind(last.to_key()?).execute(conn).await?;
+                }
+                Ok::<_, Error>(found)
+            })
+        })
+        .await?;
+    if found == count { Ok(Resolution::Published) } else { Ok(Resolution::Void) }
 }
 
 /// Has the appender end a reservation.

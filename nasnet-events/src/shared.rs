@@ -194,12 +194,12 @@ impl Shared {
         !self.losses.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Tells whether a handle is to the hot.db whose heads are known, and that file is still there.
+    /// Tells whether a handle is to the hot.db whose heads are known, and that file is still there and not damaged.
     pub(crate) fn is_current(&self, hot: &Database) -> bool {
-        hot.file_uid() == self.heads().file() && hot.is_in_place()
+        hot.file_uid() == self.heads().file() && hot.is_in_place() && !hot.is_damaged()
     }
 
-    /// The hot tier. When it was wiped it is opened anew first: a new incarnation begins, and what the lost one leaves
+    /// The hot tier. When it was wiped or is damaged it is opened anew first: a new incarnation begins, and what the lost one leaves
     /// is recorded.
     pub(crate) async fn hot(&self) -> Result<Database, Error> {
         let hot = self.manager.hot();
@@ -209,7 +209,7 @@ impl Shared {
     async fn renew(&self) -> Result<Database, Error> {
         let _one = self.renewing.lock().await;
         let mut hot = self.manager.hot();
-        if !hot.is_in_place() {
+        if !hot.is_in_place() || hot.is_damaged() {
             // What commits at a position of the lost incarnation should be there before readers go on to the next.
             let landed = async {
                 while !self.in_flight().is_empty() {

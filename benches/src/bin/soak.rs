@@ -151,6 +151,9 @@ struct Plan {
     shared: bool,
     /// More than one where a process mostly waits for the threads of its databases and leaves its core to another.
     workers_per_core: u64,
+    /// Whether each process keeps to one core: its threads take turns, and waking one on another core costs more than the
+    /// turn. Not where they are to run at the same time.
+    on_one_core: bool,
     control: fn(u64) -> Result<Controls, Failure>,
     case: fn(&mut Turn) -> Result<Found, Failure>,
 }
@@ -178,7 +181,8 @@ impl Campaign {
         let shared = !matches!(self, Self::Locks);
         let waits = matches!(self, Self::PowerLoss | Self::PowerLossEvents | Self::Tiers | Self::Clock);
         let workers_per_core = if waits { 2 } else { 1 };
-        Plan { name, floor_120s, shared, workers_per_core, control, case }
+        let on_one_core = matches!(self, Self::PowerLoss | Self::PowerLossEvents);
+        Plan { name, floor_120s, shared, workers_per_core, on_one_core, control, case }
     }
 
     /// Whether it mounts file systems.

@@ -211,7 +211,9 @@ CREATE TABLE event_tops (
     stream  INTEGER PRIMARY KEY REFERENCES event_names (id),
     version INTEGER NOT NULL CHECK (version > 0),
     -- No event after here was removed.
-    pos     INTEGER NOT NULL CHECK (pos > 0)
+    pos     INTEGER NOT NULL CHECK (pos > 0),
+    -- Which versions were removed, as stretches: a version that is missing and not among them never was, or was lost.
+    removed BLOB NOT NULL
 ) STRICT;
 
 -- Up to where events may be deleted; moves in the transaction that deletes them, and never back.

@@ -240,6 +240,11 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
                 shed::make_room(shared, &hot, epoch, bytes, true).await?;
                 continue;
             }
+            // Nothing of it counts any more: a new incarnation takes what was to be appended.
+            Err(_) if hot.is_damaged() => {
+                *stale = true;
+                continue;
+            }
             written => written?,
         };
         // What went into a file that is gone is appended again, to the one in its place.

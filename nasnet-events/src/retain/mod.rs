@@ -9,6 +9,7 @@ mod policy;
 mod remove;
 mod run;
 mod snapshot;
+pub(crate) mod versions;
 
 pub(crate) use plan::Doomed;
 pub use plan::{Blocked, Blocker, Forced, RetentionPlan, ScopePlan};

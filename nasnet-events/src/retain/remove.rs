@@ -3,17 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use nasnet_dbmanager::Scope;
+use nasnet_dbmanager::{Annexes, Scope};
 use sqlx::SqliteConnection;
 
 use crate::error::Error;
+use crate::hot::log::Order;
 use crate::position::Position;
 use crate::retain::facts;
 use crate::retain::horizon::{self, Removed};
 use crate::retain::plan::{Doomed, UnitKind};
 use crate::retain::policy::Retention;
+use crate::retain::versions::Versions;
 use crate::truncation::{self, Truncated, TruncatedBy};
-use crate::warm::segment;
+use crate::warm::names;
+use crate::warm::segment::{self, Lane};
 
 const ROWS: &str = "SELECT pos, pos, 1, stream, version FROM event_rows WHERE pos IN (SELECT value FROM json_each(?1))";
 /// The newest one says how far the scope is flushed.
@@ -40,8 +43,18 @@ pub(super) struct Step {
     pub(super) gone: Vec<Doomed>,
     /// Rows and segments that are not any more what they were when the plan was made.
     pub(super) skipped: u64,
-    /// What is to be remembered of their streams.
-    tops: BTreeMap<i64, Removed>,
+    /// What is to be remembered of the streams of each.
+    held: Vec<Held>,
+}
+
+/// The versions that one row or segment holds.
+#[derive(Debug)]
+struct Held {
+    kind: UnitKind,
+    first: Position,
+    last: Position,
+    /// The highest version of each stream.
+    tops: Vec<(i64, u64)>,
 }
 
 /// A row or segment as it is stored now.
@@ -82,20 +95,78 @@ pub(super) async fn check(
             && (!unit.folded || snapshot.is_some_and(|through| unit.last <= through))
     };
     let gone: Vec<Doomed> = doomed.into_iter().filter(may_go).collect();
-    let mut tops: BTreeMap<i64, Removed> = BTreeMap::new();
-    for unit in &gone {
-        let held = stored.get(&(unit.kind, unit.first)).map(|stored| stored.tops.as_slice()).unwrap_or_default();
-        for (stream, version) in held {
-            let known = tops.entry(*stream).or_insert(Removed { version: 0, through: Position::START });
-            known.version = known.version.max(*version);
-            known.through = known.through.max(unit.last);
+    let held = |unit: &Doomed| {
+        let tops = stored.get(&(unit.kind, unit.first)).map(|stored| stored.tops.clone()).unwrap_or_default();
+        Held { kind: unit.kind, first: unit.first, last: unit.last, tops }
+    };
+    Ok(Step { skipped: (wanted - gone.len()) as u64, held: gone.iter().map(held).collect(), gone })
+}
+
+/// Which versions of which streams a step removes.
+async fn removed(
+    conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
+    scope: &Scope,
+    held: &[Held],
+) -> Result<BTreeMap<i64, Removed>, Error> {
+    let mut all: BTreeMap<i64, Removed> = BTreeMap::new();
+    for unit in held {
+        let of_segment = versions(conn, annexes, scope, unit).await?;
+        for (stream, top) in &unit.tops {
+            let nothing = Removed { versions: Versions::default(), through: Position::START };
+            let removed = all.entry(*stream).or_insert(nothing);
+            removed.through = removed.through.max(unit.last);
+            match &of_segment {
+                Some(known) if known.get(stream).is_some_and(|versions| versions.top() == Some(*top)) => {
+                    known.get(stream).into_iter().for_each(|versions| removed.versions.add_all(versions));
+                }
+                _ if unit.kind == UnitKind::Row => removed.versions.add(*top..=*top),
+                // Nobody can tell any more which of them it held.
+                _ => removed.versions.add(1..=*top),
+            }
         }
     }
-    Ok(Step { skipped: (wanted - gone.len()) as u64, gone, tops })
+    Ok(all)
+}
+
+/// The versions that a segment holds, `None` for a row and for a segment that is damaged.
+async fn versions(
+    conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
+    scope: &Scope,
+    unit: &Held,
+) -> Result<Option<BTreeMap<i64, Versions>>, Error> {
+    let lane = match unit.kind {
+        UnitKind::Row => return Ok(None),
+        UnitKind::Sealed => Lane::Sealed,
+        UnitKind::Segment => Lane::Flushed,
+    };
+    let within = (unit.first.before(), unit.first);
+    let metas = segment::metas(conn, scope, lane, within, Order::Forwards, 1).await?;
+    let Some(meta) = metas.first().filter(|meta| meta.first == unit.first) else { return Ok(None) };
+    let events = match segment::events(conn, annexes, scope, meta).await {
+        Ok(events) => events,
+        Err(error @ (Error::Storage { .. } | Error::Sqlite { .. })) => return Err(error),
+        // It goes all the same: that its body cannot be read is told to whoever reads it until then.
+        Err(_) => return Ok(None),
+    };
+    let streams: BTreeSet<&str> = events.iter().map(|event| event.stream.as_str()).collect();
+    let ids = names::intern(conn, &streams).await?;
+    let mut held: BTreeMap<i64, Versions> = BTreeMap::new();
+    for event in &events {
+        let stream = names::number(&ids, event.stream.as_str())?;
+        held.entry(stream).or_default().add(event.version..=event.version);
+    }
+    Ok(Some(held))
 }
 
 /// Removes what was checked, in the same transaction.
-pub(super) async fn remove(conn: &mut SqliteConnection, scope: &Scope, step: &Step) -> Result<(), Error> {
+pub(super) async fn remove(
+    conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
+    scope: &Scope,
+    step: &Step,
+) -> Result<(), Error> {
     if step.gone.is_empty() {
         return Ok(());
     }
@@ -104,7 +175,8 @@ pub(super) async fn remove(conn: &mut SqliteConnection, scope: &Scope, step: &St
         let mark = marks.entry(unit.mark).or_insert(Position::START);
         *mark = unit.last.max(*mark);
     }
-    horizon::raise(conn, &step.tops).await?;
+    let removed = removed(conn, annexes, scope, &step.held).await?;
+    horizon::raise(conn, &removed).await?;
     for (what, through) in marks {
         sqlx::query(MARK).bind(what).bind(through.to_key()?).execute(&mut *conn).await?;
     }

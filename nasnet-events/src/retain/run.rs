@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
 use crate::consumer::guard::guards;
@@ -87,10 +87,10 @@ impl Part {
         remove::check(conn, &scope, units, &shared.options.retention, shared.cold.is_some()).await
     }
 
-    async fn remove(self, conn: &mut SqliteConnection) -> Result<remove::Step, Error> {
+    async fn remove(self, conn: &mut SqliteConnection, annexes: Option<&Annexes>) -> Result<remove::Step, Error> {
         let scope = self.scope.clone();
         let step = self.check(conn).await?;
-        remove::remove(conn, &scope, &step).await?;
+        remove::remove(conn, annexes, &scope, &step).await?;
         Ok(step)
     }
 }
@@ -235,7 +235,10 @@ impl EventStore {
             let step = if report.is_dry {
                 database.read(PLAN, move |conn| Box::pin(part.check(conn))).await?
             } else {
-                let step = database.write(RETAIN, move |conn| Box::pin(part.remove(conn))).await?;
+                let annexes = database.annexes().cloned();
+                let step = database
+                    .write(RETAIN, move |conn| Box::pin(async move { part.remove(conn, annexes.as_ref()).await }))
+                    .await?;
                 observe::pruned(&step.gone);
                 step
             };

@@ -2,7 +2,7 @@
 //! archiving, sealing, retention and the visits of a consumer, which goes on where it was; what it called `Hot` is there, or one loss is told that covers it.
 //!
 //! The files on flash are recorded, and cut at every point in every variant with an emptied run directory. One look in
-//! four begins there; the others begin with the files that the first process after the cut has made in memory before it was
+//! sixteen begins there; the others begin with the files that the first process after the cut has made in memory before it was
 //! killed, which are the same whatever the cut left. Beside that, the run directory is recorded with the files on flash and
 //! kept as a killed process leaves it. States of the same bytes are looked at once and judged each. The cold directory is not written through the VFS: a cut
 //! while a frame is being added leaves any part of it, which is simulated here.
@@ -30,7 +30,7 @@ const STRIDE_KEPT: u64 = 8;
 /// States of a record that are looked at however little of the budget is left.
 const STATES_MIN: u64 = 60;
 /// One look in so many finds nothing in the run directory.
-const EMPTY_EVERY: u64 = 4;
+const EMPTY_EVERY: u64 = 16;
 /// What is made in memory by whoever opens first.
 const IN_MEMORY: [&str; 3] = ["hot.db", "runtime.db", "locks.db"];
 /// One look in so many verifies the chains, and reads as the consumer.

@@ -3,7 +3,10 @@
 //! Two children share one store. Each appends, flushes and archives, and reads as consumers of random speed; one consumer is
 //! read by whichever child gets it. A consumer writes down what it is shown before it acknowledges it. The parent kills the
 //! children, or lets them end, at random moments, wipes tmpfs now and then, and in the end compares what was written down
-//! with what is stored.
+//! with what is stored. Then a router cannot be read for a while, and consumers of all scopes go on without it.
+
+#[path = "subscribers/outage.rs"]
+mod outage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -24,6 +27,7 @@ use nasnet_events::{
 use tokio::runtime::Runtime;
 
 use crate::{Controls, Failure, Found, Turn};
+use outage::Manner;
 
 const CAUSE: Cause = Cause::new("soak-subscribers");
 const KINDS: [&str; 3] = ["resource.updated", "config.applied", "metric.sampled"];
@@ -31,6 +35,8 @@ const ROUTERS: [&str; 2] = ["r1", "r2"];
 /// Read by one child each, and by either.
 const OWN: [[&str; 2]; 2] = [["all-a", "config-a"], ["all-b", "config-b"]];
 const SHARED: &str = "all-shared";
+/// How long consumers of all scopes wait for one that cannot be read, where none is expected to be.
+const STALL_AFTER: Duration = Duration::from_secs(30);
 /// Attempts to catch the control.
 const CONTROL_CASES: u64 = 10;
 
@@ -61,7 +67,20 @@ pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
             break;
         }
     }
-    Ok(vec![("a consumer that forgets", caught)])
+    let mut controls = vec![("a consumer that forgets", caught)];
+    for (what, manner) in [
+        ("a consumer that is not told what it is not shown", Manner::Deaf),
+        ("a consumer that does not come back", Manner::Careless),
+    ] {
+        let place = Place::new(None)?;
+        let mut found = Found::default();
+        Runtime::new()?.block_on(async {
+            found_store(&place).await?;
+            outage(&place, &mut Random::new(seed), manner, &mut found).await
+        })?;
+        controls.push((what, !found.broken.is_empty()));
+    }
+    Ok(controls)
 }
 
 /// Two processes append and read, are killed and lose their tmpfs.
@@ -85,7 +104,20 @@ fn run(random: &mut Random, mode: Mode) -> Result<Found, Failure> {
         }
     }
     runtime.block_on(check(&place, mode, &mut found))?;
+    if mode == Mode::Honest {
+        runtime.block_on(outage(&place, random, Manner::Honest, &mut found))?;
+    }
     Ok(found)
+}
+
+/// A router cannot be read for a while, and nobody waits for it.
+async fn outage(place: &Place, random: &mut Random, manner: Manner, found: &mut Found) -> Result<(), Failure> {
+    let [data, run, cold, _] = paths(place);
+    let (db, store) = open(&data, &run, &cold, Duration::ZERO).await?;
+    outage::run(&db, &store, random, manner, found).await;
+    store.shutdown().await?;
+    db.shutdown().await?;
+    Ok(())
 }
 
 fn paths(place: &Place) -> [PathBuf; 4] {
@@ -107,10 +139,11 @@ async fn found_store(place: &Place) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn open(data: &Path, run: &Path, cold: &Path) -> Result<(DbManager, EventStore), Failure> {
+async fn open(data: &Path, run: &Path, cold: &Path, stall_after: Duration) -> Result<(DbManager, EventStore), Failure> {
     let options = Options::new(data).run_dir(run).schemas(nasnet_events::schema_sets());
     let db = DbManager::open(options).await?;
-    let options = EventOptions::default().cold(ColdOptions::new(cold).allow_same_device());
+    let mut options = EventOptions::default().cold(ColdOptions::new(cold).allow_same_device());
+    options.stall_after = stall_after;
     let store = EventStore::open(&db, options).await?;
     Ok((db, store))
 }
@@ -170,7 +203,7 @@ pub(crate) fn child(directories: &str, task: &str) -> Result<(), Failure> {
     let forgetful = mode == Mode::Forgetful.as_str();
     let (number, seed): (usize, u64) = (number.parse()?, seed.parse()?);
     Runtime::new()?.block_on(async {
-        let (db, store) = open(&data, &run, &cold).await?;
+        let (db, store) = open(&data, &run, &cold, STALL_AFTER).await?;
         let log = Arc::new(log);
         let mut work = tokio::task::JoinSet::new();
         work.spawn(produce(db.clone(), store.clone(), Random::new(seed), Arc::clone(&log), number));
@@ -377,7 +410,7 @@ fn replay(name: &str, text: &str, broken: &mut Vec<String>) -> Result<Seen, Fail
 /// Lets every consumer catch up, then compares.
 async fn check(place: &Place, mode: Mode, found: &mut Found) -> Result<(), Failure> {
     let [data, run, cold, log] = paths(place);
-    let (db, store) = open(&data, &run, &cold).await?;
+    let (db, store) = open(&data, &run, &cold, STALL_AFTER).await?;
     store.resolve().await?;
     let stored: Vec<(Position, String)> =
         store.read(Query::all()).map_ok(|event| (event.position, event.kind.to_string())).try_collect().await?;

@@ -29,7 +29,7 @@ use nasnet_events::{Class, Error, FlushReason, Position, RetentionPlan, Retentio
 use crate::events::{self, NOW_MS, Numbers, Open, Promises, SCOPES, Site, Told, Way};
 use crate::{Failure, Found, Turn};
 pub(crate) use controls::{clock_control, control};
-use readers::Follower;
+use readers::{Follower, Holes};
 use retention::{Ages, DAY, Policy, Snapshots, Terms, Warm};
 
 /// Steps of one walk.
@@ -205,8 +205,12 @@ impl Walk {
     }
 
     async fn histories(&self) -> Result<Option<String>, Failure> {
-        let some_failed = !self.promises.never.is_empty() || self.found.counts.contains_key("refused");
-        readers::histories(&self.open, &self.promises, some_failed).await
+        let some_refused = self.found.counts.contains_key("refused");
+        let holes = Holes {
+            some_failed: some_refused || !self.promises.never.is_empty(),
+            some_unknown: some_refused && !self.site.has_cold,
+        };
+        readers::histories(&self.open, &self.promises, holes).await
     }
 
     /// Time passes on both clocks.

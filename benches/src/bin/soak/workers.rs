@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use nasnet_benches::events::Random;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
 use crate::{Args, Controls, Failure, Plan, Turn};
@@ -52,9 +53,26 @@ impl Tally {
     }
 }
 
+/// Keeps this process to one of the cores it may use. Best effort: it is slower without.
+fn keep_to_one_core(number: u64) {
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+    let Some(core) = usize::try_from(number).ok().and_then(|number| cores.get(number % cores.len().max(1))) else {
+        return;
+    };
+    let mut one = CpuSet::new();
+    one.set(*core);
+    if let Err(error) = sched_setaffinity(None, &one) {
+        eprintln!("this process is not kept to one core: {error}");
+    }
+}
+
 /// Tries cases until the budget is used up, and one at least; with `--case` that one only.
 pub(crate) fn work(plan: &Plan, args: &Args, share: Share) -> Result<Tally, Failure> {
     let start = Instant::now();
+    if plan.on_one_core && share.of > 1 {
+        keep_to_one_core(share.first);
+    }
     let mut tally = Tally::default();
     let mut number = args.case.unwrap_or(share.first);
     loop {

@@ -136,14 +136,23 @@ pub(super) async fn read_beside(open: Open, done: &Cell<bool>) -> Vec<Seen> {
     all
 }
 
-/// Reads the history of each stream. It is whole, or it is refused where a part of it is gone for good; versions that calls
-/// which failed have taken are told as missing.
-pub(super) async fn histories(open: &Open, promises: &Promises, some_failed: bool) -> Result<Option<String>, Failure> {
+/// What a walk did that leaves holes in histories.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holes {
+    /// Calls that failed may have taken versions.
+    pub(super) some_failed: bool,
+    /// Events that nobody was told of may have been removed for good.
+    pub(super) some_unknown: bool,
+}
+
+/// Reads the history of each stream. It is whole, or it is refused where retention has removed a part of it for good; versions
+/// that were lost or that calls which failed have taken are told as missing.
+pub(super) async fn histories(open: &Open, promises: &Promises, holes: Holes) -> Result<Option<String>, Failure> {
     let everything = events::look(open).await;
     let there: HashSet<u64> = everything.events.iter().map(|(number, _)| *number).collect();
     for of in 0..SCOPES {
         for stream in 0..STREAMS.len() {
-            if let Some(what) = history(open, promises, (of, stream), &there, some_failed).await? {
+            if let Some(what) = history(open, promises, (of, stream), &there, holes).await? {
                 return Ok(Some(what));
             }
         }
@@ -157,7 +166,7 @@ async fn history(
     promises: &Promises,
     (of, stream): (u64, usize),
     there: &HashSet<u64>,
-    some_failed: bool,
+    holes: Holes,
 ) -> Result<Option<String>, Failure> {
     let (scope, name) = (events::scope(of)?, StreamName::parse(STREAMS[stream])?);
     let told = || promises.told.iter().filter(|told| told.scope == of && told.stream == stream);
@@ -171,7 +180,7 @@ async fn history(
             while let Some(event) = events.next().await {
                 match event {
                     Ok(event) => read.take(&event),
-                    Err(Error::VersionGap { .. }) if lost || some_failed => {}
+                    Err(Error::VersionGap { .. }) if lost || holes.some_failed => {}
                     Err(error) => {
                         refused = Some(error);
                         break;
@@ -182,7 +191,7 @@ async fn history(
     }
     let read: HashSet<u64> = read.events.iter().map(|(number, _)| *number).collect();
     let what = match (refused, gone) {
-        (Some(Error::BeyondHorizon { .. }), _) if lost => None,
+        (Some(Error::BeyondHorizon { .. }), gone) if gone.is_some() || holes.some_unknown => None,
         (None, None) => {
             let lacks = told().find(|told| there.contains(&told.number) && !read.contains(&told.number));
             lacks.map(|lacks| format!("it lacks {lacks:?}"))
