@@ -325,7 +325,7 @@ impl ColdDir {
     fn settle(&mut self, fence: &Fence, path: &Path) -> Result<(), Error> {
         let failed = |error| Error::io("sync", fence.shown(path), error);
         self.step(Step::Settle).map_err(failed)?;
-        let (file, _) = fence.open_end(path).map_err(failed)?;
+        let file = fence.open_end(path).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         fence.sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
         drop_from_cache(&file);
@@ -386,12 +386,12 @@ impl ColdDir {
         self.step(Step::MakeDir)
             .and_then(|()| fence.make_dir(dir))
             .map_err(|error| Error::io("create", fence.shown(dir), error))?;
-        let (mut file, is_new) = self
+        let mut file = self
             .step(Step::Open)
             .and_then(|()| fence.open_end(&path))
             .map_err(|error| Error::io("open", &shown, error))?;
         let offset = file.metadata().map_err(|error| Error::io("examine", &shown, error))?.len();
-        if let Err(error) = self.write(fence, dir, &mut file, is_new, &bytes) {
+        if let Err(error) = self.write(fence, dir, &mut file, offset == 0, &bytes) {
             // Best effort: what stays behind is a torn tail, and the next mount cuts it.
             drop(fence.cut(&path, offset));
             return Err(Error::io("append to", shown, error));
@@ -414,7 +414,7 @@ impl ColdDir {
         Ok(Archived { frames: 1, events: header.events, bytes: bytes.len() as u64 })
     }
 
-    fn write(&mut self, fence: &Fence, dir: &Path, file: &mut File, is_new: bool, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, fence: &Fence, dir: &Path, file: &mut File, is_first: bool, bytes: &[u8]) -> io::Result<()> {
         if let Err(error) = self.step(Step::Write) {
             // As a full medium does: a part of it arrives.
             file.write_all(&bytes[..bytes.len() / 2])?;
@@ -423,9 +423,11 @@ impl ColdDir {
         file.write_all(bytes)?;
         self.step(Step::Sync)?;
         file.sync_all()?;
-        if is_new {
+        // Not only by who created the file: the name may have failed to reach the medium then.
+        if is_first {
             self.step(Step::SyncDir)?;
             fence.sync_dir(dir)?;
+            fence.sync_dir(Path::new("."))?;
         }
         Ok(())
     }

@@ -113,16 +113,9 @@ impl Fence {
         self.open_with(path, OFlags::RDONLY)
     }
 
-    /// Opens a file to add to its end, and says whether it is new.
-    pub(crate) fn open_end(&self, path: &Path) -> io::Result<(File, bool)> {
-        let flags = OFlags::RDWR | OFlags::APPEND;
-        match self.open_with(path, flags) {
-            Ok(file) => Ok((file, false)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Ok((self.open_with(path, flags | OFlags::CREATE)?, true))
-            }
-            Err(error) => Err(error),
-        }
+    /// Opens a file to add to its end, a new one if there is none.
+    pub(crate) fn open_end(&self, path: &Path) -> io::Result<File> {
+        self.open_with(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)
     }
 
     /// Creates a file that must not exist yet.
