@@ -44,11 +44,12 @@ struct Done {
 }
 
 impl EventStore {
-    /// Flushes as [`FlushPolicy`] says, joins small rows of the hot tier, seals old rows, forgets in the hot tier what is old, trains dictionaries, archives
-    /// as [`crate::ArchivePolicy`] says and removes from the warm tier what [`crate::Retention`] does not keep, a bounded number
-    /// of rows and segments an hour, until `shutdown` completes; then flushes once more. While a database takes nothing, only the time counts. A medium that
-    /// is away is looked for every minute, and what it missed is archived in bounded steps when it returns. The caller
-    /// owns the loop: spawn it, and await it after completing `shutdown`.
+    /// Flushes as [`FlushPolicy`] says, joins small rows of the hot tier, seals old rows, forgets in the hot tier what
+    /// is old, trains dictionaries, archives as [`crate::ArchivePolicy`] says and removes from the warm tier what
+    /// [`crate::Retention`] does not keep, a bounded number of rows and segments an hour, until `shutdown` completes;
+    /// then flushes once more. While a database takes nothing, only the time counts. A medium that is away is looked
+    /// for every minute, and what it missed is archived in bounded steps when it returns. The caller owns the loop:
+    /// spawn it, and await it after completing `shutdown`.
     ///
     /// # Errors
     /// Those of the last flush. Earlier ones, and the scopes that failed, are logged and tried again.
