@@ -306,10 +306,11 @@ fn replay(
         }
         let acked = Acked::of(&state);
         // The first point after an archive run has begun stands for all at which its frames are being written; at the
-        // later ones they are whole, for only then are they confirmed.
+        // later ones they are whole, for only then are they confirmed. So they are where writes that were not synced are
+        // kept: one of these may be what confirms them.
         let frame = if acked.archiving > acked.archived {
             let at = *cutting.get_or_insert(state.point());
-            if at == state.point() {
+            if at == state.point() && state.variant() == Variant::DropAll {
                 Frame::Part { of: acked.archiving, seed: random.below(1 << 30) }
             } else {
                 Frame::Whole(acked.archiving)
