@@ -83,7 +83,8 @@ impl EventStore {
         self.archive_step(Turn::All, u64::MAX).await
     }
 
-    /// Flushes unless only some scopes are tried again, and archives at most `frames_max` frames of each scope, so that weeks of backlog do not keep everything else waiting.
+    /// Flushes unless only some scopes are tried again, and archives at most `frames_max` frames of each scope, so that
+    /// weeks of backlog do not keep everything else waiting.
     pub(crate) async fn archive_step(&self, turn: Turn, frames_max: u64) -> Result<ArchiveReport, Error> {
         let shared = Arc::clone(self.shared());
         let (Some(cold), Some(options)) = (&shared.cold, &shared.options.cold) else {

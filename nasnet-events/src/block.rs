@@ -1,8 +1,8 @@
 //! The one form in which many events are stored as bytes: hot blocks and warm segments.
 //!
-//! Layout, version 2: `version u8, flags u8, crc32c u32le` over version, flags and the rest, then the payload, or with
-//! flag 1 the payload's length as a varint and the payload in zstd, or with flag 2 the same in zstd with a dictionary. The payload holds the count, the distinct texts, the
-//! distinct 16-byte ids, one column after the other, and the bodies.
+//! Layout, version 2: `version u8, flags u8, crc32c u32le` over version, flags and the rest, then the payload, or with flag
+//! 1 the payload's length as a varint and the payload in zstd, or with flag 2 the same in zstd with a dictionary. The
+//! payload holds the count, the distinct texts, the distinct 16-byte ids, one column after the other, and the bodies.
 
 mod decode;
 

@@ -172,8 +172,8 @@ pub enum ColdPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum FlushPolicy {
-    /// Events that fill [`EventOptions::flush_bytes`], or that have waited for [`EventOptions::flush_interval`]; with more routers than
-    /// databases stay open the interval is stretched, to an hour at most.
+    /// Events that fill [`EventOptions::flush_bytes`], or that have waited for [`EventOptions::flush_interval`]; with more
+    /// routers than databases stay open the interval is stretched, to an hour at most.
     #[default]
     PageFull,
     /// Once a day at this minute, UTC; missed days are caught up with. A power cut costs up to a day of Normal events.

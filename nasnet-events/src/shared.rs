@@ -199,8 +199,8 @@ impl Shared {
         hot.file_uid() == self.heads().file() && hot.is_in_place() && !hot.is_damaged()
     }
 
-    /// The hot tier. When it was wiped or is damaged it is opened anew first: a new incarnation begins, and what the lost one leaves
-    /// is recorded.
+    /// The hot tier. When it was wiped or is damaged it is opened anew first: a new incarnation begins, and what the lost
+    /// one leaves is recorded.
     pub(crate) async fn hot(&self) -> Result<Database, Error> {
         let hot = self.manager.hot();
         if self.is_current(&hot) { Ok(hot) } else { self.renew().await }

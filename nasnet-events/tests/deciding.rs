@@ -4,18 +4,15 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::history::Snapshot;
 use nasnet_events::{
     Achieved, Conflict, Durability, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Query, Recorded,
 };
+use support::child::{self, Child};
 use support::{Site, event, kind, normal, open_in, options, read, router, stream};
-
-const CHILD: &str = "NASNET_EVENTS_DECIDE_CHILD";
 
 /// Takes the next number: right only when it was decided over the whole history.
 fn next(manager: &DbManager, history: &[Recorded], durable: bool) -> Result<Vec<NewEvent>, Error> {
@@ -60,19 +57,10 @@ async fn open(dir: &Path) -> (DbManager, EventStore) {
     open_in(options(dir), EventOptions::default()).await
 }
 
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 #[test]
 #[ignore = "run by the test below as a child process"]
 fn child() {
-    let Ok(dir) = std::env::var(CHILD) else { return };
+    let Some(dir) = child::task() else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (manager, store) = open(Path::new(&dir)).await;
@@ -88,15 +76,9 @@ fn two_processes_take_every_number_once() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (manager, store) = open(dir.path()).await;
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(CHILD, dir.path())
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut child = Process(child.unwrap());
+        let mut child = Child::spawn(dir.path().display());
         take(&manager, &store, 30).await;
-        let output = BufReader::new(child.0.stdout.take().unwrap());
-        assert!(output.lines().map_while(Result::ok).any(|line| line == "done"), "the other process failed");
+        child.until("done");
         store.resolve().await.unwrap();
         let events = read(&store, Query::all()).await;
         assert_eq!(numbers(&events), (1..=60).collect::<Vec<_>>());

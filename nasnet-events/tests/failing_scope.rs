@@ -4,44 +4,27 @@
 mod support;
 
 use futures_util::StreamExt;
-use nasnet_dbmanager::{DbManager, Scope};
-use nasnet_events::{
-    ColdOptions, Error, EventOptions, EventStore, Expected, FlushReason, Query, StreamAppend, prepare_cold_dir,
-};
-use support::{Site, empty_hot, empty_warm, normal, on_scope, read_ids, router, stream};
-use ulid::Ulid;
+use nasnet_dbmanager::Scope;
+use nasnet_events::{Error, EventOptions, EventStore, Expected, FlushReason, Query, StreamAppend};
+use support::{Site, append_normal, empty_hot, empty_warm, normal, on_scope, open_with_cold, read_ids, router, stream};
 
 const BREAK_SEGMENTS: &str = "ALTER TABLE event_segments RENAME TO elsewhere";
 const MEND_SEGMENTS: &str = "ALTER TABLE elsewhere RENAME TO event_segments";
-
-async fn append(manager: &DbManager, store: &EventStore, scope: &Scope, count: usize) -> Vec<Ulid> {
-    let events: Vec<_> = (0..count).map(|_| normal(manager)).collect();
-    let ids = events.iter().map(|event| event.id).collect();
-    store.append(scope, &stream("s"), Expected::Any, events).await.unwrap();
-    ids
-}
 
 async fn flushed_events(store: &EventStore, scope: &Scope) -> u64 {
     let warm = store.status().await.unwrap().warm;
     warm.into_iter().flatten().find(|status| status.scope == *scope).unwrap().segments.events
 }
 
-async fn open_with_cold(site: &Site) -> (DbManager, EventStore) {
-    let cold = ColdOptions::new(site.cold()).allow_same_device();
-    let (manager, store) = site.open_with(EventOptions::default().cold(cold)).await;
-    prepare_cold_dir(&manager, &site.cold()).unwrap();
-    (manager, store)
-}
-
 #[tokio::test]
 async fn a_router_that_takes_no_segment_keeps_no_other_from_flash() {
     let site = Site::new();
     let (manager, store) = site.open().await;
-    let mut ids = append(&manager, &store, &router("r2"), 1).await;
+    let mut ids = append_normal(&manager, &store, &router("r2"), 1).await;
     // More than one step of a flush.
     for _ in 0..3 {
-        ids.extend(append(&manager, &store, &router("r1"), 3_000).await);
-        ids.extend(append(&manager, &store, &router("r2"), 1).await);
+        ids.extend(append_normal(&manager, &store, &router("r1"), 3_000).await);
+        ids.extend(append_normal(&manager, &store, &router("r2"), 1).await);
     }
     on_scope(&manager, &router("r2"), BREAK_SEGMENTS).await;
     for _ in 0..2 {
@@ -63,8 +46,8 @@ async fn a_router_that_takes_no_segment_keeps_no_other_from_flash() {
 async fn a_router_that_takes_no_segment_keeps_no_other_from_the_archive() {
     let site = Site::new();
     let (manager, store) = open_with_cold(&site).await;
-    let failing = append(&manager, &store, &router("r2"), 2).await;
-    let others = append(&manager, &store, &router("r1"), 2).await;
+    let failing = append_normal(&manager, &store, &router("r2"), 2).await;
+    let others = append_normal(&manager, &store, &router("r1"), 2).await;
     on_scope(&manager, &router("r2"), BREAK_SEGMENTS).await;
     let report = store.archive().await.unwrap();
     assert_eq!((report.events, report.failed.is_empty()), (2, false), "{report:?}");
@@ -88,7 +71,7 @@ async fn what_could_not_be_read_for_the_archive_is_archived_later_and_not_skippe
     ids.push(durable.id);
     store.append(&scope, &stream("s"), Expected::Any, vec![durable]).await.unwrap();
     empty_hot(&manager).await;
-    ids.extend(append(&manager, &store, &scope, 1).await);
+    ids.extend(append_normal(&manager, &store, &scope, 1).await);
 
     on_scope(&manager, &scope, "ALTER TABLE event_rows RENAME TO elsewhere").await;
     let report = store.archive().await.unwrap();
@@ -105,7 +88,7 @@ async fn what_could_not_be_read_for_the_archive_is_archived_later_and_not_skippe
 async fn a_cold_file_that_cannot_be_opened_hides_no_other() {
     let site = Site::new();
     let (manager, store) = open_with_cold(&site).await;
-    let ids = append(&manager, &store, &router("r1"), 3).await;
+    let ids = append_normal(&manager, &store, &router("r1"), 3).await;
     store.archive().await.unwrap();
     empty_hot(&manager).await;
     empty_warm(&manager, &router("r1")).await;
@@ -122,7 +105,7 @@ async fn a_cold_file_that_cannot_be_opened_hides_no_other() {
 async fn the_loop_writes_no_segment_for_every_append_while_a_router_takes_none() {
     let site = Site::new();
     let (manager, store) = site.open().await;
-    append(&manager, &store, &router("r2"), 2_000).await;
+    append_normal(&manager, &store, &router("r2"), 2_000).await;
     on_scope(&manager, &router("r2"), BREAK_SEGMENTS).await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let own = store.clone();
@@ -133,7 +116,7 @@ async fn the_loop_writes_no_segment_for_every_append_while_a_router_takes_none()
         .await
     });
     for _ in 0..100 {
-        append(&manager, &store, &router("r1"), 1).await;
+        append_normal(&manager, &store, &router("r1"), 1).await;
         // Takes longer than a flush, so that the loop has its turn.
         store.status().await.unwrap();
     }
@@ -152,7 +135,7 @@ async fn an_open_transaction_of_one_router_hides_no_event_of_another() {
     let (manager, store) = site.open().await;
     let append_to_r2 = StreamAppend::new(stream("s"), Expected::Any, vec![normal(&manager)]);
     let pending = support::transaction(&manager, &store, &router("r2"), vec![append_to_r2], true).await.unwrap();
-    let ids = append(&manager, &store, &router("r1"), 2).await;
+    let ids = append_normal(&manager, &store, &router("r1"), 2).await;
     assert_eq!(read_ids(&store, Query::scope(router("r1"))).await, ids);
     assert_eq!(read_ids(&store, Query::scopes([router("r1"), router("r2")])).await, []);
     assert_eq!(read_ids(&store, Query::all()).await, []);
@@ -172,7 +155,7 @@ async fn gaps_that_stall_subscribers_a_broken_router_keeps_no_other_from_being_r
     // The database breaks before anybody hears of the commit.
     on_scope(&manager, &router("r2"), "ALTER TABLE event_rows RENAME TO elsewhere").await;
     drop(pending);
-    let ids = append(&manager, &store, &router("r1"), 2).await;
+    let ids = append_normal(&manager, &store, &router("r1"), 2).await;
     store.resolve().await.unwrap();
 
     let items: Vec<_> = store.read(Query::all()).collect().await;
@@ -196,8 +179,8 @@ async fn an_unresolved_transaction_of_one_router_keeps_no_other_from_flash_or_ar
     let (manager, store) = open_with_cold(&site).await;
     let append_to_r2 = StreamAppend::new(stream("s"), Expected::Any, vec![normal(&manager)]);
     let pending = support::transaction(&manager, &store, &router("r2"), vec![append_to_r2], true).await.unwrap();
-    append(&manager, &store, &router("r1"), 3).await;
-    let later = append(&manager, &store, &router("r2"), 1).await;
+    append_normal(&manager, &store, &router("r1"), 3).await;
+    let later = append_normal(&manager, &store, &router("r2"), 1).await;
     let report = store.archive().await.unwrap();
     assert_eq!((report.events, report.through.seq), (3, 0), "of r2 nothing past its open transaction");
     assert_eq!(flushed_events(&store, &router("r1")).await, 3);

@@ -9,18 +9,10 @@ use nasnet_dbmanager::{DbManager, RouterId, Scope};
 use nasnet_events::{
     Error, EventOptions, EventStore, Expected, FlushReason, Position, Query, Span, TruncatedBy, evidence,
 };
-use support::{Site, empty_hot, normal, on_hot, on_scope, read_ids, router, stream};
-use ulid::Ulid;
+use support::{Site, append_normal, empty_hot, on_hot, on_scope, read_ids, router, stream};
 
 const BREAK_SEGMENTS: &str = "ALTER TABLE event_segments RENAME TO elsewhere";
 const MEND_SEGMENTS: &str = "ALTER TABLE elsewhere RENAME TO event_segments";
-
-async fn append(manager: &DbManager, store: &EventStore, scope: &Scope, count: usize) -> Vec<Ulid> {
-    let events: Vec<_> = (0..count).map(|_| normal(manager)).collect();
-    let ids = events.iter().map(|event| event.id).collect();
-    store.append(scope, &stream("s"), Expected::Any, events).await.unwrap();
-    ids
-}
 
 async fn close(manager: DbManager, store: EventStore) {
     store.shutdown().await.unwrap();
@@ -35,8 +27,8 @@ fn id(name: &str) -> RouterId {
 async fn a_retired_router_keeps_nobody_from_flash_and_what_it_takes_along_is_told() {
     let site = Site::new();
     let (manager, store) = site.open().await;
-    append(&manager, &store, &router("r1"), 3).await;
-    let kept = append(&manager, &store, &router("r2"), 2).await;
+    append_normal(&manager, &store, &router("r1"), 3).await;
+    let kept = append_normal(&manager, &store, &router("r2"), 2).await;
     manager.retire(&id("r1")).await.unwrap();
     let report = store.flush(FlushReason::Requested).await.unwrap();
     assert!(report.failed.is_empty(), "{report:?}");
@@ -61,11 +53,11 @@ async fn a_retired_router_keeps_nobody_from_flash_and_what_it_takes_along_is_tol
 async fn a_router_that_is_set_aside_is_behind_alone() {
     let site = Site::new();
     let (manager, store) = site.open().await;
-    append(&manager, &store, &router("r1"), 1).await;
-    let mut kept = append(&manager, &store, &router("r2"), 1).await;
+    append_normal(&manager, &store, &router("r1"), 1).await;
+    let mut kept = append_normal(&manager, &store, &router("r2"), 1).await;
     manager.quarantine(&id("r1"), "told by a test").await.unwrap();
     for _ in 0..2 {
-        kept.extend(append(&manager, &store, &router("r2"), 1).await);
+        kept.extend(append_normal(&manager, &store, &router("r2"), 1).await);
         let report = store.flush(FlushReason::Requested).await.unwrap();
         assert!(matches!(&report.failed[..], [(Some(scope), _)] if *scope == router("r1")), "{report:?}");
         assert_eq!(report.until, store.status().await.unwrap().end, "the others are flushed");
@@ -84,15 +76,15 @@ async fn what_a_scope_has_on_flash_goes_in_time_and_what_another_lacks_stays() {
     options.hot_keep = Duration::from_secs(60);
     let (manager, store) = site.open_with(options).await;
     let (healthy, broken) = (router("r1"), router("r2"));
-    let (mut all, mut lacking) = (Vec::new(), append(&manager, &store, &broken, 1).await);
+    let (mut all, mut lacking) = (Vec::new(), append_normal(&manager, &store, &broken, 1).await);
     on_scope(&manager, &broken, BREAK_SEGMENTS).await;
     for _ in 0..3 {
-        all.extend(append(&manager, &store, &healthy, 40).await);
-        lacking.extend(append(&manager, &store, &broken, 40).await);
+        all.extend(append_normal(&manager, &store, &healthy, 40).await);
+        lacking.extend(append_normal(&manager, &store, &broken, 40).await);
         store.flush(FlushReason::Requested).await.unwrap();
     }
     site.clock.advance(Duration::from_secs(3_600));
-    append(&manager, &store, &Scope::System, 1).await;
+    append_normal(&manager, &store, &Scope::System, 1).await;
     let before = store.status().await.unwrap().hot.bytes;
     store.expire().await.unwrap();
     let status = store.status().await.unwrap();
@@ -117,15 +109,15 @@ async fn what_a_scope_has_on_flash_goes_in_time_and_what_another_lacks_stays() {
 async fn the_loss_of_a_tail_is_not_larger_than_it_is_because_a_scope_caught_up_late() {
     let site = Site::new();
     let (manager, store) = site.open().await;
-    append(&manager, &store, &router("r2"), 1).await;
+    append_normal(&manager, &store, &router("r2"), 1).await;
     on_scope(&manager, &router("r2"), BREAK_SEGMENTS).await;
-    append(&manager, &store, &router("r1"), 1).await;
+    append_normal(&manager, &store, &router("r1"), 1).await;
     store.flush(FlushReason::Requested).await.unwrap();
     on_scope(&manager, &router("r2"), MEND_SEGMENTS).await;
-    append(&manager, &store, &router("r1"), 1).await;
+    append_normal(&manager, &store, &router("r1"), 1).await;
     let report = store.flush(FlushReason::Requested).await.unwrap();
     assert_eq!(report.through.seq, 3);
-    append(&manager, &store, &router("r1"), 1).await;
+    append_normal(&manager, &store, &router("r1"), 1).await;
     drop(store);
     manager.shutdown().await.unwrap();
     site.wipe_hot();
@@ -139,7 +131,7 @@ async fn what_stands_where_others_stood_in_a_number_used_twice_is_not_taken_for_
     let site = Site::new();
     let (manager, store) = site.open().await;
     let scope = router("r1");
-    append(&manager, &store, &scope, 5).await;
+    append_normal(&manager, &store, &scope, 5).await;
     store.flush(FlushReason::Requested).await.unwrap();
     close(manager, store).await;
     site.wipe_hot();
@@ -147,7 +139,7 @@ async fn what_stands_where_others_stood_in_a_number_used_twice_is_not_taken_for_
     let manager = site.manager().await;
     on_hot(&manager, "INSERT INTO hot_meta (one, epoch) VALUES (1, 1)").await;
     let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
-    append(&manager, &store, &scope, 3).await;
+    append_normal(&manager, &store, &scope, 3).await;
     let report = store.flush(FlushReason::Requested).await.unwrap();
     let [(Some(failed), Error::Corrupt { .. })] = &report.failed[..] else { panic!("{report:?}") };
     assert_eq!((failed, report.through.seq), (&scope, 0));
@@ -159,7 +151,7 @@ async fn a_number_that_events_have_is_never_given_to_another_hot_tier() {
     let site = Site::new();
     let (manager, store) = site.open().await;
     let (flushed, durable) = (router("r1"), router("r2"));
-    let mut ids = append(&manager, &store, &flushed, 3).await;
+    let mut ids = append_normal(&manager, &store, &flushed, 3).await;
     store.flush(FlushReason::Requested).await.unwrap();
     close(manager, store).await;
     site.wipe_hot();
@@ -178,7 +170,7 @@ async fn a_number_that_events_have_is_never_given_to_another_hot_tier() {
     let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
     assert_eq!(store.status().await.unwrap().epoch, 3);
     for scope in [&flushed, &durable] {
-        ids.extend(append(&manager, &store, scope, 2).await);
+        ids.extend(append_normal(&manager, &store, scope, 2).await);
         let applied = support::event(&manager, "config.applied");
         ids.push(applied.id);
         store.append(scope, &stream("s"), Expected::Any, vec![applied]).await.unwrap();
@@ -192,8 +184,8 @@ async fn a_number_that_events_have_is_never_given_to_another_hot_tier() {
 async fn evidence_of_a_router_does_not_wait_for_another() {
     let site = Site::new();
     let (manager, store) = site.open().await;
-    append(&manager, &store, &router("r1"), 1).await;
-    append(&manager, &store, &router("r2"), 1).await;
+    append_normal(&manager, &store, &router("r1"), 1).await;
+    append_normal(&manager, &store, &router("r2"), 1).await;
     manager.quarantine(&id("r1"), "told by a test").await.unwrap();
     let bundle = evidence::export(&store, Span::scope(router("r2")), Vec::new()).await.unwrap();
     assert!(store.has_issued(bundle.head()));

@@ -3,20 +3,18 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use nasnet_dbmanager::{BoxFuture, DbManager, Scope};
 use nasnet_events::forward::{Batch, Delivery, Forwarder, Sink, StoreSink};
 use nasnet_events::{Error, EventOptions, EventStore, Expected, Query};
+use support::child::{self, Child};
 use support::watch::consumer;
 use support::{event, normal, open_in, options, read, router, stream};
 use tokio::runtime::Runtime;
 use ulid::Ulid;
 
-const CHILD: &str = "NASNET_EVENTS_FORWARD_CHILD";
 /// Far longer than it takes.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
 const STREAMS: [&str; 3] = ["a", "b", "c"];
@@ -59,7 +57,7 @@ impl Sink for Stopping {
 #[test]
 #[ignore = "run by the other tests as a child process"]
 fn child() {
-    let Ok(task) = std::env::var(CHILD) else { return };
+    let Some(task) = child::task() else { return };
     let mut words = task.split(' ');
     let (role, from, to) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
     let stop = match role {
@@ -67,11 +65,6 @@ fn child() {
         "deliver" => Stop::AfterDelivery,
         _ => Stop::Never,
     };
-    // The pipe ends with the parent, even when that is killed.
-    std::thread::spawn(|| {
-        drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-        std::process::exit(1);
-    });
     runtime().block_on(async {
         let ((_source, store), (_target, target)) = (open(Path::new(from)).await, open(Path::new(to)).await);
         let sink = Stopping { sink: StoreSink::new(target, Scope::System), stop };
@@ -99,48 +92,8 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// A child that never outlives the test, however it ends.
-struct Process {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Process {
-    fn start(dirs: &Dirs, role: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(CHILD, format!("{role} {} {}", dirs.from.display(), dirs.to.display()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
-    }
-
-    /// Reads on until it says this.
-    fn until(&mut self, word: &str) -> String {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            assert!(self.lines.read_line(&mut line).unwrap() > 0, "the child has ended before {word:?}");
-            if line.starts_with(word) {
-                return line.trim().to_owned();
-            }
-        }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
+fn start(dirs: &Dirs, role: &str) -> Child {
+    Child::spawn(format_args!("{role} {} {}", dirs.from.display(), dirs.to.display()))
 }
 
 struct Dirs {
@@ -209,9 +162,9 @@ fn a_process_killed_between_claim_and_delivery_or_note_is_followed_by_another_th
     let ((manager, store), (_target_manager, target)) =
         runtime.block_on(async { (open(&dirs.from).await, open(&dirs.to).await) });
     runtime.block_on(append(&manager, &store, 30));
-    let mut claims = Process::start(&dirs, "claim");
+    let mut claims = start(&dirs, "claim");
     claims.until("claimed");
-    let mut stands_by = Process::start(&dirs, "forward");
+    let mut stands_by = start(&dirs, "forward");
     stands_by.until("busy");
     assert_eq!(runtime.block_on(read(&target, Query::scope(Scope::System))), []);
     claims.kill();
@@ -219,10 +172,10 @@ fn a_process_killed_between_claim_and_delivery_or_note_is_followed_by_another_th
     runtime.block_on(arrived(&store, &target, 30));
     stands_by.kill();
 
-    let mut delivers = Process::start(&dirs, "deliver");
+    let mut delivers = start(&dirs, "deliver");
     runtime.block_on(append(&manager, &store, 12));
     delivers.until("arrived");
-    let mut stands_by = Process::start(&dirs, "forward");
+    let mut stands_by = start(&dirs, "forward");
     stands_by.until("busy");
     delivers.kill();
     // Nobody noted that the first batch had arrived: it comes again.
@@ -237,14 +190,14 @@ fn two_processes_that_are_killed_in_turn_lose_and_reorder_nothing() {
     let runtime = runtime();
     let ((manager, store), (_target_manager, target)) =
         runtime.block_on(async { (open(&dirs.from).await, open(&dirs.to).await) });
-    let mut working = [Process::start(&dirs, "forward"), Process::start(&dirs, "forward")];
+    let mut working = [start(&dirs, "forward"), start(&dirs, "forward")];
     let mut count = 0;
     for kill in 0..KILLS {
         runtime.block_on(append(&manager, &store, 12));
         count += 12;
         // Whichever it is that works now: some of it has arrived, and some has not.
         runtime.block_on(at_least(&target, count + kill % 5 - 12));
-        let killed = std::mem::replace(&mut working[kill % 2], Process::start(&dirs, "forward"));
+        let mut killed = std::mem::replace(&mut working[kill % 2], start(&dirs, "forward"));
         killed.kill();
     }
     runtime.block_on(arrived(&store, &target, count));

@@ -4,59 +4,28 @@
 mod support;
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{EventStore, Expected, FlushReason, Item, Query, Span, StreamAppend, TruncatedBy};
+use support::child::{self, Child};
 use support::{TEST, event, keep_nothing, normal, open_in, options, read, router, stream};
 use ulid::Ulid;
-
-const CHILD: &str = "NASNET_EVENTS_TEST_CHILD";
 
 async fn open(dir: &Path) -> (DbManager, EventStore) {
     open_in(options(dir), keep_nothing()).await
 }
 
-/// A child that never outlives the test, however it ends.
-struct Process(Child);
-
-impl Process {
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn spawn(dir: &Path, role: &str) -> Process {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
-        .env(CHILD, format!("{role} {}", dir.display()))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
-    Process(child.unwrap())
+fn spawn(dir: &Path, role: &str) -> Child {
+    Child::spawn(format_args!("{role} {}", dir.display()))
 }
 
 /// Runs as the child: appends for ever, and prints what was acknowledged.
 #[test]
 #[ignore = "run by the other tests as a child process"]
 fn child() {
-    let Ok(task) = std::env::var(CHILD) else { return };
+    let Some(task) = child::task() else { return };
     let (role, dir) = task.split_once(' ').unwrap();
-    // The pipe ends with the parent, even when that is killed.
-    std::thread::spawn(|| {
-        drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-        std::process::exit(1);
-    });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (manager, store) = open(Path::new(dir)).await;
@@ -154,8 +123,8 @@ async fn retain_for_ever(manager: &DbManager, store: &EventStore) {
 }
 
 /// Words of the child's lines that begin with one of ours; the test harness prints lines of its own.
-fn lines(child: &mut Process) -> impl Iterator<Item = (String, String)> + use<> {
-    BufReader::new(child.0.stdout.take().unwrap()).lines().map_while(Result::ok).filter_map(|line| {
+fn lines(child: &mut Child) -> impl Iterator<Item = (String, String)> {
+    child.lines().filter_map(|line| {
         let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
         ["hot", "synced", "reserved", "done", "version", "removed"]
             .contains(&word)
@@ -170,13 +139,12 @@ fn what_a_killed_process_acknowledged_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let mut child = spawn(dir.path(), "append");
         let mut acked: Vec<(bool, Ulid)> = Vec::new();
-        let mut output = lines(&mut child);
-        for (word, id) in output.by_ref().take(kill_after) {
+        for (word, id) in lines(&mut child).take(kill_after) {
             acked.push((word == "synced", id.parse().unwrap()));
         }
         child.kill();
         // What was printed before the signal arrived counts as well; a line cut short does not.
-        acked.extend(output.filter_map(|(word, id)| Some((word == "synced", id.parse().ok()?))));
+        acked.extend(lines(&mut child).filter_map(|(word, id)| Some((word == "synced", id.parse().ok()?))));
 
         // Killed, tmpfs survives: everything. Then without tmpfs: what was on flash.
         for wiped in [false, true] {
@@ -219,10 +187,9 @@ fn a_process_that_is_killed_while_it_removes_events_has_told_what_it_removed_and
     for kill_after in [41, 62, 80, 83, 101] {
         let dir = tempfile::tempdir().unwrap();
         let mut child = spawn(dir.path(), "retain");
-        let mut output = lines(&mut child);
-        let mut told: Vec<(String, String)> = output.by_ref().take(kill_after).collect();
+        let mut told: Vec<(String, String)> = lines(&mut child).take(kill_after).collect();
         child.kill();
-        told.extend(output);
+        told.extend(lines(&mut child));
         let of = |wanted: &str| -> Vec<u64> {
             told.iter().filter(|(word, _)| word == wanted).filter_map(|(_, number)| number.parse().ok()).collect()
         };

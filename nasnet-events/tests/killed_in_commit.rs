@@ -5,50 +5,13 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use nasnet_dbmanager::vfs::fault::{Fault, Operation};
 use nasnet_dbmanager::{DbManager, RouterId, Scope};
 use nasnet_events::{EventOptions, EventStore, Expected, Query};
+use support::child::{self, Child};
 use support::{event, open_in, options, read, router, stream};
-
-const CHILD: &str = "NASNET_EVENTS_TEST_CHILD";
-
-/// A child that never outlives the test, however it ends.
-struct Process(Child, BufReader<std::process::ChildStdout>);
-
-impl Process {
-    fn spawn(dir: &Path, role: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(CHILD, format!("{role} {}", dir.display()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap());
-        Self(child, said)
-    }
-
-    /// Waits until it says a word.
-    fn says(&mut self, word: &str) {
-        for line in (&mut self.1).lines() {
-            if line.unwrap() == word {
-                return;
-            }
-        }
-        panic!("a child ended before it said {word}");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
 
 async fn open(dir: &Path) -> (DbManager, EventStore) {
     open_in(options(dir), EventOptions::default()).await
@@ -57,13 +20,8 @@ async fn open(dir: &Path) -> (DbManager, EventStore) {
 #[test]
 #[ignore = "run by the other tests as a child process"]
 fn child() {
-    let Ok(task) = std::env::var(CHILD) else { return };
+    let Some(task) = child::task() else { return };
     let (role, dir) = task.split_once(' ').unwrap();
-    // The pipe ends with the parent, even when that is killed.
-    std::thread::spawn(|| {
-        drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-        std::process::exit(1);
-    });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (manager, store) = open(Path::new(dir)).await;
@@ -116,14 +74,11 @@ fn what_was_told_as_void_stays_void_when_its_frames_are_found_again() {
         store.shutdown().await.unwrap();
         manager.shutdown().await.unwrap();
     });
-    let mut watching = Process::spawn(dir.path(), "watch");
-    watching.says("watching");
-    let mut dying = Process::spawn(dir.path(), "die");
-    // Its input stays open: it is not to end with that.
-    let input = dying.0.stdin.take();
-    assert!(!dying.0.wait().unwrap().success());
-    drop(input);
-    watching.says("resolved");
+    let mut watching = Child::spawn(format_args!("watch {}", dir.path().display()));
+    watching.until("watching");
+    let mut dying = Child::spawn(format_args!("die {}", dir.path().display()));
+    assert!(!dying.wait().success());
+    watching.until("resolved");
     drop(watching);
     runtime.block_on(async {
         for is_wiped in [false, true] {

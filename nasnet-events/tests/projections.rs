@@ -3,9 +3,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use futures_util::StreamExt;
 use nasnet_dbmanager::{DbManager, FileKind, Migration, SchemaSet};
@@ -13,10 +11,10 @@ use nasnet_events::{
     ConsumerName, Error, EventOptions, EventStore, Expected, Item, Query, Recorded, project_in, projected_through,
 };
 use sqlx::SqliteConnection;
+use support::child::{self, Child};
 use support::watch::consumer;
 use support::{Site, TEST, event, normal, open_in, options, read, router, stream};
 
-const CHILD: &str = "NASNET_EVENTS_TEST_PROJECTION";
 const MODEL: &str = "model";
 
 fn model() -> SchemaSet {
@@ -121,12 +119,7 @@ async fn a_projection_that_is_shown_an_event_again_does_not_apply_it_again() {
 #[test]
 #[ignore = "run by the other tests as a child process"]
 fn child() {
-    let Ok(dir) = std::env::var(CHILD) else { return };
-    // The pipe ends with the parent, even when that is killed.
-    std::thread::spawn(|| {
-        drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-        std::process::exit(1);
-    });
+    let Some(dir) = child::task() else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (manager, store) = open(Path::new(&dir)).await;
@@ -158,31 +151,14 @@ fn child() {
     });
 }
 
-/// A child that never outlives the test, however it ends.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 #[test]
 fn a_projection_whose_process_is_killed_again_and_again_has_applied_each_event_once() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut applied = 0;
     for (round, kill_after) in [1, 40, 3, 97, 60].into_iter().enumerate() {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(CHILD, dir.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut child = Process(child.unwrap());
-        let lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map_while(Result::ok);
-        assert_eq!(lines.filter(|line| line.starts_with("applied ")).take(kill_after).count(), kill_after);
+        let mut child = Child::spawn(dir.path().display());
+        assert_eq!(child.lines().filter(|line| line.starts_with("applied ")).take(kill_after).count(), kill_after);
         drop(child);
         runtime.block_on(async {
             let (manager, store) = open(dir.path()).await;

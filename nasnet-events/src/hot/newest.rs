@@ -121,5 +121,11 @@ mod tests {
         assert_eq!(newest.of_row(1, last, 1).unwrap().count(), 1);
         newest.add(2, events(1, 1));
         assert_eq!((newest.ends(1), newest.ends(2)), (None, Some((1, 1))));
+
+        let long = serde_json::value::to_raw_value(&"x".repeat(BYTES_MAX / 4)).unwrap();
+        let long = Recorded { body: crate::body::Body::Json(long), ..one.clone() };
+        let at = |seq| Recorded { position: Position::new(2, seq), ..long.clone() };
+        newest.add(2, (2..10).map(at).collect::<Vec<_>>().into_iter());
+        assert_eq!(newest.ends(2), Some((7, 9)), "long ones take the place of many");
     }
 }

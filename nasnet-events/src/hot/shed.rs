@@ -211,7 +211,8 @@ const SHED: Cause = Cause::new("event-shed").critical();
 const EXPIRE: Cause = Cause::new("event-expire").critical();
 
 /// Makes room for bytes that are about to be appended: Low events go first, then those that are on flash already; the rest
-/// is flushed then, and only what cannot be flushed is given up at last, the oldest first. `full` = the file system has none left.
+/// is flushed then, and only what cannot be flushed is given up at last, the oldest first. `full` = the file system has
+/// none left.
 pub(crate) async fn make_room(
     shared: &Shared,
     hot: &Database,

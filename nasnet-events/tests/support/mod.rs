@@ -1,6 +1,7 @@
 //! A fleet in a temporary directory, and short ways to make events.
 #![allow(dead_code, clippy::cast_possible_truncation)]
 
+pub mod child;
 pub mod watch;
 
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use nasnet_dbmanager::{Cause, DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{
-    Class, ColdOptions, Error, EventOptions, EventStore, EventType, Keep, NewEvent, PendingReceipt, Query, Receipt,
-    Recorded, Retention, StreamAppend, StreamName, prepare_cold_dir,
+    Class, ColdOptions, Error, EventOptions, EventStore, EventType, Expected, Keep, NewEvent, PendingReceipt, Query,
+    Receipt, Recorded, Retention, StreamAppend, StreamName, prepare_cold_dir,
 };
 use ulid::Ulid;
 
@@ -108,6 +109,14 @@ pub async fn open_with_cold(site: &Site) -> (DbManager, EventStore) {
     let (manager, store) = site.open_with(with_cold(site)).await;
     prepare_cold_dir(&manager, &site.cold()).unwrap();
     (manager, store)
+}
+
+/// Appends so many Normal events to stream `s` of a scope, in one batch.
+pub async fn append_normal(manager: &DbManager, store: &EventStore, scope: &Scope, count: usize) -> Vec<Ulid> {
+    let events: Vec<_> = (0..count).map(|_| normal(manager)).collect();
+    let ids = events.iter().map(|event| event.id).collect();
+    store.append(scope, &stream("s"), Expected::Any, events).await.unwrap();
+    ids
 }
 
 pub fn router(id: &str) -> Scope {

@@ -1,11 +1,12 @@
 //! Campaign `power-loss-events`: what a receipt called `Synced` survives a power cut at any point of appending, flushing,
-//! archiving, sealing, retention and the visits of a consumer, which goes on where it was; what it called `Hot` is there, or one loss is told that covers it.
+//! archiving, sealing, retention and the visits of a consumer, which goes on where it was; what it called `Hot` is there,
+//! or one loss is told that covers it.
 //!
 //! The files on flash are recorded, and cut at every point in every variant with an emptied run directory. One look in
-//! sixteen begins there; the others begin with the files that the first process after the cut has made in memory before it was
-//! killed, which are the same whatever the cut left. Beside that, the run directory is recorded with the files on flash and
-//! kept as a killed process leaves it. States of the same bytes are looked at once and judged each. The cold directory is not written through the VFS: a cut
-//! while a frame is being added leaves any part of it, which is simulated here.
+//! sixteen begins there; the others begin with the files that the first process after the cut has made in memory before it
+//! was killed, which are the same whatever the cut left. Beside that, the run directory is recorded with the files on flash
+//! and kept as a killed process leaves it. States of the same bytes are looked at once and judged each. The cold directory
+//! is not written through the VFS: a cut while a frame is being added leaves any part of it, which is simulated here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
