@@ -1,6 +1,6 @@
 //! Joins what several places found for one page into one ordered answer without duplicates. Pure.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 
 use crate::error::Error;
 use crate::event::Recorded;
@@ -76,19 +76,18 @@ pub(crate) fn merge(range: Range, order: Order, slices: Vec<Slice>) -> (Vec<Reco
         }
     };
     let mut errors = Vec::new();
-    let mut merged: BTreeMap<Position, Recorded> = BTreeMap::new();
-    for slice in slices {
-        errors.extend(slice.errors);
-        for event in slice.events {
-            if event.position > low && event.position <= high {
-                merged.entry(event.position).or_insert(event);
-            }
-        }
+    let mut events: Vec<Recorded> = Vec::new();
+    for mut slice in slices {
+        errors.append(&mut slice.errors);
+        slice.events.retain(|event| event.position > low && event.position <= high);
+        if events.is_empty() { events = slice.events } else { events.append(&mut slice.events) }
     }
-    let events = match order {
-        Order::Forwards => merged.into_values().collect(),
-        Order::Backwards => merged.into_values().rev().collect(),
-    };
+    // Stable, so copies stay in the order of their slices; nothing moves where one tier had the whole page in order.
+    match order {
+        Order::Forwards => events.sort_by_key(|event| event.position),
+        Order::Backwards => events.sort_by_key(|event| Reverse(event.position)),
+    }
+    events.dedup_by_key(|event| event.position);
     (events, errors, left)
 }
 

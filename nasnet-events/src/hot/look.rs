@@ -63,7 +63,10 @@ impl Fetched {
         };
         let slice = match self.rows {
             Rows::Below => None,
-            Rows::Stream { mut slice, rows } => {
+            Rows::Stream { mut slice, mut rows } => {
+                if order == Order::Backwards {
+                    rows.reverse();
+                }
                 rows.into_iter().for_each(|row| add(&mut slice, row));
                 Some(slice)
             }
@@ -164,8 +167,9 @@ fn fetch_stream(
     Ok(Rows::Stream { slice, rows })
 }
 
-/// Rows of the hot log in a range that lies within it, until they hold so many events, wanted or not. Where nothing wanted
-/// can be, nothing is fetched.
+/// Rows of the hot log in a range that lies within it, until they hold so many events. Of those in memory only the wanted ones
+/// count: passing over the others costs nothing beside going to the log again. Where nothing wanted can be, nothing is
+/// fetched.
 fn fetch_log(
     conn: &mut RawConn<'_>,
     shared: &Shared,
@@ -197,7 +201,7 @@ fn fetch_log(
             }
         }
         for row in &page {
-            held += row.count;
+            held += row.counted();
             match order {
                 Order::Forwards => from = from.max(row.last_seq() + 1),
                 Order::Backwards => to = to.min(row.first_seq.saturating_sub(1)),
@@ -242,6 +246,7 @@ fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
         return;
     }
     match row.into_picked(&|peek| query.wants(peek)) {
+        Ok(events) if query.order == Order::Backwards => slice.events.extend(events.into_iter().rev()),
         Ok(events) => slice.events.extend(events),
         Err(error) => slice.errors.push(error),
     }

@@ -60,15 +60,16 @@ macro_rules! select {
     };
 }
 
-const FORWARDS: &str = select!("WHERE r.pos > ?1 AND r.pos <= ?2 ORDER BY r.pos LIMIT ?3");
-const BACKWARDS: &str = select!("WHERE r.pos > ?1 AND r.pos <= ?2 ORDER BY r.pos DESC LIMIT ?3");
+/// With a sign behind LIMIT the statement is not prepared anew for each number.
+const FORWARDS: &str = select!("WHERE r.pos > ?1 AND r.pos <= ?2 ORDER BY r.pos LIMIT +?3");
+const BACKWARDS: &str = select!("WHERE r.pos > ?1 AND r.pos <= ?2 ORDER BY r.pos DESC LIMIT +?3");
 const STREAM_FORWARDS: &str = select!(
     "WHERE r.stream = (SELECT id FROM event_names WHERE text = ?4) AND r.pos > ?1 AND r.pos <= ?2 \
-     ORDER BY r.pos LIMIT ?3"
+     ORDER BY r.pos LIMIT +?3"
 );
 const STREAM_BACKWARDS: &str = select!(
     "WHERE r.stream = (SELECT id FROM event_names WHERE text = ?4) AND r.pos > ?1 AND r.pos <= ?2 \
-     ORDER BY r.pos DESC LIMIT ?3"
+     ORDER BY r.pos DESC LIMIT +?3"
 );
 
 /// The statements that read pages.

@@ -52,7 +52,7 @@ macro_rules! metas {
             " WHERE first_pos <= ?1), 0) ",
             "AND first_pos <= ?2 AND last_pos > ?1 ORDER BY first_pos",
             $order,
-            " LIMIT ?3"
+            " LIMIT +?3"
         )
     };
 }
