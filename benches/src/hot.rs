@@ -28,7 +28,7 @@ pub struct Hot {
 }
 
 impl Hot {
-    /// Opens an empty store.
+    /// Opens an empty store and the router's database: no peer makes its files while the clock is running either.
     ///
     /// # Errors
     /// When a database cannot be made.
@@ -41,7 +41,9 @@ impl Hot {
         let id: RouterId = "bench".parse()?;
         db.create_router(NewRouter::new(id.clone()).name("bench").host("192.0.2.1")).await?;
         let store = EventStore::open(&db, options).await?;
-        Ok(Self { db, scope: Scope::Router(id), store })
+        let scope = Scope::Router(id);
+        db.scope(&scope).await?;
+        Ok(Self { db, scope, store })
     }
 
     /// Makes an event of a sample.

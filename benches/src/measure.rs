@@ -22,19 +22,37 @@ pub struct Ratio {
     pub target: f64,
     /// Whether the goal is met.
     pub holds: bool,
+    /// The value with an idle second core, where both were measured. The worse of the two is the value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<f64>,
+    /// The value with a busy one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busy: Option<f64>,
 }
 
 impl Ratio {
     /// A ratio that has to reach its target.
     #[must_use]
     pub fn at_least(id: &'static str, what: impl Into<String>, value: f64, target: f64) -> Self {
-        Self { id, what: what.into(), value: round(value), target, holds: value >= target }
+        Self { id, what: what.into(), value: round(value), target, holds: value >= target, idle: None, busy: None }
     }
 
     /// A number that must not pass its target.
     #[must_use]
     pub fn at_most(id: &'static str, what: impl Into<String>, value: f64, target: f64) -> Self {
-        Self { id, what: what.into(), value: round(value), target, holds: value <= target }
+        Self { id, what: what.into(), value: round(value), target, holds: value <= target, idle: None, busy: None }
+    }
+
+    /// A ratio that has to reach its target with an idle and with a busy second core.
+    #[must_use]
+    pub fn both_at_least(id: &'static str, what: impl Into<String>, [idle, busy]: [f64; 2], target: f64) -> Self {
+        Self { idle: Some(round(idle)), busy: Some(round(busy)), ..Self::at_least(id, what, idle.min(busy), target) }
+    }
+
+    /// A number that must not pass its target, with an idle or with a busy second core.
+    #[must_use]
+    pub fn both_at_most(id: &'static str, what: impl Into<String>, [idle, busy]: [f64; 2], target: f64) -> Self {
+        Self { idle: Some(round(idle)), busy: Some(round(busy)), ..Self::at_most(id, what, idle.max(busy), target) }
     }
 }
 
@@ -113,5 +131,8 @@ mod tests {
     fn a_goal_holds_on_its_own_side() {
         assert!(Ratio::at_least("P", "x", 5.0, 5.0).holds && !Ratio::at_least("P", "x", 4.99, 5.0).holds);
         assert!(Ratio::at_most("P", "x", 0.0, 0.0).holds && !Ratio::at_most("P", "x", 1.0, 0.0).holds);
+        let worse = |row: Ratio| (row.value, row.holds, row.idle, row.busy);
+        assert_eq!(worse(Ratio::both_at_least("P", "x", [5.0, 3.0], 4.0)), (3.0, false, Some(5.0), Some(3.0)));
+        assert_eq!(worse(Ratio::both_at_most("P", "x", [5.0, 3.0], 6.0)), (5.0, true, Some(5.0), Some(3.0)));
     }
 }

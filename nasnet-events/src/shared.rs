@@ -102,6 +102,8 @@ pub(crate) struct Shared {
     pub(crate) searching: Mutex<BTreeMap<Subject, Vec<DestroyedKey>>>,
     promises: Mutex<PromisesByScope>,
     pub(crate) turns: Turns,
+    /// Held by whoever brings what the warm tier knows of a scope into memory.
+    loading: Mutex<HashMap<Scope, Arc<tokio::sync::Mutex<()>>>>,
     /// Wakes `maintain` when a flush is due earlier than it was.
     pub(crate) promised: Notify,
     /// One flush at a time, and one archive.
@@ -151,6 +153,7 @@ impl Shared {
             searching: Mutex::default(),
             promises: Mutex::new(PromisesByScope::default()),
             turns: Turns::new(),
+            loading: Mutex::default(),
             promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
             archived: Mutex::default(),
@@ -414,6 +417,16 @@ impl Shared {
     /// Wakes subscribers.
     pub(crate) fn note_moved(&self) {
         self.moved.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
+    /// One for all who want to load a scope now.
+    pub(crate) fn loading(&self, scope: &Scope) -> Arc<tokio::sync::Mutex<()>> {
+        let mut loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(loading.entry(scope.clone()).or_default())
+    }
+
+    pub(crate) fn note_loaded(&self, scope: &Scope) {
+        self.loading.lock().unwrap_or_else(PoisonError::into_inner).remove(scope);
     }
 
     fn promises(&self) -> MutexGuard<'_, PromisesByScope> {

@@ -47,13 +47,20 @@ fn note(shared: &Shared, scope: &Scope, window: Window) {
 
 /// Loads a scope once, through a reader.
 ///
-/// Once is enough: what is committed to the warm tier later passes through the hot log first.
+/// Once is enough: what is committed to the warm tier later passes through the hot log first. Callers who come meanwhile
+/// wait for the first, instead of all reading the same.
 pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
+    if shared.heads().is_loaded(scope) {
+        return Ok(());
+    }
+    let loading = shared.loading(scope);
+    let _one = loading.lock().await;
     if shared.heads().is_loaded(scope) {
         return Ok(());
     }
     let database = shared.manager.scope(scope).await?;
     let window = database.read(LOAD, |conn| Box::pin(fetch(conn))).await?;
     note(shared, scope, window);
+    shared.note_loaded(scope);
     Ok(())
 }

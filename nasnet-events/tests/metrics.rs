@@ -31,6 +31,7 @@ async fn append_bulky(manager: &DbManager, store: &EventStore, name: &str, count
 async fn what_is_shed_expired_lost_removed_and_read_is_counted_as_the_store_reports_it() {
     let book = Book::default();
     metrics::set_global_recorder(book.clone()).unwrap();
+    nasnet_dbmanager::observe::describe();
     observe::describe();
     let site = Site::new();
     let mut options = EventOptions::default();
@@ -66,6 +67,17 @@ async fn what_is_shed_expired_lost_removed_and_read_is_counted_as_the_store_repo
     site.wipe_hot();
     let (manager, store) = site.open().await;
     assert_eq!((store.losses().len(), book.count(observe::TAILS_LOST, "")), (1, 1));
+
+    // Many callers come first to a router at once: its database is read once for all of them.
+    let windows =
+        || book.count(nasnet_dbmanager::observe::OPERATIONS, "cause=event-window,database=router,outcome=read");
+    let before = windows();
+    let r2 = router("r2");
+    let first = (0..32).map(|_| async {
+        store.append(&r2, &stream("s"), Expected::Any, vec![normal(&manager)]).await.unwrap();
+    });
+    futures_util::future::join_all(first).await;
+    assert_eq!(windows() - before, 1);
 
     // One event goes past a consumer that waits for too long, the other is wanted by nobody.
     let waiting = Filter::all().kind_prefix("auth");

@@ -111,9 +111,11 @@ async fn main() -> Result<(), Failure> {
     if args.json {
         println!("{}", serde_json::to_string(&rows)?);
     } else {
-        println!("{:<5} {:>10} {:>8}  {:<5} what", "id", "value", "target", "holds");
-        for Ratio { id, what, value, target, holds } in &rows {
-            println!("{id:<5} {value:>10.2} {target:>8.2}  {:<5} {what}", if *holds { "yes" } else { "NO" });
+        println!("{:<5} {:>10} {:>8}  {:<5} {:>8} {:>8}  what", "id", "value", "target", "holds", "idle", "busy");
+        for Ratio { id, what, value, target, holds, idle, busy } in &rows {
+            let [idle, busy] = [idle, busy].map(|value| value.map_or_else(String::new, |value| format!("{value:.2}")));
+            let holds = if *holds { "yes" } else { "NO" };
+            println!("{id:<5} {value:>10.2} {target:>8.2}  {holds:<5} {idle:>8} {busy:>8}  {what}");
         }
     }
     Ok(())

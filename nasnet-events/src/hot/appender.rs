@@ -157,10 +157,12 @@ struct Batch {
 /// Answers commands until every sender is gone or it is told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<Command>) {
     let mut commands = Vec::new();
-    let (mut stale, mut answered) = (false, 0);
+    let mut stale = false;
+    // Commands of the last two batches.
+    let (mut last, mut before) = (0, 0);
     while queue.recv_many(&mut commands, DRAIN_MAX).await > 0 {
-        gather(&mut queue, &mut commands, answered).await;
-        answered = commands.len();
+        gather(&mut queue, &mut commands, (last + before) / 2).await;
+        (before, last) = (last, commands.len());
         if commands.iter().any(|command| matches!(command, Command::Stop)) {
             queue.close();
         }
@@ -178,10 +180,11 @@ pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<
     }
 }
 
-/// Lets those who were answered last come back first, so that they share a batch: each is awake already, and many small
-/// batches cost more than the moment this takes.
-async fn gather(queue: &mut mpsc::UnboundedReceiver<Command>, received: &mut Vec<Command>, answered: usize) {
-    while received.len() < answered.min(DRAIN_MAX) {
+/// Waits, as long as more keep coming, until half of those who came with the last two batches are back: each who was
+/// answered is awake already, and many small batches cost more than the moment this takes. Not for all of them, since those
+/// of one half prepare what is next while the batch of the other is written.
+async fn gather(queue: &mut mpsc::UnboundedReceiver<Command>, received: &mut Vec<Command>, wanted: usize) {
+    while received.len() < wanted.min(DRAIN_MAX) {
         let before = received.len();
         tokio::task::yield_now().await;
         while let Ok(command) = queue.try_recv() {

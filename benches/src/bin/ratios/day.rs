@@ -2,7 +2,7 @@
 //! fast it answers and how many of the questions of a dashboard it answers alone.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::TryStreamExt;
 use nasnet_benches::day::{ACTORS, BEGINS_MS, Day, EVENTS, RESOURCES, ROUTERS, stream_of};
@@ -125,8 +125,8 @@ impl Key {
 async fn by_every_key(day: &Day, seen: &[Recorded]) -> Result<Vec<Ratio>, Failure> {
     let mut rows = Vec::new();
     for (key, name) in KEYS {
-        let mut worst = Duration::ZERO;
-        for busy in [false, true] {
+        let mut slowest_ms = [0.0; 2];
+        for (slowest_ms, busy) in slowest_ms.iter_mut().zip([false, true]) {
             let _core = busy.then(BusyCore::start);
             let mut random = Random::new(3);
             let mut times = Vec::new();
@@ -139,10 +139,10 @@ async fn by_every_key(day: &Day, seen: &[Recorded]) -> Result<Vec<Ratio>, Failur
                     return Err(format!("nothing found by {name}").into());
                 }
             }
-            worst = worst.max(percentile(times, 99));
+            *slowest_ms = percentile(times, 99).as_secs_f64() * 1_000.0;
         }
         let what = format!("newest 100 of 24 h ({EVENTS} events) by {name}, p99 in ms");
-        rows.push(Ratio::at_most("S3", what, worst.as_secs_f64() * 1_000.0, 10.0));
+        rows.push(Ratio::both_at_most("S3", what, slowest_ms, 10.0));
     }
     Ok(rows)
 }

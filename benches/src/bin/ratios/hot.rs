@@ -46,7 +46,7 @@ pub(crate) async fn rows(
 ) -> Result<Vec<Ratio>, Failure> {
     let wanted_any = |ids: &[&str]| ids.iter().any(|id| wanted(id));
     let mut table = Vec::new();
-    let mut worst: BTreeMap<(&str, String), (f64, f64)> = BTreeMap::new();
+    let mut ratios: BTreeMap<(&str, &str), (Vec<f64>, f64)> = BTreeMap::new();
     for busy in [false, true] {
         let _core = busy.then(BusyCore::start);
         let mut times: BTreeMap<Key, Vec<Duration>> = BTreeMap::new();
@@ -88,13 +88,13 @@ pub(crate) async fn rows(
             let (Some(ours), Some(peer)) = (time(ours), time(peer)) else { continue };
             if wanted(id) {
                 let ratio = peer.as_secs_f64() / ours.as_secs_f64();
-                let row = worst.entry((id, what.to_owned())).or_insert((f64::INFINITY, target));
-                row.0 = row.0.min(ratio);
+                ratios.entry((id, what)).or_insert((Vec::new(), target)).0.push(ratio);
             }
         }
     }
-    for ((id, what), (ratio, target)) in worst {
-        table.push(Ratio::at_least(id, what, ratio, target));
+    for ((id, what), (ratios, target)) in ratios {
+        let [idle, busy] = ratios[..] else { return Err(format!("{id} was not measured twice").into()) };
+        table.push(Ratio::both_at_least(id, what, [idle, busy], target));
     }
     Ok(table)
 }

@@ -28,8 +28,8 @@ CREATE TABLE event (
 ) STRICT";
 
 pub(crate) async fn rows() -> Result<Vec<Ratio>, Failure> {
-    let mut worst = 0_f64;
-    for busy in [false, true] {
+    let mut medians = [0.0; 2];
+    for (median, busy) in medians.iter_mut().zip([false, true]) {
         let _core = busy.then(BusyCore::start);
         let mut ratios = Vec::new();
         for _ in 0..ROUNDS {
@@ -37,10 +37,10 @@ pub(crate) async fn rows() -> Result<Vec<Ratio>, Failure> {
             ratios.push(ours.as_secs_f64() / theirs.as_secs_f64());
         }
         ratios.sort_by(f64::total_cmp);
-        worst = worst.max(ratios[ROUNDS / 2]);
+        *median = ratios[ROUNDS / 2];
     }
     let what = "group commit, 64 callers, p99 vs a group commit that executes once per event";
-    Ok(vec![Ratio::at_most("P4", what, worst, 0.5)])
+    Ok(vec![Ratio::both_at_most("P4", what, medians, 0.5)])
 }
 
 /// Splits the events among the callers.
