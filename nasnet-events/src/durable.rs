@@ -79,7 +79,8 @@ impl EventStore {
     /// all of them are appended or none.
     ///
     /// # Errors
-    /// [`Error::Conflict`], [`Error::IdReused`], [`Error::NotDurable`] (an event is known from the hot tier only),
+    /// [`Error::Conflict`] (in a transaction on system.db without what was missed: to look for it there may have to wait for
+    /// that very transaction), [`Error::IdReused`], [`Error::NotDurable`] (an event is known from the hot tier only),
     /// [`Error::TooLarge`], [`Error::Invalid`]: nothing was reserved. [`Error::Storage`], [`Error::Sqlite`]: the
     /// transaction must be rolled back.
     ///
@@ -107,7 +108,12 @@ impl EventStore {
                 Ok((append.expected, events, append.stream))
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        self.append_recorded(conn, scope, streams).await
+        match self.append_recorded(conn, scope, streams).await {
+            Err(Error::Conflict(conflict)) if *scope != Scope::System => {
+                Err(Error::Conflict(self.with_missed(conflict).await))
+            }
+            appended => appended,
+        }
     }
 
     pub(crate) async fn append_recorded(
@@ -151,10 +157,7 @@ impl EventStore {
                 Err(_) => {}
             }
         };
-        let reserved = match answered.map_err(|_| Error::Closed)? {
-            Err(Error::Conflict(conflict)) => return Err(Error::Conflict(self.with_missed(conflict).await)),
-            other => other?,
-        };
+        let reserved = answered.map_err(|_| Error::Closed)??;
         // A failure drops the receipt, and the resolver voids the reservation.
         let Reserved { streams, pending } = reserved;
         let events: Vec<&Recorded> = streams.iter().flat_map(|append| &append.events).collect();
@@ -232,8 +235,12 @@ impl EventStore {
                 Err(Error::Renewing) if tries < RENEWALS_MAX => {}
                 // An attempt of this call that was given up has been reserved after all.
                 Err(Error::Unresolved { .. }) if tries > 1 && tries < RENEWALS_MAX => self.resolve().await?,
-                written => break written.map_err(not_durable)?,
+                written => break written.map_err(not_durable),
             }
+        };
+        let pending = match pending {
+            Err(Error::Conflict(conflict)) => return Err(Error::Conflict(self.with_missed(conflict).await)),
+            pending => pending?,
         };
         let receipts = self.published(pending).await;
         receipts.into_iter().next().ok_or(Error::Closed)

@@ -1,6 +1,6 @@
 //! Brings what the warm tier knows of a scope into memory: stream versions and the ids of its durable rows.
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
 use crate::error::Error;
@@ -8,7 +8,8 @@ use crate::name::StreamName;
 use crate::retain::horizon;
 use crate::shared::Shared;
 use crate::warm::rows::RowHead;
-use crate::warm::{names, rows, segment};
+use crate::warm::segment::{self, StreamTops};
+use crate::warm::{names, rows};
 
 const LOAD: Cause = Cause::new("event-window");
 
@@ -18,15 +19,15 @@ struct Window {
     tops: Vec<(StreamName, u64)>,
 }
 
-async fn fetch(conn: &mut SqliteConnection) -> Result<Window, Error> {
+async fn fetch(conn: &mut SqliteConnection, annexes: Option<&Annexes>, scope: &Scope) -> Result<Window, Error> {
     let rows = rows::window(conn).await?;
-    let mut by_number = segment::stream_tops(conn).await?;
+    let StreamTops { mut by_number, by_name: mut tops } = segment::stream_tops(conn, annexes, scope).await?;
     for (stream, version) in horizon::tops(conn).await? {
         let top = by_number.entry(stream).or_default();
         *top = version.max(*top);
     }
     let texts = if by_number.is_empty() { std::collections::HashMap::new() } else { names::all(conn).await? };
-    let mut tops = Vec::with_capacity(by_number.len());
+    tops.reserve(by_number.len());
     for (number, top) in by_number {
         let text = texts.get(&number).ok_or_else(|| Error::corrupt("event_names", "a stream's name is missing"))?;
         tops.push((StreamName::parse(text)?, top));
@@ -59,7 +60,11 @@ pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
         return Ok(());
     }
     let database = shared.manager.scope(scope).await?;
-    let window = database.read(LOAD, |conn| Box::pin(fetch(conn))).await?;
+    let annexes = database.annexes().cloned();
+    let own_scope = scope.clone();
+    let window = database
+        .read(LOAD, move |conn| Box::pin(async move { fetch(conn, annexes.as_ref(), &own_scope).await }))
+        .await?;
     note(shared, scope, window);
     shared.note_loaded(scope);
     Ok(())

@@ -373,6 +373,50 @@ async fn one_flipped_bit_of_a_segment_is_one_error_and_the_segments_around_it_ar
 }
 
 #[tokio::test]
+async fn a_segment_whose_list_of_streams_is_damaged_stops_no_append() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    for _ in 0..2 {
+        let batch = (0..4).map(|_| normal(&manager)).collect();
+        store.append(&scope, &name, Expected::Any, batch).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+    }
+    let reopen = async |manager: DbManager, store: EventStore| {
+        drop(store);
+        manager.shutdown().await.unwrap();
+        drop(manager);
+        site.wipe_hot();
+        site.open().await
+    };
+    on_scope(
+        &manager,
+        &scope,
+        "DROP TRIGGER event_segments_are_immutable;
+         UPDATE event_segments SET streams = CAST(substr(streams, 1, length(streams) - 1) || x'7f' AS BLOB)
+         WHERE first_pos = (SELECT MAX(first_pos) FROM event_segments)",
+    )
+    .await;
+    let (manager, store) = reopen(manager, store).await;
+    // The body of the segment tells which versions were given.
+    let receipt = store.append(&scope, &name, Expected::Exact(8), vec![normal(&manager)]).await.unwrap();
+    assert_eq!(receipt.version, 9);
+
+    on_scope(
+        &manager,
+        &scope,
+        "UPDATE event_segments SET body = CAST(x'7f' || substr(body, 2) AS BLOB)
+         WHERE streams = (SELECT streams FROM event_segments ORDER BY first_pos LIMIT 1 OFFSET 1)",
+    )
+    .await;
+    let (manager, store) = reopen(manager, store).await;
+    let refused = store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap_err();
+    assert!(matches!(&refused, Error::Corrupt { what, .. } if what.contains("r1 event_segments row")), "{refused:?}");
+    // Other routers are none the worse for it.
+    store.append(&router("r2"), &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_actor_is_a_short_name_on_one_line() {
     let site = Site::new();
     let (manager, store) = site.open().await;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nasnet_dbmanager::{AnnexPlace, Annexes, Scope};
@@ -12,6 +13,7 @@ use crate::chain::{self, Digest};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::Order;
+use crate::name::StreamName;
 use crate::position::Position;
 use crate::varint::{self, Malformed, Reader};
 use crate::warm::bodies::{self, Body};
@@ -72,7 +74,7 @@ macro_rules! sql {
             metas_forwards: metas!($table, ""),
             metas_backwards: metas!($table, " DESC"),
             body: concat!("SELECT file, file_offset, file_bytes, body FROM ", $table, " WHERE first_pos = ?1"),
-            streams: concat!("SELECT streams FROM ", $table),
+            streams: concat!("SELECT first_pos, streams FROM ", $table),
             totals: concat!(
                 "SELECT COUNT(*), COALESCE(SUM(events), 0), COALESCE(SUM(COALESCE(file_bytes, length(body))), 0), MIN(first_pos), ",
                 "MAX(last_pos) FROM ",
@@ -204,15 +206,28 @@ impl Meta {
     }
 }
 
-/// Reads the lists of types and streams of a segment from any bytes.
+/// Reads the lists of types and streams of a segment from any bytes, also behind a checksum that is right.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn parse_lists(bytes: &[u8]) -> Result<(), Malformed> {
-    parse_ids(bytes)?;
-    parse_streams(bytes).map(drop)
+    parse_ids(bytes).and(parse_streams(bytes).map(drop))?;
+    let right = with_checksum(bytes.to_vec());
+    parse_ids(&right).and(parse_streams(&right).map(drop))
+}
+
+/// A list with a checksum of its own in front: it is used without the body, which would tell that it is damaged.
+fn with_checksum(mut list: Vec<u8>) -> Vec<u8> {
+    let crc = crc32c::crc32c(&list).to_le_bytes();
+    list.splice(0..0, crc);
+    list
+}
+
+fn checked(bytes: &[u8]) -> Result<&[u8], Malformed> {
+    let (crc, list) = bytes.split_first_chunk().ok_or(Malformed("ends early"))?;
+    if u32::from_le_bytes(*crc) == crc32c::crc32c(list) { Ok(list) } else { Err(Malformed("checksum differs")) }
 }
 
 pub(crate) fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = Reader::new(checked(bytes)?);
     let mut ids = Vec::new();
     while !reader.is_empty() {
         ids.push(reader.varint()?.cast_signed());
@@ -221,7 +236,7 @@ pub(crate) fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
 }
 
 pub(crate) fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = Reader::new(checked(bytes)?);
     let mut streams = Vec::new();
     let mut id = 0_u64;
     while !reader.is_empty() {
@@ -240,7 +255,7 @@ fn put_streams(streams: &BTreeMap<i64, u64>) -> Vec<u8> {
         varint::put(&mut bytes, *top);
         before = id.cast_unsigned();
     }
-    bytes
+    with_checksum(bytes)
 }
 
 /// Stores a segment in the caller's write transaction, directly after `tail`. Its place in an annex, if it got one, is to be
@@ -268,6 +283,7 @@ pub(crate) async fn insert(
     for kind in kinds {
         varint::put(&mut kind_bytes, names::number(&ids, kind)?.cast_unsigned());
     }
+    let kind_bytes = with_checksum(kind_bytes);
     let numbered = tops.into_iter().map(|(stream, top)| Ok((names::number(&ids, stream)?, top)));
     let stream_bytes = put_streams(&numbered.collect::<Result<_, Error>>()?);
     let times = prepared.events.iter().map(|event| event.wall_ms);
@@ -420,17 +436,35 @@ pub(crate) async fn wanted_events(
     meta: &Meta,
     wanted: &(dyn Fn(&Peek<'_>) -> bool + Sync),
 ) -> Result<Vec<Recorded>, Error> {
-    let sql = meta.lane.sql();
-    let what = || format!("{scope} {} row {}", sql.table, meta.first.to_key_clamped());
-    let found: bodies::Columns = sqlx::query_as(sql.body).bind(meta.first.to_key()?).fetch_one(&mut *conn).await?;
-    let damaged = |path, why: &str| match path {
-        Some(path) => Error::SegmentBody { scope: scope.clone(), segment: meta.first, path, why: why.to_owned() },
-        None => Error::corrupt(what(), why),
-    };
+    let found: bodies::Columns =
+        sqlx::query_as(meta.lane.sql().body).bind(meta.first.to_key()?).fetch_one(&mut *conn).await?;
+    let damaged = |path, why: &str| damaged(scope, meta, path, why);
     let Body { bytes: body, path } = bodies::load(annexes, meta.lane, found).map_err(|error| error.about(damaged))?;
     if i64::from(meta.checksum(&body)?) != meta.crc {
         return Err(damaged(path, "checksum differs"));
     }
+    open_body(conn, scope, meta, &body, wanted).await
+}
+
+fn what(scope: &Scope, meta: &Meta) -> String {
+    format!("{scope} {} row {}", meta.lane.sql().table, meta.first.to_key_clamped())
+}
+
+fn damaged(scope: &Scope, meta: &Meta, path: Option<PathBuf>, why: &str) -> Error {
+    match path {
+        Some(path) => Error::SegmentBody { scope: scope.clone(), segment: meta.first, path, why: why.to_owned() },
+        None => Error::corrupt(what(scope, meta), why),
+    }
+}
+
+/// The wanted events of a body. It has a checksum of its own, whatever the columns beside it say.
+async fn open_body(
+    conn: &mut SqliteConnection,
+    scope: &Scope,
+    meta: &Meta,
+    body: &[u8],
+    wanted: &(dyn Fn(&Peek<'_>) -> bool + Sync),
+) -> Result<Vec<Recorded>, Error> {
     let dictionary = match meta.dictionary {
         None => None,
         Some(id) => {
@@ -443,29 +477,67 @@ pub(crate) async fn wanted_events(
         others.set(others.get() || peek.scope != scope.as_str());
         wanted(peek)
     };
-    let picked = block::pick(&body, dictionary.as_ref().map(|dictionary| dictionary.body.as_slice()), &wanted)
-        .map_err(|error| Error::corrupt(what(), error))?;
+    let picked = block::pick(body, dictionary.as_ref().map(|dictionary| dictionary.body.as_slice()), &wanted)
+        .map_err(|error| Error::corrupt(what(scope, meta), error))?;
     let right = picked.ends == Some((meta.first, meta.last)) && picked.count as u64 == meta.events;
     if right && !others.get() {
         Ok(picked.events)
     } else {
-        Err(Error::corrupt(what(), "its events are not those of its columns"))
+        Err(Error::corrupt(what(scope, meta), "its events are not those of its columns"))
     }
 }
 
-/// The highest version of each stream in the segments, by number of its name.
-pub(crate) async fn stream_tops(conn: &mut SqliteConnection) -> Result<HashMap<i64, u64>, Error> {
-    let mut found: Vec<Vec<u8>> = sqlx::query_scalar(FLUSHED.streams).fetch_all(&mut *conn).await?;
-    found.extend(sqlx::query_scalar::<_, Vec<u8>>(SEALED.streams).fetch_all(conn).await?);
-    let mut tops: HashMap<i64, u64> = HashMap::new();
-    for bytes in found {
-        let streams = parse_streams(&bytes).map_err(|error| Error::corrupt("event_segments streams", error))?;
-        for (id, version) in streams {
-            let top = tops.entry(id).or_default();
-            *top = version.max(*top);
+/// The highest version of each stream in the segments: by number of its name, and by name those of segments whose list is
+/// damaged, whose body is asked instead.
+pub(crate) struct StreamTops {
+    pub(crate) by_number: HashMap<i64, u64>,
+    pub(crate) by_name: Vec<(StreamName, u64)>,
+}
+
+/// Reads [`StreamTops`]. Fails when neither the list nor the body of a segment can be read: which versions were given is not
+/// known then.
+pub(crate) async fn stream_tops(
+    conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
+    scope: &Scope,
+) -> Result<StreamTops, Error> {
+    let mut tops = StreamTops { by_number: HashMap::new(), by_name: Vec::new() };
+    for lane in [Lane::Flushed, Lane::Sealed] {
+        let found: Vec<(i64, Vec<u8>)> = sqlx::query_as(lane.sql().streams).fetch_all(&mut *conn).await?;
+        for (first, list) in found {
+            match parse_streams(&list) {
+                Ok(streams) => {
+                    for (id, version) in streams {
+                        let top = tops.by_number.entry(id).or_default();
+                        *top = version.max(*top);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%scope, first, %error, "the list of streams of a segment is damaged; its body is read");
+                    let first = position(scope, first)?;
+                    let events = events_of_body(conn, annexes, scope, lane, first).await?;
+                    tops.by_name.extend(events.into_iter().map(|event| (event.stream, event.version)));
+                }
+            }
         }
     }
     Ok(tops)
+}
+
+/// The events of a segment whose columns are damaged.
+async fn events_of_body(
+    conn: &mut SqliteConnection,
+    annexes: Option<&Annexes>,
+    scope: &Scope,
+    lane: Lane,
+    first: Position,
+) -> Result<Vec<Recorded>, Error> {
+    let metas = metas(conn, scope, lane, (first.before(), first), Order::Forwards, 1).await?;
+    let meta = metas.first().ok_or_else(|| Error::corrupt(format!("{scope} segment {first}"), "it is gone"))?;
+    let found: bodies::Columns = sqlx::query_as(lane.sql().body).bind(first.to_key()?).fetch_one(&mut *conn).await?;
+    let body = bodies::load(annexes, lane, found);
+    let body = body.map_err(|error| error.about(|path, why: &str| damaged(scope, meta, path, why)))?;
+    open_body(conn, scope, meta, &body.bytes, &|_| true).await
 }
 
 /// What the segments of a scope hold together.
@@ -501,6 +573,18 @@ mod tests {
             let expected: Vec<_> = streams.iter().map(|(id, top)| (*id, *top)).collect();
             prop_assert_eq!(parse_streams(&put_streams(&streams)), Ok(expected));
         }
+
+        #[test]
+        fn a_changed_bit_of_a_list_is_an_error(
+            streams in prop::collection::btree_map(1..i64::MAX, any::<u64>(), 0..9),
+            at: prop::sample::Index,
+            bit in 0..8_u32,
+        ) {
+            let mut bytes = put_streams(&streams);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1_u8 << bit;
+            prop_assert_eq!(parse_streams(&bytes), Err(Malformed("checksum differs")));
+        }
     }
 
     #[test]
@@ -509,6 +593,6 @@ mod tests {
         for number in [u64::MAX, 1, 1, 1] {
             varint::put(&mut bytes, number);
         }
-        assert!(parse_streams(&bytes).is_err());
+        assert_eq!(parse_streams(&with_checksum(bytes)), Err(Malformed("stream number too large")));
     }
 }
