@@ -92,7 +92,7 @@ soak-slice:
 
 # A campaign without a bound of its own: `just soak kill 1h 7`.
 soak CAMPAIGN BUDGET="1h" SEED="1":
-    cargo run --release --locked -p nasnet-benches --features soak --bin soak -- --campaign {{CAMPAIGN}} --budget {{BUDGET}} --seed {{SEED}} --json
+    MALLOC_ARENA_MAX=4 cargo run --release --locked -p nasnet-benches --features soak --bin soak -- --campaign {{CAMPAIGN}} --budget {{BUDGET}} --seed {{SEED}} --json
 
 # The main job (the first command of the README).
 demo *ARGS:

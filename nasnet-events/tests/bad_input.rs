@@ -249,6 +249,14 @@ async fn a_missing_dictionary_is_named_with_the_segment_by_all_who_read_and_hide
     assert_eq!(faults.iter().filter_map(|fault| fault.position).collect::<Vec<_>>(), damaged, "{verification:?}");
     let exported = nasnet_events::evidence::export(&store, Span::all(), Vec::new()).await;
     assert!(exported.as_ref().is_err_and(|error| error.to_string().contains(&name)), "{exported:?}");
+
+    // An instant is found among the events of the scope, whatever lies between.
+    let other = stream("other");
+    store.append(&scope, &other, Expected::Any, vec![normal(&manager)]).await.unwrap();
+    let history = events_until(&store, &scope, &other, Until::WallMs(NOW_MS - 1)).await.unwrap();
+    assert!(history.try_collect::<Vec<_>>().await.unwrap().is_empty());
+    let history = events_until(&store, &scope, &other, Until::WallMs(i64::MAX)).await.unwrap();
+    assert_eq!(history.try_collect::<Vec<_>>().await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -3,11 +3,17 @@
 
 mod support;
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+use futures_util::TryStreamExt;
 use nasnet_dbmanager::Scope;
 use nasnet_events::{
-    Achieved, Class, ClassRules, Error, EventOptions, Expected, Level, NewEvent, Query, StreamAppend, types,
+    Achieved, Class, ClassRules, Error, EventOptions, Expected, FlushReason, Level, NewEvent, Query, StreamAppend,
+    types,
 };
-use support::{Site, append_in, event, large, normal, read, read_ids, router, stream};
+use support::{Site, append_in, empty_hot, event, large, normal, on_scope, read, read_ids, router, stream};
 
 #[tokio::test]
 async fn the_class_of_the_type_decides_what_is_achieved() {
@@ -179,6 +185,63 @@ async fn a_closed_store_refuses() {
     let closed = store.append(&Scope::System, &stream("s"), Expected::Any, vec![normal(&manager)]).await;
     assert!(matches!(closed, Err(Error::Closed)));
     store.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_event_by_its_id_is_read_from_its_own_database_alone() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let event = normal(&manager);
+    for (scope, event) in [(router("r1"), event.clone()), (router("r2"), normal(&manager))] {
+        store.append(&scope, &stream("s"), Expected::Any, vec![event]).await.unwrap();
+    }
+    store.flush(FlushReason::Requested).await.unwrap();
+    empty_hot(&manager).await;
+    on_scope(&manager, &router("r2"), "ALTER TABLE event_segments RENAME TO away").await;
+    assert!(store.read(Query::all()).try_collect::<Vec<_>>().await.is_err());
+    let found: Vec<_> = store.read(Query::by_id(event.id)).try_collect().await.unwrap();
+    assert_eq!(found.iter().map(|event| event.scope.clone()).collect::<Vec<_>>(), [router("r1")]);
+}
+
+#[tokio::test]
+async fn a_shutdown_that_is_dropped_is_finished_by_the_next() {
+    // Dropped after so many polls, until one gets through.
+    for polls in (0..).step_by(4) {
+        let site = Site::new();
+        let (manager, store) = site.open().await;
+        let receipt = store.append(&router("r1"), &stream("s"), Expected::Any, vec![normal(&manager)]).await.unwrap();
+        let mut left = polls;
+        let done = {
+            let mut shutdown = pin!(store.shutdown());
+            poll_fn(|context| match shutdown.as_mut().poll(context) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                Poll::Pending if left == 0 => Poll::Ready(None),
+                Poll::Pending => {
+                    left -= 1;
+                    Poll::Pending
+                }
+            })
+            .await
+        };
+        store.shutdown().await.unwrap();
+        drop(store);
+        manager.shutdown().await.unwrap();
+        drop(manager);
+        site.wipe_hot();
+        let (_manager, store) = site.open().await;
+        assert_eq!(store.losses(), [], "after {polls} polls");
+        let found = read(&store, Query::all()).await;
+        assert_eq!(
+            found.iter().map(|event| event.position).collect::<Vec<_>>(),
+            [receipt.first],
+            "after {polls} polls"
+        );
+        if let Some(done) = done {
+            done.unwrap();
+            assert!(polls > 3, "{polls} polls");
+            break;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

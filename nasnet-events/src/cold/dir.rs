@@ -253,8 +253,8 @@ impl ColdDir {
         }
         let mut wanted = wanted.into_iter().enumerate().peekable();
         while let Some((number, (path, place))) = wanted.next() {
-            match self.source(&fence, &path).and_then(|source| place.open(&source)) {
-                Ok(events) => slice.events.extend(events.into_iter().filter(|event| query.matches(event))),
+            match self.source(&fence, &path).and_then(|source| place.open_wanted(&source, query)) {
+                Ok(events) => slice.events.extend(events),
                 Err(error) => slice.errors.push(error),
             }
             // Everything before the next one begins is complete.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::cold::frame::{self, Header, PREFIX_BYTES, SKIPPABLE};
 use crate::error::Error;
 use crate::event::Recorded;
+use crate::query::Query;
 
 /// Bytes looked at together when the next frame has to be searched for.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -55,6 +56,13 @@ impl Place {
         let packed = source.bytes(self.packed_at, self.header.packed_bytes)?;
         let what = || format!("{} at byte {}", source.path.display(), self.offset);
         self.header.open(&packed).map_err(|error| Error::corrupt(what(), error))
+    }
+
+    /// As [`Place::open`], of the wanted events.
+    pub(crate) fn open_wanted(&self, source: &Source, query: &Query) -> Result<Vec<Recorded>, Error> {
+        let packed = source.bytes(self.packed_at, self.header.packed_bytes)?;
+        let what = || format!("{} at byte {}", source.path.display(), self.offset);
+        self.header.open_wanted(&packed, query).map_err(|error| Error::corrupt(what(), error))
     }
 }
 

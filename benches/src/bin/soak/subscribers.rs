@@ -278,12 +278,16 @@ async fn produce(
                     drop(store.published(pending).await);
                 }
             }
-            _ => {
-                let receipt = store.append(&scope, &stream, Expected::Any, events).await?;
-                for seq in receipt.first.seq..=receipt.last.seq {
-                    writes(&mut file, &format!("{} {kind}", Position::new(receipt.first.epoch, seq)))?;
+            _ => match store.append(&scope, &stream, Expected::Any, events).await {
+                Ok(receipt) => {
+                    for seq in receipt.first.seq..=receipt.last.seq {
+                        writes(&mut file, &format!("{} {kind}", Position::new(receipt.first.epoch, seq)))?;
+                    }
                 }
-            }
+                // A machine under load keeps a lock for too long; nothing was promised.
+                Err(error) if error.is_retryable() => {}
+                Err(error) => return Err(error.into()),
+            },
         }
         if random.below(8) == 0 {
             tokio::time::sleep(Duration::from_micros(random.below(3_000))).await;
