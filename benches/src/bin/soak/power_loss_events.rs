@@ -36,6 +36,8 @@ const EMPTY_EVERY: u64 = 16;
 const IN_MEMORY: [&str; 3] = ["hot.db", "runtime.db", "locks.db"];
 /// One look in so many verifies the chains, and reads as the consumer.
 const CLOSER_EVERY: u64 = 4;
+/// One look in so many archives, and each at a frame that is there in part.
+const ARCHIVES_EVERY: u64 = 2;
 /// Longer than anything is kept.
 const UPKEEP_AFTER: Duration = Duration::from_secs(31 * 86_400);
 const KIND: u32 = 56;
@@ -341,9 +343,12 @@ fn replay(
                 let dir = TempDir::new_in("/dev/shm")?;
                 lay_out(&state, story, frame, run, dir.path())?;
                 // What costs more is done to one in a few, so that there is time for more states.
-                let closer = (slot.key().0 / EMPTY_EVERY).is_multiple_of(CLOSER_EVERY);
-                let seen = runtime.block_on(look(dir.path(), run, frame, story.ran, closer));
+                let every = |few: u64| (slot.key().0 / EMPTY_EVERY).is_multiple_of(few);
+                let (closer, part) = (every(CLOSER_EVERY), matches!(frame, Frame::Part { .. }));
+                let depth = Depth { archives: part || every(ARCHIVES_EVERY), closer };
+                let seen = runtime.block_on(look(dir.path(), run, frame, story.ran, depth));
                 let seen = seen.map_err(|error| error.to_string());
+                found.count("laid_out_and_archived", u64::from(depth.archives));
                 found.count("laid_out_and_verified", u64::from(closer));
                 is_made |= seen.is_ok();
                 slot.insert(seen)
@@ -461,8 +466,16 @@ fn read_tree(dir: &Path) -> Result<Tree, Failure> {
     Ok(tree)
 }
 
-/// Opens what is left, reads everything, then appends, archives and reads again.
-async fn look(dir: &Path, run: Run<'_>, frame: Frame, ran: Duration, closer: bool) -> Result<Look, Failure> {
+/// What is done in a look beside opening, appending and reading.
+#[derive(Debug, Clone, Copy)]
+struct Depth {
+    archives: bool,
+    /// Verifies the chains, and reads as the consumer.
+    closer: bool,
+}
+
+/// Opens what is left, reads everything, then archives, appends and reads again.
+async fn look(dir: &Path, run: Run<'_>, frame: Frame, ran: Duration, depth: Depth) -> Result<Look, Failure> {
     let clock = ManualClock::new(NOW_MS);
     clock.advance(ran);
     if !matches!(run, Run::AsLeft) {
@@ -483,9 +496,11 @@ async fn look(dir: &Path, run: Run<'_>, frame: Frame, ran: Duration, closer: boo
         seen.faults.retain(|fault| !fault.contains(".jsonl.zst"));
     }
     let after = async {
-        let report = open.store.archive().await?;
-        if let Some(failed) = report.failed.first() {
-            return Err(format!("archiving fails afterwards for {failed:?}").into());
+        if depth.archives {
+            let report = open.store.archive().await?;
+            if let Some(failed) = report.failed.first() {
+                return Err(format!("archiving fails afterwards for {failed:?}").into());
+            }
         }
         let receipt = events::append_last(&open).await?;
         if receipt.achieved != Achieved::Synced {
@@ -505,7 +520,7 @@ async fn look(dir: &Path, run: Run<'_>, frame: Frame, ran: Duration, closer: boo
         }
     }
     let mut shown = None;
-    if closer {
+    if depth.closer {
         shown = Some(follow(&open).await?.1);
         let verified = open.store.verify(Span::all()).await?;
         seen.faults.extend(verified.faults.first().map(|fault| format!("verifying finds {fault:?}")));
