@@ -83,6 +83,11 @@ impl Backlog {
         waiting.fold((0, 0), |(scopes, raw), (_, waiting)| (scopes + 1, raw + waiting.raw_bytes))
     }
 
+    /// Whether something waits for a scope that is not among those.
+    pub(crate) fn waits_beside(&self, is_among: impl Fn(&Scope) -> bool) -> bool {
+        self.scopes.keys().any(|scope| !is_among(scope))
+    }
+
     /// Events that wait, held or not.
     pub(crate) fn events(&self) -> u64 {
         self.scopes.values().map(|waiting| waiting.events.len() as u64).sum()
@@ -129,6 +134,7 @@ mod tests {
             prop_assert_eq!(backlog.waiting().1, bytes as u64);
             backlog.hold([scope.clone()]);
             let others = left.iter().filter(|event| event.scope != scope);
+            prop_assert_eq!(backlog.waits_beside(|among| *among == scope), others.clone().count() > 0);
             let bytes: usize = others.map(|event| event.body.get().len() + EVENT_BYTES).sum();
             prop_assert_eq!(backlog.waiting().1, bytes as u64);
         }

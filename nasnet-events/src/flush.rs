@@ -105,10 +105,15 @@ impl EventStore {
 }
 
 impl Shared {
-    /// [`EventStore::flush`]; the appender calls it too, before it gives events up for want of room.
-    pub(crate) async fn flush(&self, reason: FlushReason) -> Result<FlushReport, Error> {
+    async fn flush(&self, reason: FlushReason) -> Result<FlushReport, Error> {
+        let _one_at_a_time = self.flushing.lock().await;
+        self.flush_bytes(reason, u64::MAX).await
+    }
+
+    /// Flushes until rows of so many bytes have been looked at, oldest first, and notes each step, so that what is done
+    /// counts whatever becomes of the rest. The caller holds `flushing`.
+    pub(crate) async fn flush_bytes(&self, reason: FlushReason, bytes: u64) -> Result<FlushReport, Error> {
         let shared = self;
-        let _one_at_a_time = shared.flushing.lock().await;
         let hot = shared.hot().await?;
         let (view, before) = hot
             .read(FLUSH, |conn| {
@@ -136,15 +141,20 @@ impl Shared {
         if !pace::goes_ahead(shared.manager.flash_level(), reason, shared.options.flush_interval, since) {
             return Ok(report);
         }
-        shared.set_last_flush_ms(now_ms);
-        let mut flushed = before.clone();
-        let mut reached = self.beginning(&before, &mut report).await;
-        while reached < end {
+        if bytes == u64::MAX {
+            // What a part leaves has not waited any less for it.
+            shared.set_last_flush_ms(now_ms);
+        }
+        let (mut noted, mut flushed) = (before.clone(), before);
+        let (mut looked_at, mut unnoted) = (0, None);
+        let mut reached = self.beginning(&flushed, &mut report).await;
+        while reached < end && looked_at < bytes {
             if !shared.is_current(&hot) {
                 // What was read from a lost hot tier would come after its end was told.
                 break;
             }
-            let mut step = self.gather(&hot, epoch, (reached + 1, end), &flushed, &mut report).await?;
+            let mut step =
+                self.gather(&hot, epoch, (reached + 1, end), bytes - looked_at, &flushed, &mut report).await?;
             // A scope that failed keeps its events until the next flush: a later segment would bar the way for them.
             step.by_scope.retain(|scope, _| !report.has_failed(scope));
             truncation::save(self, &hot).await?;
@@ -154,23 +164,46 @@ impl Shared {
                 flushed.behind.entry(scope.clone()).or_insert(flushed.through);
             }
             reached = step.through;
+            looked_at += step.row_bytes;
             flushed.through = flushed.through.max(reached);
             for (scope, through) in &mut flushed.behind {
                 if !report.has_failed(scope) {
                     *through = reached.max(*through);
                 }
             }
+            // What cannot be noted is on flash all the same: the next note tells it.
+            unnoted = self.note_step(&hot, epoch, &mut noted, &mut flushed).await.err();
+            if bytes < u64::MAX && !self.heads().backlog().waits_beside(|scope| report.has_failed(scope)) {
+                // There is no more room to be had by reading on.
+                break;
+            }
         }
-        let through = flushed.through;
-        flushed.behind.retain(|_, behind| *behind < through);
-        (report.until, report.through) = (Position::new(epoch, through), Position::new(epoch, flushed.everywhere()));
-        shared.note_flushed(epoch, &flushed);
+        if let Some(error) = unnoted {
+            return Err(error);
+        }
+        (report.until, report.through) =
+            (Position::new(epoch, flushed.through), Position::new(epoch, flushed.everywhere()));
         shared.hold(epoch, &report);
         shared.keep_promises(epoch, &flushed, &report);
-        if flushed != before {
-            hot.write(FLUSH, move |conn| Box::pin(async move { flushed::note(conn, &before, &flushed).await })).await?;
-        }
         Ok(report)
+    }
+
+    /// Notes in the hot log how far everything is flushed, and tells whoever waits for room there.
+    async fn note_step(
+        &self,
+        hot: &Database,
+        epoch: u32,
+        noted: &mut Flushed,
+        flushed: &mut Flushed,
+    ) -> Result<(), Error> {
+        let through = flushed.through;
+        flushed.behind.retain(|_, behind| *behind < through);
+        self.note_flushed(epoch, flushed);
+        let (before, now) = (noted.clone(), flushed.clone());
+        hot.write(FLUSH, move |conn| Box::pin(async move { flushed::note(conn, &before, &now).await })).await?;
+        noted.clone_from(flushed);
+        self.flushed.send_modify(|times| *times = times.wrapping_add(1));
+        Ok(())
     }
 
     /// Where the flush begins: at the first event of a scope that is behind and whose database can be asked again.
@@ -185,32 +218,36 @@ impl Shared {
         from
     }
 
-    /// Reads hot blocks of a range until enough events that are not on flash, or its end, are reached.
+    /// Reads hot blocks of a range until enough events that are not on flash, enough rows, or its end are reached.
     async fn gather(
         &self,
         hot: &Database,
         epoch: u32,
         (from, to): (u64, u64),
+        row_bytes: u64,
         flushed: &Flushed,
         report: &mut FlushReport,
     ) -> Result<Step, Error> {
-        let mut step = Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0, bytes: 0 };
-        while step.through < to && step.is_open() {
+        let mut step =
+            Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0, bytes: 0, row_bytes: 0 };
+        let is_open = |step: &Step| step.is_open() && step.row_bytes < row_bytes;
+        while step.through < to && is_open(&step) {
             let next = step.through + 1;
             let rows: Vec<Row> = hot
                 .read(FLUSH, move |conn| {
-                    Box::pin(async move { log::page(conn, epoch, (next, to), Order::Forwards, ROWS).await })
+                    Box::pin(async move { log::page(conn, epoch, (next, to), Order::Forwards, ROWS, None).await })
                 })
                 .await?;
             if rows.is_empty() {
                 step.through = to;
             }
             for row in rows {
-                if !step.is_open() {
+                if !is_open(&step) {
                     break;
                 }
                 let last = row.last_seq().min(to);
                 step.through = last;
+                step.row_bytes += row.body_bytes();
                 match (&row.state, row.events()) {
                     (RowState::Block, Ok(events)) => step.add(events, (next, to), flushed),
                     // Mirrored events are rows on flash already.
@@ -334,6 +371,8 @@ struct Step {
     through: u64,
     events: usize,
     bytes: usize,
+    /// Bytes the rows take in the hot log.
+    row_bytes: u64,
 }
 
 impl Step {

@@ -248,7 +248,7 @@ async fn from_hot(hot: &Database, found: &mut Found) -> Result<bool, Error> {
         let range = (next, view.end);
         let page: Vec<log::Row> = hot
             .read(REPLAY, move |conn| {
-                Box::pin(async move { log::page(conn, view.epoch, range, Order::Forwards, PAGE).await })
+                Box::pin(async move { log::page(conn, view.epoch, range, Order::Forwards, PAGE, None).await })
             })
             .await?;
         let Some(last) = page.last() else { break };

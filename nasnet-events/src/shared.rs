@@ -84,6 +84,8 @@ pub(crate) struct Shared {
     small_rows: AtomicU64,
     /// From where on small rows were not joined yet, and in which incarnation.
     compact_from: Mutex<(u32, u64)>,
+    /// Up to where no Low events are left, and in which incarnation.
+    low_swept: Mutex<(u32, u64)>,
     /// Reservations that could not be resolved, and since when, by the time since boot.
     unresolvable: Mutex<HashMap<Position, u64>>,
     /// Scopes whose database could not be read, and since when.
@@ -108,6 +110,8 @@ pub(crate) struct Shared {
     pub(crate) promised: Notify,
     /// One flush at a time, and one archive.
     pub(crate) flushing: tokio::sync::Mutex<()>,
+    /// Wakes whoever waits for room in the hot log: a flush has got further.
+    pub(crate) flushed: watch::Sender<u64>,
     /// Up to where all events of a scope, Low ones too, were read back from the cold tier by this process.
     archived: Mutex<Arc<HashMap<Scope, Position>>>,
     pub(crate) archiving: tokio::sync::Mutex<()>,
@@ -142,6 +146,7 @@ impl Shared {
             hot_unseen: AtomicU64::new(u64::MAX / 2),
             small_rows: AtomicU64::new(SMALL_ROWS_MIN),
             compact_from: Mutex::new((0, 1)),
+            low_swept: Mutex::new((0, 1)),
             unresolvable: Mutex::new(HashMap::new()),
             unreadable: Mutex::new(HashMap::new()),
             cold,
@@ -156,6 +161,7 @@ impl Shared {
             loading: Mutex::default(),
             promised: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
+            flushed: watch::Sender::new(0),
             archived: Mutex::default(),
             archiving: tokio::sync::Mutex::new(()),
             trained: Mutex::default(),
@@ -312,12 +318,20 @@ impl Shared {
     }
 
     pub(crate) fn compact_from(&self, epoch: u32) -> u64 {
-        let (known, from) = *self.compact_from.lock().unwrap_or_else(PoisonError::into_inner);
-        if known == epoch { from } else { 1 }
+        from_in(&self.compact_from, epoch)
     }
 
     pub(crate) fn set_compact_from(&self, epoch: u32, from: u64) {
         *self.compact_from.lock().unwrap_or_else(PoisonError::into_inner) = (epoch, from);
+    }
+
+    /// From where on Low events may be left in the hot log.
+    pub(crate) fn low_swept(&self, epoch: u32) -> u64 {
+        from_in(&self.low_swept, epoch)
+    }
+
+    pub(crate) fn set_low_swept(&self, epoch: u32, from: u64) {
+        *self.low_swept.lock().unwrap_or_else(PoisonError::into_inner) = (epoch, from);
     }
 
     /// Forgets what has left the hot log.
@@ -501,6 +515,12 @@ impl Shared {
     pub(crate) fn unclassified(&self) -> u64 {
         self.unclassified.load(Ordering::Relaxed)
     }
+}
+
+/// A number of an incarnation; in another one it is the first.
+fn from_in(known: &Mutex<(u32, u64)>, epoch: u32) -> u64 {
+    let (known, from) = *known.lock().unwrap_or_else(PoisonError::into_inner);
+    if known == epoch { from } else { 1 }
 }
 
 /// Where the sessions of this run directory keep their files.

@@ -177,6 +177,40 @@ async fn what_can_be_flushed_is_not_given_up_for_want_of_room() {
     assert_eq!(read_ids(&store, Query::all()).await, ids);
 }
 
+/// Whoever appends waits for it.
+#[tokio::test]
+async fn for_want_of_room_no_more_is_flushed_than_makes_some() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut status = store.status().await.unwrap();
+    while status.flushed_through.seq == 0 {
+        append(&store, bulky(&manager, "resource.updated")).await;
+        status = store.status().await.unwrap();
+    }
+    assert!(status.flushed_through.seq < status.end.seq / 2, "{} of {}", status.flushed_through, status.end);
+    assert_eq!((status.shed, status.lost), (0, 0));
+}
+
+#[tokio::test]
+async fn what_one_scope_cannot_flush_is_not_given_up_while_another_can() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    on_scope(&manager, &router("r1"), REFUSE).await;
+    let mut ids = Vec::new();
+    for _ in 0..60 {
+        ids.push(append(&store, bulky(&manager, "resource.updated")).await);
+    }
+    for _ in 0..600 {
+        let event = bulky(&manager, "resource.updated");
+        ids.push(event.id);
+        store.append(&router("r2"), &stream("s"), Expected::Any, vec![event]).await.unwrap();
+    }
+    let status = store.status().await.unwrap();
+    assert_eq!((status.shed, status.lost), (0, 0));
+    assert!(status.hot_bytes.0 <= MAX + (64 << 10), "{} bytes", status.hot_bytes.0);
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
+}
+
 /// A flush claims that everything up to a position is safe. What was given up before it is told of nevertheless, also after
 /// the hot tier that had the record is gone.
 #[tokio::test]

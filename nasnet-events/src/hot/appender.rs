@@ -508,7 +508,7 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
                     let resolved =
                         if foreign.is_empty() { Vec::new() } else { log::resolutions(conn, &foreign).await? };
                     let all = (from, i64::MAX.cast_unsigned());
-                    let rows = log::page(conn, epoch, all, Order::Forwards, RELOAD_ROWS).await?;
+                    let rows = log::page(conn, epoch, all, Order::Forwards, RELOAD_ROWS, None).await?;
                     Ok::<_, Error>((resolved, rows, flushed::read(conn).await?))
                 })
             })

@@ -103,7 +103,7 @@ async fn step(
         let (first, last) = (sizes[group.start], sizes[group.end - 1]);
         let end = last.first_seq + last.count - 1;
         let limit = u32::try_from(group.len()).unwrap_or(u32::MAX);
-        let rows = log::page(conn, epoch, (first.first_seq, end), Order::Forwards, limit).await?;
+        let rows = log::page(conn, epoch, (first.first_seq, end), Order::Forwards, limit, None).await?;
         // Damage stays where it is, so that it hides nothing else.
         let Some(events) = events_of(rows) else { continue };
         let refs: Vec<&Recorded> = events.iter().collect();

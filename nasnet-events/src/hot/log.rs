@@ -316,26 +316,28 @@ impl Order {
     }
 }
 
-/// Rows that hold numbers in `from..=to`, at most `limit`, in the given order.
+/// Rows that hold numbers in `from..=to`, at most `limit`, in the given order, without the bodies that are `known`.
 pub(crate) async fn page(
     conn: &mut SqliteConnection,
     epoch: u32,
     (from, to): (u64, u64),
     order: Order,
     limit: u32,
+    known: Known,
 ) -> Result<Vec<Row>, Error> {
+    let (low, high) = ends_of(known);
     let found: Vec<FoundRow> = sqlx::query_as(order.page_sql())
         .bind(from.cast_signed())
         .bind(to.cast_signed())
         .bind(i64::from(limit))
-        .bind(None::<i64>)
-        .bind(None::<i64>)
+        .bind(low)
+        .bind(high)
         .fetch_all(conn)
         .await?;
     rows_of(epoch, found)
 }
 
-/// As [`page`], without a change of threads, and without the bodies that are `known`.
+/// As [`page`], without a change of threads.
 pub(crate) fn page_now(
     conn: &mut RawConn<'_>,
     epoch: u32,

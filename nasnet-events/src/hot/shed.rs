@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nasnet_dbmanager::{BootId, Cause, Database, Scope};
 use sqlx::SqliteConnection;
+use tokio::time::Instant;
 use ulid::Ulid;
 
 use crate::block::{self, Packing};
@@ -91,7 +92,9 @@ pub(crate) async fn sweep(
         return Ok(Swept::default());
     }
     let flushed = flushed::read(conn).await?;
-    let rows = log::page(conn, epoch, (from, view.end), Order::Forwards, ROWS).await?;
+    // Blocks that have not reached flash stay, so their bodies are not needed.
+    let unread = matches!(spare, Spare::OnFlash).then_some((flushed.through + 1, view.end));
+    let rows = log::page(conn, epoch, (from, view.end), Order::Forwards, ROWS, unread).await?;
     let mut swept = Swept::default();
     for row in rows {
         let (first_seq, last_seq) = (row.first_seq, row.last_seq());
@@ -166,15 +169,20 @@ fn part(row: Row, spare: Spare, flushed: &Flushed, archived: &HashMap<Scope, Pos
         RowState::Mirrored => true,
         RowState::Reserved(_) | RowState::Void | RowState::Shed => return None,
     };
-    let events = row.events().ok()?;
+    // Bodies are opened only where they can matter: a log that is full of what must stay is looked at again and again.
+    match spare {
+        Spare::Low | Spare::Unflushed if mirrored => return None,
+        Spare::OnFlash if !mirrored && row.first_seq > flushed.through => return None,
+        _ => {}
+    }
+    let events = if mirrored && matches!(spare, Spare::OnFlash) { Vec::new() } else { row.events().ok()? };
     if let Spare::Older { boot, boottime_ms, .. } = spare
         && events.iter().any(|event| event.boot == boot && event.boottime_ms > boottime_ms)
     {
         return Some(Part::Done);
     }
     if mirrored {
-        let goes = matches!(spare, Spare::OnFlash | Spare::Older { .. });
-        return goes.then(|| Part::Goes {
+        return Some(Part::Goes {
             body_bytes: row.body_bytes(),
             kept: Vec::new(),
             shed: row.count,
@@ -248,9 +256,9 @@ pub(crate) async fn make_room(
     }
     if freed < needed {
         // What reaches flash now is not lost.
-        let in_time = flush_in_time(shared).await;
-        freed += free(shared, hot, epoch, Spare::OnFlash, wanted.saturating_sub(freed)).await?;
-        if freed < needed && !in_time && !full {
+        let wait = flush_for(shared, hot, epoch, needed - freed, wanted - freed).await?;
+        freed += wait.freed;
+        if freed < needed && !wait.in_time && !full {
             // The database lets the tier grow a little beyond its bound. When that is used up, `full` says so.
             shared.backlog.notify_one();
             return Ok(());
@@ -266,29 +274,67 @@ pub(crate) async fn make_room(
     Ok(())
 }
 
-/// Flushes; false when that takes so long that appends cannot wait for it. A transaction may hold the database a segment is to
-/// go to, and wait for positions from the very task that asks for room.
-async fn flush_in_time(shared: &Shared) -> bool {
+/// What came of waiting for a flush.
+struct Waited {
+    freed: u64,
+    /// False when nothing more was awaited.
+    in_time: bool,
+}
+
+/// Flushes a part and takes it out of the log, or takes out what another flush, step by step, has brought to flash. Appends
+/// cannot wait for long: a transaction may hold the database a segment is to go to, and wait for positions from the very
+/// task that asks for room.
+async fn flush_for(shared: &Shared, hot: &Database, epoch: u32, needed: u64, wanted: u64) -> Result<Waited, Error> {
     if shared.is_flush_slow() {
-        return false;
+        // What others have flushed meanwhile goes all the same.
+        return Ok(Waited { freed: free(shared, hot, epoch, Spare::OnFlash, wanted).await?, in_time: false });
     }
-    let Ok(flushed) = tokio::time::timeout(FLUSH_WAIT, shared.flush(FlushReason::LowTmpfs)).await else {
-        tracing::warn!("a flush for want of room takes too long to wait for");
-        shared.note_slow_flush(SLOW_FLUSH_LASTS);
-        return false;
-    };
-    // When it fails, flash has no room or no life left either.
-    match flushed {
-        Ok(report) if report.failed.is_empty() => {}
-        Ok(report) => tracing::warn!(failed = ?report.failed, "not everything could be flushed for want of room"),
-        Err(error) => tracing::warn!(%error, "nothing could be flushed for want of room"),
+    let until = Instant::now() + FLUSH_WAIT;
+    let (mut steps, mut freed, mut part) = (shared.flushed.subscribe(), 0, wanted);
+    loop {
+        let flushed = tokio::time::timeout_at(until, async {
+            tokio::select! {
+                _one_at_a_time = shared.flushing.lock() => {
+                    Some(shared.flush_bytes(FlushReason::LowTmpfs, part).await)
+                }
+                _ = steps.changed() => None,
+            }
+        });
+        let flushed = flushed.await;
+        steps.mark_unchanged();
+        freed += free(shared, hot, epoch, Spare::OnFlash, wanted - freed).await?;
+        match flushed {
+            Ok(_) if freed >= needed => return Ok(Waited { freed, in_time: true }),
+            // Somebody else's step was not enough; nor was the oldest part, where a scope may be behind.
+            Ok(None) => {}
+            Ok(Some(Ok(_))) if part < shared.hot_bytes_max => part = part.saturating_mul(8),
+            // When it fails, flash has no room or no life left either.
+            Ok(Some(result)) => {
+                match result {
+                    Ok(report) if report.failed.is_empty() => {}
+                    Ok(report) => {
+                        tracing::warn!(failed = ?report.failed, "not everything could be flushed for want of room");
+                    }
+                    Err(error) => tracing::warn!(%error, "nothing could be flushed for want of room"),
+                }
+                return Ok(Waited { freed, in_time: true });
+            }
+            Err(_) => {
+                if freed < needed {
+                    tracing::warn!("a flush for want of room takes too long to wait for");
+                    shared.note_slow_flush(SLOW_FLUSH_LASTS);
+                }
+                return Ok(Waited { freed, in_time: false });
+            }
+        }
     }
-    true
 }
 
 /// Takes events of one kind out, oldest first, until enough bytes are free; returns how many were freed.
 async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted: u64) -> Result<u64, Error> {
-    let (mut from, mut freed) = (1, 0);
+    // What was appended Low is gone up to where the last search ended, and none comes there any more.
+    let mut from = if matches!(spare, Spare::Low) { shared.low_swept(epoch) } else { 1 };
+    let mut freed = 0;
     while freed < wanted {
         let (left, archived) = (wanted - freed, shared.archived());
         let swept = hot
@@ -304,9 +350,10 @@ async fn free(shared: &Shared, hot: &Database, epoch: u32, spare: Spare, wanted:
         }
         shared.forget_backlog(epoch, &swept.lost);
         shared.forget_given_up(epoch, &swept.gone);
-        match swept.next {
-            Some(next) => from = next,
-            None => break,
+        let Some(next) = swept.next else { break };
+        from = next;
+        if matches!(spare, Spare::Low) {
+            shared.set_low_swept(epoch, next);
         }
     }
     Ok(freed)
