@@ -162,6 +162,11 @@ impl EventStore {
         let Reserved { streams, pending } = reserved;
         let events: Vec<&Recorded> = streams.iter().flat_map(|append| &append.events).collect();
         rows::insert(conn, &events).await?;
+        // Readers wait for a reservation of a lost hot tier for a moment only: what commits much later would be behind them.
+        let hot = shared.manager.hot();
+        if pending.range.is_some_and(|(first, _)| first.epoch != shared.heads().epoch()) || !shared.is_current(&hot) {
+            return Err(Error::Renewing);
+        }
         Ok(pending)
     }
 

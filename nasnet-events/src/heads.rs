@@ -365,7 +365,7 @@ impl Heads {
 
     /// Takes a row into account whose events cannot be decoded.
     pub(crate) fn note_unknown(&mut self, first_seq: u64, last_seq: u64) {
-        self.by_stream.add_unknown(first_seq);
+        self.by_stream.add_unknown(first_seq, last_seq);
         self.summaries.add_unknown(first_seq, last_seq);
     }
 
@@ -411,7 +411,7 @@ impl Heads {
         range: (u64, u64),
         order: Order,
         limit: usize,
-    ) -> (Vec<u64>, bool) {
+    ) -> (Vec<u64>, Option<u64>) {
         let slot = |scope: &Scope| self.index.get(scope).and_then(|streams| streams.get(stream)).copied();
         let slots: Vec<Slot> = match scopes {
             Some(scopes) => scopes.iter().filter_map(slot).collect(),
@@ -435,6 +435,12 @@ impl Heads {
     /// Moves the end of the log past rows that stand in it already.
     pub(crate) fn advance_to(&mut self, next_seq: u64) {
         self.next_seq = self.next_seq.max(next_seq);
+    }
+
+    /// Ends the log where it was found to end.
+    pub(crate) fn end_at(&mut self, next_seq: u64) {
+        debug_assert!(self.next_seq <= next_seq.max(1), "positions were given that stand nowhere");
+        self.next_seq = next_seq.max(1);
     }
 
     /// Normal events that are not on flash yet.

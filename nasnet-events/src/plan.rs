@@ -35,6 +35,8 @@ pub(crate) struct Plan<'a> {
     pending_tops: HashMap<Slot, u64>,
     ids: Ids,
     placed: Vec<(Slot, u64)>,
+    /// What the ids of the reservation that is being planned stood for before.
+    replaced: Vec<(Ulid, Option<Known>)>,
 }
 
 /// What the scope's database shows of an id whose transaction had not ended when it was looked for.
@@ -67,6 +69,7 @@ impl<'a> Plan<'a> {
             pending_tops: HashMap::new(),
             ids: Ids::default(),
             placed: Vec::new(),
+            replaced: Vec::new(),
         }
     }
 
@@ -98,8 +101,34 @@ impl<'a> Plan<'a> {
     }
 
     /// Plans a reservation for a transaction that holds the write lock of the scope's database and has looked there for the
-    /// ids whose transactions had not ended. The events of a stream that are known already are taken out of it.
+    /// ids whose transactions had not ended. A stream whose events are known already has a receipt that says so, and keeps
+    /// them: it may be planned again.
     pub(crate) fn reserve(
+        &mut self,
+        scope: &Scope,
+        owner: [u8; 16],
+        streams: &mut [DurableStream],
+        looked: &Looked,
+    ) -> Result<(Vec<Receipt>, Option<Reservation>), Refusal> {
+        let (next_seq, placed) = (self.next_seq, self.placed.len());
+        self.replaced.clear();
+        let result = self.reserve_all(scope, owner, streams, looked);
+        if result.is_err() {
+            // All streams or none: what the first ones got would be a gap in the log.
+            self.next_seq = next_seq;
+            self.placed.truncate(placed);
+            for (id, known) in self.replaced.drain(..).rev() {
+                match known {
+                    Some(known) => self.ids.insert(id, known),
+                    // The last one in, so nothing else moves.
+                    None => self.ids.swap_remove(&id),
+                };
+            }
+        }
+        result
+    }
+
+    fn reserve_all(
         &mut self,
         scope: &Scope,
         owner: [u8; 16],
@@ -116,7 +145,6 @@ impl<'a> Plan<'a> {
                 if receipt.achieved == Achieved::Hot {
                     return Err(Refusal::OnlyHot);
                 }
-                append.events.clear();
                 receipts.push(receipt);
                 continue;
             }
@@ -179,7 +207,10 @@ impl<'a> Plan<'a> {
                 pending,
                 sealed: false,
             };
-            self.ids.insert(event.id, known);
+            let before = self.ids.insert(event.id, known);
+            if pending {
+                self.replaced.push((event.id, before));
+            }
             self.placed.push((slot, event.position.seq));
         }
         Ok(Receipt { first, last, version, achieved, deduplicated: false })
@@ -327,6 +358,49 @@ mod tests {
         assert!(plan.reserve(&Scope::System, OWNER, &mut [stream()], &Looked::new()).is_ok());
         let second = plan.reserve(&Scope::System, OWNER, &mut [stream()], &Looked::new());
         assert_eq!(second.map(|_| ()), Err(Refusal::Unresolved(drawn[0].id)));
+    }
+
+    fn stream(name: &str, expected: Expected, events: &[Recorded]) -> DurableStream {
+        let stream = StreamName::parse(name).expect("a name");
+        DurableStream { stream, expected, warm_version: 0, events: events.to_vec() }
+    }
+
+    #[test]
+    fn a_refused_reservation_uses_up_nothing_whatever_its_first_streams_were_given() {
+        let mut heads = Heads::new(1);
+        let drawn = events(4);
+        assert!(reserve(&mut heads, 0, drawn[..1].to_vec()).is_ok());
+        heads.resolve(1, Resolution::Published);
+        let mut plan = Plan::new(&mut heads);
+        let mut streams =
+            [stream("new", Expected::Unwritten, &drawn[1..3]), stream("s", Expected::Unwritten, &drawn[3..])];
+        let refused = plan.reserve(&Scope::System, OWNER, &mut streams, &Looked::new());
+        assert_eq!(refused.map(|_| ()), Err(Refusal::Conflict { stream: name(), actual: 1 }));
+        // The rest of the batch goes where it would have gone, and what was refused can be tried again in it.
+        let again = plan.reserve(&Scope::System, OWNER, &mut streams[..1], &Looked::new());
+        let (receipts, reservation) = again.expect("positions");
+        assert_eq!((receipts[0].first.seq, receipts[0].deduplicated), (2, false));
+        assert_eq!(reservation.map(|held| (held.first_seq, held.count)), Some((2, 2)));
+        let changes = plan.into_changes();
+        assert_eq!(changes.next_seq, 4);
+        assert_eq!((changes.placed.len(), changes.ids.len()), (2, 2));
+        assert!(!changes.ids.contains_key(&drawn[3].id));
+    }
+
+    #[test]
+    fn what_is_known_already_gets_the_same_answer_when_its_batch_is_planned_again() {
+        let mut heads = Heads::new(1);
+        let drawn = events(1);
+        assert!(reserve(&mut heads, 0, drawn.clone()).is_ok());
+        heads.resolve(1, Resolution::Published);
+        let mut streams = [stream("s", Expected::Unwritten, &drawn)];
+        for _ in 0..2 {
+            let mut plan = Plan::new(&mut heads);
+            let again = plan.reserve(&Scope::System, OWNER, &mut streams, &Looked::new());
+            let (receipts, reservation) = again.expect("a receipt");
+            assert_eq!((receipts[0].first.seq, receipts[0].version, receipts[0].deduplicated), (1, 1, true));
+            assert!(reservation.is_none());
+        }
     }
 
     #[test]

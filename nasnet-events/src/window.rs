@@ -35,8 +35,13 @@ async fn fetch(conn: &mut SqliteConnection, annexes: Option<&Annexes>, scope: &S
     Ok(Window { rows, tops })
 }
 
-fn note(shared: &Shared, scope: &Scope, window: Window) {
+/// Takes it into the heads it was read beside; false when those are of another hot tier by now. What that one's events have
+/// become since, the next look shows.
+fn note(shared: &Shared, scope: &Scope, beside: [u8; 16], window: Window) -> bool {
     let mut heads = shared.heads();
+    if heads.file() != beside {
+        return false;
+    }
     for row in window.rows {
         heads.note_row(scope, &row.stream, row.position, row.version, row.id);
     }
@@ -44,11 +49,12 @@ fn note(shared: &Shared, scope: &Scope, window: Window) {
         heads.note_version(scope, &stream, version);
     }
     heads.set_loaded(scope);
+    true
 }
 
 /// Loads a scope once, through a reader.
 ///
-/// Once is enough: what is committed to the warm tier later passes through the hot log first. Callers who come meanwhile
+/// Once is enough while the hot tier lasts: what is committed to the warm tier later passes through its log first. Callers who come meanwhile
 /// wait for the first, instead of all reading the same.
 pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
     if shared.heads().is_loaded(scope) {
@@ -60,12 +66,16 @@ pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
         return Ok(());
     }
     let database = shared.manager.scope(scope).await?;
-    let annexes = database.annexes().cloned();
-    let own_scope = scope.clone();
-    let window = database
-        .read(LOAD, move |conn| Box::pin(async move { fetch(conn, annexes.as_ref(), &own_scope).await }))
-        .await?;
-    note(shared, scope, window);
+    loop {
+        let beside = shared.heads().file();
+        let (annexes, own_scope) = (database.annexes().cloned(), scope.clone());
+        let window = database
+            .read(LOAD, move |conn| Box::pin(async move { fetch(conn, annexes.as_ref(), &own_scope).await }))
+            .await?;
+        if note(shared, scope, beside, window) {
+            break;
+        }
+    }
     shared.note_loaded(scope);
     Ok(())
 }

@@ -337,3 +337,53 @@ async fn low_events_that_are_archived_leave_the_hot_tier_after_a_day_and_are_mis
     assert_eq!(blocks().await, 1);
     assert_eq!(read_ids(&store, Query::all()).await, ids);
 }
+
+/// Another store, or this one after a restart, finds rows that events were taken out of: of which streams they were it
+/// does not know.
+#[tokio::test]
+async fn pages_of_a_stream_miss_nothing_that_left_the_middle_of_a_row_for_flash() {
+    let site = Site::new();
+    let (manager, store) = support::open_with_cold(&site).await;
+    let mut ids = Vec::new();
+    let appends = (0..40).map(|number| {
+        // Low ones stay until the archive has them, and hold the row.
+        let (name, kind) = if number % 4 == 1 { ("s", "resource.updated") } else { ("low", "metric.updated") };
+        let event = event(&manager, kind);
+        if name == "s" {
+            ids.push(event.id);
+        }
+        StreamAppend::new(stream(name), Expected::Any, vec![event])
+    });
+    let appends = appends.collect();
+    store.append_each(&router("r1"), appends).await.unwrap().into_iter().for_each(|done| assert!(done.is_ok()));
+    store.flush(FlushReason::Requested).await.unwrap();
+    site.clock.advance(Duration::from_secs(25 * 60 * 60));
+    ids.push(append(&store, normal(&manager)).await);
+    assert_eq!(store.expire().await.unwrap(), 0, "they are on flash");
+    let other = EventStore::open(&manager, support::with_cold(&site)).await.unwrap();
+    for backwards in [false, true] {
+        for limit in [1, 3, 100] {
+            let (mut found, mut cursor) = (Vec::new(), None::<Position>);
+            loop {
+                let mut query = Query::scope(router("r1")).stream(stream("s")).limit(limit);
+                if backwards {
+                    query = query.backwards();
+                }
+                query = match cursor {
+                    Some(at) if backwards => query.until(Position::new(at.epoch, at.seq - 1)),
+                    Some(at) => query.after(at),
+                    None => query,
+                };
+                let page = support::read(&other, query).await;
+                let Some(last) = page.last() else { break };
+                cursor = Some(last.position);
+                found.extend(page.iter().map(|event| event.id));
+            }
+            if backwards {
+                found.reverse();
+            }
+            assert_eq!(found, ids, "pages of {limit}, backwards: {backwards}");
+        }
+    }
+    assert_eq!(read_ids(&store, Query::all().after(Position::new(1, u64::MAX))).await, []);
+}

@@ -86,14 +86,22 @@ async fn several_streams_share_one_reservation() {
     assert_eq!(read_ids(&store, Query::scope(scope.clone())).await, ids);
 
     // One stream that is not as expected refuses all of them.
+    let refused = normal(&manager);
     let appends = vec![
-        StreamAppend::new(stream("new"), Expected::Unwritten, vec![normal(&manager)]),
+        StreamAppend::new(stream("new"), Expected::Unwritten, vec![refused.clone()]),
         StreamAppend::new(stream("resource/7"), Expected::Unwritten, vec![normal(&manager)]),
     ];
     let Err(Error::Conflict(conflict)) = append_in(&manager, &store, &scope, appends).await else { panic!() };
     assert_eq!((conflict.stream.as_str(), conflict.actual), ("resource/7", 1));
     assert_eq!(conflict.since.len(), 1);
     assert_eq!(store.status().await.unwrap().end.seq, 300);
+    // Nothing of the refused ones was used up: neither positions nor the id of the first.
+    let again = StreamAppend::new(stream("new"), Expected::Unwritten, vec![refused.clone()]);
+    let next = store.append(&scope, &stream("new"), again.expected, again.events).await.unwrap();
+    assert_eq!((next.first.seq, next.deduplicated), (301, false));
+    let other = EventStore::open(&manager, nasnet_events::EventOptions::default()).await.unwrap();
+    let theirs = other.append(&scope, &stream("theirs"), Expected::Any, vec![normal(&manager)]).await.unwrap();
+    assert_eq!(theirs.first.seq, 302);
 }
 
 #[tokio::test]

@@ -341,14 +341,15 @@ fn rows_of(commands: &[Command], outcomes: &[Outcome]) -> Result<Vec<NewRow>, Er
     let mut run: Vec<&Recorded> = Vec::new();
     for (command, outcome) in commands.iter().zip(outcomes) {
         run.extend(hot_events(command, outcome));
-        if let (Command::Reserve(reserve), Outcome::Reserved(Ok((_, Some(reservation))))) = (command, outcome) {
+        if let (Command::Reserve(reserve), Outcome::Reserved(Ok((receipts, Some(reservation))))) = (command, outcome) {
             add_rows(&mut rows, &std::mem::take(&mut run), None)?;
             let reserved = ReservedBy {
                 first_seq: reservation.first_seq,
                 scope: reservation.scope.clone(),
                 owner: reservation.owner,
             };
-            let events: Vec<&Recorded> = reserve.streams.iter().flat_map(|append| &append.events).collect();
+            let streams = reserve.streams.iter().zip(receipts).filter(|(_, receipt)| !receipt.deduplicated);
+            let events: Vec<&Recorded> = streams.flat_map(|(append, _)| &append.events).collect();
             add_rows(&mut rows, &events, Some(&reserved))?;
         }
     }
@@ -437,7 +438,7 @@ fn answer_reserve(
     reserve: Reserve,
     result: Result<(Vec<Receipt>, Option<Reservation>), Refusal>,
 ) {
-    let Reserve { scope, streams, reply, .. } = reserve;
+    let Reserve { scope, mut streams, reply, .. } = reserve;
     let result = match result {
         Err(refusal) => {
             let append_of = |stream: &StreamName| streams.iter().find(|append| append.stream == *stream);
@@ -448,6 +449,10 @@ fn answer_reserve(
             let range = reservation.map(|held| (Position::new(epoch, held.first_seq), held.last_seq()));
             if let Some((first, _)) = range {
                 shared.take_off(first);
+            }
+            // There is nothing left to write of what is known already.
+            for (append, _) in streams.iter_mut().zip(&receipts).filter(|(_, receipt)| receipt.deduplicated) {
+                append.events.clear();
             }
             Ok(Reserved { streams, pending: PendingReceipt::new(Arc::clone(shared), range, receipts) })
         }
@@ -502,14 +507,14 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             (heads.epoch(), heads.next_seq(), foreign)
         };
         // One snapshot: a reservation that ends between two pages shows in the next look at all that are known.
-        let (resolved, rows, flushed) = hot
+        let (view, resolved, rows, flushed) = hot
             .read(RELOAD, move |conn| {
                 Box::pin(async move {
                     let resolved =
                         if foreign.is_empty() { Vec::new() } else { log::resolutions(conn, &foreign).await? };
                     let all = (from, i64::MAX.cast_unsigned());
                     let rows = log::page(conn, epoch, all, Order::Forwards, RELOAD_ROWS, None).await?;
-                    Ok::<_, Error>((resolved, rows, flushed::read(conn).await?))
+                    Ok::<_, Error>((log::view(conn).await?, resolved, rows, flushed::read(conn).await?))
                 })
             })
             .await?;
@@ -563,6 +568,8 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
         // Blocks stay long after they were flushed, by whatever process.
         heads.backlog_mut().flushed(&flushed);
         if !grown {
+            // Nothing is being written now, so what is known ends where the log does.
+            heads.end_at(view.end + 1);
             heads.set_caught_up();
             break;
         }

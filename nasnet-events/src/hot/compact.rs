@@ -58,7 +58,10 @@ fn groups(sizes: &[Size]) -> (Vec<Range<usize>>, usize) {
     let mut found = Vec::new();
     let (mut from, mut events, mut bytes, mut longest) = (0, 0, 0, 0);
     for (index, size) in sizes[..end].iter().enumerate() {
-        let fits = size.is_whole && events + size.count <= most && bytes + size.bytes <= ROW_BYTES_MAX;
+        // A row that spans numbers it has no events for would be taken for a damaged one.
+        let is_next =
+            index.checked_sub(1).is_none_or(|before| sizes[before].first_seq + sizes[before].count == size.first_seq);
+        let fits = size.is_whole && is_next && events + size.count <= most && bytes + size.bytes <= ROW_BYTES_MAX;
         if !fits {
             if index - from > 1 {
                 found.push(from..index);
@@ -191,6 +194,14 @@ mod tests {
                 size
             })
             .collect()
+    }
+
+    #[test]
+    fn rows_on_both_sides_of_a_gap_stay_apart() {
+        let mut sizes = sizes(&[(2, true, 9), (2, true, 9), (2, true, 9), (2, true, 9), (1, true, 9)]);
+        assert_eq!(groups(&sizes).0, [0..4]);
+        sizes[2..].iter_mut().for_each(|size| size.first_seq += 1);
+        assert_eq!(groups(&sizes).0, [0..2, 2..4]);
     }
 
     proptest! {

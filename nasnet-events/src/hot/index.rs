@@ -1,7 +1,7 @@
 //! Where in the hot log the events of each stream stand. Pure, kept in memory, rebuilt at open: a block holds events of many
 //! streams, so a read by stream would otherwise decode all of them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::heads::Slot;
 use crate::hot::log::Order;
@@ -10,8 +10,8 @@ use crate::hot::log::Order;
 #[derive(Debug, Default)]
 pub(crate) struct StreamIndex {
     seqs: Vec<Vec<u64>>,
-    /// First numbers of rows whose events are not known: every answer names them.
-    unknown: BTreeSet<u64>,
+    /// First and last numbers of rows of which it is not known what they hold or have held: every answer names them.
+    unknown: BTreeMap<u64, u64>,
 }
 
 impl StreamIndex {
@@ -32,9 +32,9 @@ impl StreamIndex {
         }
     }
 
-    /// Notes a row that cannot be decoded.
-    pub(crate) fn add_unknown(&mut self, first_seq: u64) {
-        self.unknown.insert(first_seq);
+    /// Notes a row that cannot be decoded, or that events were taken out of.
+    pub(crate) fn add_unknown(&mut self, first_seq: u64, last_seq: u64) {
+        self.unknown.insert(first_seq, last_seq);
     }
 
     /// Forgets what stands below a number.
@@ -47,23 +47,37 @@ impl StreamIndex {
                 seqs.shrink_to_fit();
             }
         }
-        self.unknown = self.unknown.split_off(&floor);
+        self.unknown.retain(|_, last| *last >= floor);
     }
 
-    /// The next numbers of some streams within `from..=to`, in order, at most `limit`; and whether there are no more.
-    pub(crate) fn next(&self, slots: &[Slot], (from, to): (u64, u64), order: Order, limit: usize) -> (Vec<u64>, bool) {
+    /// The next numbers of some streams within `from..=to`, in order, at most `limit`; and, when there are more, up to where
+    /// they are all named. An unknown row is named by the first number of it that is asked for, and named whole.
+    pub(crate) fn next(
+        &self,
+        slots: &[Slot],
+        (from, to): (u64, u64),
+        order: Order,
+        limit: usize,
+    ) -> (Vec<u64>, Option<u64>) {
         if from > to {
-            return (Vec::new(), true);
+            return (Vec::new(), None);
         }
-        let mut found: Vec<u64> = self.unknown.range(from..=to).copied().collect();
+        // Each number with the other end of what it names.
+        let unknown = self.unknown.range(..=to).filter(|(_, last)| **last >= from);
+        let mut found: Vec<(u64, u64)> = unknown
+            .map(|(first, last)| match order {
+                Order::Forwards => ((*first).max(from), (*last).min(to)),
+                Order::Backwards => ((*last).min(to), (*first).max(from)),
+            })
+            .collect();
         let slots = slots.iter().filter_map(|slot| self.seqs.get(usize::try_from(*slot).ok()?));
         for seqs in slots {
             let low = seqs.partition_point(|seq| *seq < from);
             let high = seqs.partition_point(|seq| *seq <= to);
             let within = &seqs[low..high.max(low)];
             match order {
-                Order::Forwards => found.extend(within.iter().take(limit + 1)),
-                Order::Backwards => found.extend(within.iter().rev().take(limit + 1)),
+                Order::Forwards => found.extend(within.iter().take(limit + 1).map(|seq| (*seq, *seq))),
+                Order::Backwards => found.extend(within.iter().rev().take(limit + 1).map(|seq| (*seq, *seq))),
             }
         }
         found.sort_unstable();
@@ -72,7 +86,8 @@ impl StreamIndex {
         }
         let all = found.len() <= limit;
         found.truncate(limit);
-        (found, all)
+        let end = found.last().filter(|_| !all).map(|(_, end)| *end);
+        (found.into_iter().map(|(seq, _)| seq).collect(), end)
     }
 }
 
@@ -83,36 +98,66 @@ mod tests {
     use super::*;
 
     proptest! {
+        /// Read page by page, as a reader does: each page goes on behind what the one before has named.
         #[test]
-        fn an_answer_is_what_a_scan_would_find(
+        fn pages_name_every_number_and_every_unknown_row_of_a_range(
             placed in proptest::collection::vec(0_u32..4, 0..80),
-            damaged in proptest::collection::btree_set(1_u64..80, 0..3),
+            damaged in proptest::collection::btree_map(1_u64..80, 0_u64..20, 0..4),
             wanted in proptest::collection::btree_set(0_u32..5, 0..4),
             (a, b, floor) in (0_u64..90, 0_u64..90, 0_u64..40),
             limit in 1_usize..20,
             backwards: bool,
         ) {
-            let (from, to) = (a.min(b), a.max(b));
+            let (from, to) = (a.min(b).max(floor), a.max(b));
             let mut index = StreamIndex::default();
             for (slot, seq) in placed.iter().zip(1..) {
                 index.add(*slot, seq);
             }
-            for seq in &damaged {
-                index.add_unknown(*seq);
+            // Rows do not overlap.
+            let mut rows: Vec<(u64, u64)> = Vec::new();
+            for (first, more) in damaged {
+                if rows.last().is_none_or(|(_, last)| *last < first) {
+                    rows.push((first, first + more));
+                    index.add_unknown(first, first + more);
+                }
             }
             index.forget_below(floor);
-            let mut scan: Vec<u64> = placed.iter().zip(1..).filter(|(slot, _)| wanted.contains(slot)).map(|(_, seq)| seq).collect();
-            scan.extend(&damaged);
-            scan.retain(|seq| *seq >= from.max(floor) && *seq <= to);
-            scan.sort_unstable();
+            let slots: Vec<u32> = wanted.iter().copied().collect();
             let order = if backwards { Order::Backwards } else { Order::Forwards };
-            if backwards {
-                scan.reverse();
+            let (mut low, mut high) = (from, to);
+            let mut covered = Vec::new();
+            while low <= high {
+                let (seqs, end) = index.next(&slots, (low, high), order, limit);
+                prop_assert!(seqs.len() <= limit);
+                prop_assert!(seqs.iter().all(|seq| (low..=high).contains(seq)));
+                let (page_low, page_high) = match (end, order) {
+                    (Some(end), Order::Forwards) => (low, end),
+                    (Some(end), Order::Backwards) => (end, high),
+                    (None, _) => (low, high),
+                };
+                prop_assert!(page_low >= low && page_high <= high);
+                for (first, last) in &rows {
+                    let touches = *first <= page_high && *last >= page_low;
+                    let is_named = seqs.iter().any(|seq| (first..=last).contains(&seq));
+                    prop_assert!(!touches || is_named, "{first}..={last} in {page_low}..={page_high}");
+                }
+                covered.extend(seqs.into_iter().filter(|seq| (page_low..=page_high).contains(seq)));
+                match (end, order) {
+                    (None, _) => break,
+                    (Some(end), Order::Forwards) => low = end + 1,
+                    (Some(end), Order::Backwards) => high = match end.checked_sub(1) { Some(high) => high, None => break },
+                }
             }
-            let all = scan.len() <= limit;
-            scan.truncate(limit);
-            let wanted: Vec<u32> = wanted.into_iter().collect();
-            prop_assert_eq!(index.next(&wanted, (from.max(floor), to), order, limit), (scan, all));
+            let in_row = |seq: &u64| rows.iter().any(|(first, last)| (first..=last).contains(&seq));
+            let known = placed.iter().zip(1..).filter(|(slot, _)| wanted.contains(slot)).map(|(_, seq)| seq);
+            let mut known: Vec<u64> = known.filter(|seq| (from..=to).contains(seq)).collect();
+            if backwards {
+                known.reverse();
+            }
+            // What stands in an unknown row is named with it.
+            known.retain(|seq| !in_row(seq));
+            covered.retain(|seq| !in_row(seq));
+            prop_assert_eq!(covered, known);
         }
     }
 }

@@ -150,13 +150,12 @@ fn fetch_stream(
     }
     let part = Range { high: range.high.min(Position::new(epoch, known)), ..range };
     let scopes = query.scopes.as_deref();
-    let within = (part.low.seq + 1, part.high.seq);
+    let within = (part.low.seq.saturating_add(1), part.high.seq);
     let wanted = left.clamp(1, STREAM_ROWS_MAX);
-    let (seqs, all) = shared.heads().next_of_stream(scopes, stream, within, order, wanted);
+    let (seqs, end) = shared.heads().next_of_stream(scopes, stream, within, order, wanted);
     let mut slice = Slice::whole(part, order);
-    if let (false, Some(last)) = (all, seqs.last()) {
-        let last = Position::new(epoch, *last);
-        slice.stop_at(last, last, order);
+    if let Some(end) = end.map(|end| Position::new(epoch, end)) {
+        slice.stop_at(end, end, order);
     }
     let mut rows = Vec::new();
     if !seqs.is_empty() {
@@ -180,7 +179,7 @@ fn fetch_log(
 ) -> Result<Rows, Error> {
     let (order, wanted) = (query.order, Wanted::of(query));
     let known = shared.newest().ends(view.epoch);
-    let (mut from, mut to) = (range.low.seq + 1, range.high.seq);
+    let (mut from, mut to) = (range.low.seq.saturating_add(1), range.high.seq);
     let (mut rows, mut held, mut limit) = (Vec::new(), 0, ROWS_FIRST);
     let mut whole = range.is_empty();
     while !whole && from <= to && held < events && rows.len() < ROWS_MAX {
