@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::flushed::{self, Flushed};
 use crate::hot::log::{self, Order, Row, RowState};
+use crate::hot::truncated;
 use crate::pace;
 use crate::position::Position;
 use crate::shared::Shared;
@@ -64,6 +65,8 @@ pub struct FlushReport {
     pub body_bytes: u64,
     /// Events of routers that exist no more: nothing takes them.
     pub given_up: u64,
+    /// Nothing was done: the flash budget is short, and these events can wait.
+    pub postponed: bool,
     /// Scopes whose database did not take its events: they are tried again with the next flush, and `through` stays
     /// before them. Without a scope, damaged blocks of the hot log: what was in them is lost.
     pub failed: Vec<(Option<Scope>, Error)>,
@@ -134,11 +137,13 @@ impl Shared {
             events: 0,
             body_bytes: 0,
             given_up: 0,
+            postponed: false,
             failed: Vec::new(),
         };
         let now_ms = shared.manager.now().boottime_ms;
         let since = shared.last_flush_ms().map(|at| Duration::from_millis(now_ms.saturating_sub(at)));
         if !pace::goes_ahead(shared.manager.flash_level(), reason, shared.options.flush_interval, since) {
+            report.postponed = true;
             return Ok(report);
         }
         if bytes == u64::MAX {
@@ -157,6 +162,11 @@ impl Shared {
                 self.gather(&hot, epoch, (reached + 1, end), bytes - looked_at, &flushed, &mut report).await?;
             // A scope that failed keeps its events until the next flush: a later segment would bar the way for them.
             step.by_scope.retain(|scope, _| !report.has_failed(scope));
+            if !step.damaged.is_empty() {
+                let damaged = std::mem::take(&mut step.damaged);
+                hot.write(FLUSH, move |conn| Box::pin(async move { truncated::note_damaged(conn, &damaged).await }))
+                    .await?;
+            }
             truncation::save(self, &hot).await?;
             self.write_step(step.by_scope, Position::new(epoch, step.through), &flushed, &mut report).await?;
             // Who fails now is on flash up to where this step began.
@@ -228,8 +238,14 @@ impl Shared {
         flushed: &Flushed,
         report: &mut FlushReport,
     ) -> Result<Step, Error> {
-        let mut step =
-            Step { by_scope: BTreeMap::new(), through: from.saturating_sub(1), events: 0, bytes: 0, row_bytes: 0 };
+        let mut step = Step {
+            by_scope: BTreeMap::new(),
+            through: from.saturating_sub(1),
+            events: 0,
+            bytes: 0,
+            row_bytes: 0,
+            damaged: Vec::new(),
+        };
         let is_open = |step: &Step| step.is_open() && step.row_bytes < row_bytes;
         while step.through < to && is_open(&step) {
             let next = step.through + 1;
@@ -252,7 +268,12 @@ impl Shared {
                     (RowState::Block, Ok(events)) => step.add(events, (next, to), flushed),
                     // Mirrored events are rows on flash already.
                     (_, Ok(_)) => {}
-                    (_, Err(error)) => report.failed.push((None, error)),
+                    (_, Err(error)) => {
+                        if row.first_seq > flushed.through {
+                            step.damaged.push((row.first_seq, last));
+                        }
+                        report.failed.push((None, error));
+                    }
                 }
             }
         }
@@ -373,6 +394,8 @@ struct Step {
     bytes: usize,
     /// Bytes the rows take in the hot log.
     row_bytes: u64,
+    /// Rows that cannot be read: what is in them never reaches flash.
+    damaged: Vec<(u64, u64)>,
 }
 
 impl Step {

@@ -35,7 +35,10 @@ const LOW_TMPFS_PART: u64 = 10;
 /// What was done when.
 struct Done {
     flushed: Instant,
+    /// The last flush that left nothing behind.
     flushed_at: Option<Now>,
+    /// When one did not do everything, until one does.
+    fell_short: Option<Instant>,
     expired: Instant,
     sealed: Option<Instant>,
     trained: Option<Now>,
@@ -65,6 +68,7 @@ impl EventStore {
             flushed: Instant::now(),
             // The end of the last process flushed; a day that was missed is caught up with at once.
             flushed_at: None,
+            fell_short: None,
             expired: Instant::now(),
             sealed: None,
             trained: Some(shared.manager.now()),
@@ -92,11 +96,16 @@ impl EventStore {
                 reason = self.due_now(&done).await.or(reason);
             }
             if let Some(reason) = reason {
-                (done.flushed, done.flushed_at) = (Instant::now(), Some(shared.manager.now()));
+                let now = shared.manager.now();
+                done.flushed = Instant::now();
+                done.fell_short = Some(done.flushed);
                 match self.flush(reason).await {
                     Ok(report) => {
                         failed = None;
                         tell(&report);
+                        if !report.postponed && report.failed_scopes().next().is_none() {
+                            (done.flushed_at, done.fell_short) = (Some(now), None);
+                        }
                     }
                     Err(error) => {
                         failed = Some(Instant::now());
@@ -161,8 +170,10 @@ impl EventStore {
             return Some(FlushReason::LowTmpfs);
         }
         let is_due = match shared.options.flush {
+            // A day that was missed is caught up with as soon as that can be: what was not flushed is in tmpfs alone.
             FlushPolicy::Daily { minute } => {
-                Rhythm::daily(minute).is_due(done.flushed_at.as_ref(), &shared.manager.now())
+                done.fell_short.is_none_or(|at| at.elapsed() >= shared.options.flush_interval)
+                    && Rhythm::daily(minute).is_due(done.flushed_at.as_ref(), &shared.manager.now())
             }
             FlushPolicy::PageFull => self.has_waited(done.flushed.elapsed()).await,
         };

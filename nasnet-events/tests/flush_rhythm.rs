@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, Scope};
-use nasnet_events::{Durability, Error, EventOptions, EventStore, Expected, FlushReason, Receipt};
+use nasnet_events::{Durability, Error, EventOptions, EventStore, Expected, FlushPolicy, FlushReason, Receipt};
 use support::{Site, event, normal, on_scope, router, stream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -41,6 +41,7 @@ fn every(interval: Duration) -> EventOptions {
     options
 }
 
+const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON event_segments BEGIN SELECT RAISE(ABORT, 'full'); END";
 const HOUR: Duration = Duration::from_secs(3_600);
 
 async fn append(manager: &DbManager, store: &EventStore, scope: &Scope, count: usize) -> Receipt {
@@ -163,4 +164,30 @@ async fn a_router_that_takes_nothing_breaks_no_promise_made_for_another() {
     on_scope(&manager, &broken, "ALTER TABLE elsewhere RENAME TO event_segments").await;
     running.end().await;
     assert_eq!(segments(&store, &broken).await.1, 1_502);
+}
+
+/// Until the next night they would be in tmpfs alone.
+#[tokio::test]
+async fn a_daily_flush_that_could_not_be_done_is_done_as_soon_as_it_can() {
+    let site = Site::new();
+    let mut options = every(Duration::from_millis(50));
+    options.flush = FlushPolicy::NIGHTLY;
+    let (manager, store) = site.open_with(options).await;
+    append(&manager, &store, &router("r1"), 3).await;
+    on_scope(&manager, &router("r1"), REFUSE).await;
+    let running = Running::of(&store);
+    let asked = Instant::now();
+    while store.status().await.unwrap().flushed_behind.is_empty() {
+        assert!(asked.elapsed() < PATIENCE, "the first flush is due at once");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    on_scope(&manager, &router("r1"), "DROP TRIGGER refuse").await;
+    assert_eq!(until_flushed(&store, &router("r1"), 3).await, 1);
+    // The next one is due the next night.
+    append(&manager, &store, &router("r1"), 1).await;
+    let before = store.status().await.unwrap().flushed_through;
+    append(&manager, &store, &router("r2"), 1).await;
+    assert_eq!(store.flush_due().await, None);
+    assert_eq!(store.status().await.unwrap().flushed_through, before);
+    running.end().await;
 }

@@ -330,6 +330,34 @@ async fn a_damaged_row_or_name_is_an_item_and_a_damaged_hot_block_is_read_from_f
 }
 
 #[tokio::test]
+async fn what_a_damaged_hot_block_held_is_told_as_lost_once_flushes_are_past_it() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    for name in ["a", "b", "c"] {
+        let batch = vec![normal(&manager), normal(&manager)];
+        store.append(&router("r1"), &stream(name), Expected::Any, batch).await.unwrap();
+    }
+    on_hot(&manager, "UPDATE hot_log SET body = x'0100' WHERE first_seq = 3").await;
+    for _ in 0..2 {
+        let report = store.flush(FlushReason::Requested).await.unwrap();
+        assert!(report.failed.iter().all(|(scope, _)| scope.is_none()));
+        store.append(&router("r1"), &stream("a"), Expected::Any, vec![normal(&manager)]).await.unwrap();
+    }
+    let told = store.truncated(Position::START).await.unwrap();
+    let [lost] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((lost.after.seq, lost.through.seq, lost.events, lost.lost), (2, 4, 2, 2));
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+    site.wipe_hot();
+    let (_manager, store) = site.open().await;
+    assert_eq!(store.losses(), [], "the end was clean");
+    assert_eq!(store.truncated(Position::START).await.unwrap(), told);
+    let left = read(&store, Query::all()).await;
+    assert_eq!(left.iter().map(|event| event.position.seq).collect::<Vec<_>>(), [1, 2, 5, 6, 7, 8]);
+}
+
+#[tokio::test]
 async fn stored_events_refuse_to_be_changed() {
     let site = Site::new();
     let (manager, store) = site.open().await;

@@ -233,7 +233,16 @@ pub(crate) async fn make_room(
     if !shared.is_room_unknown(bytes, max / 64) && !full {
         return Ok(());
     }
-    let used = hot.read(SHED, |conn| Box::pin(used_bytes(conn))).await?;
+    let (used, view, flushed) = hot
+        .read(SHED, |conn| {
+            Box::pin(async move {
+                Ok::<_, Error>((used_bytes(conn).await?, log::view(conn).await?, flushed::read(conn).await?))
+            })
+        })
+        .await?;
+    // Another process may do all the flushing and removing; what is known of events in memory goes with them all the same.
+    shared.note_flushed(view.epoch, &flushed);
+    shared.forget_below(&view);
     if used > max / 4 * 3 {
         // What is flushed now need not be lost later.
         shared.backlog.notify_one();

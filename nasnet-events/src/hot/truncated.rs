@@ -10,6 +10,8 @@ use crate::truncation::{RECORDS_MAX, Truncated, TruncatedBy};
 const LIST: &str = "SELECT first_seq, last_seq, events, lost, by \
      FROM hot_truncated ORDER BY first_seq, id";
 const UNSAVED: &str = "SELECT COUNT(*) FROM hot_truncated WHERE lost > 0 AND saved < 2 AND by = 'shed'";
+const IS_NOTED: &str =
+    "SELECT 1 FROM hot_truncated WHERE lost > 0 AND by = 'shed' AND first_seq <= ?1 AND last_seq >= ?2";
 const CLOSE: &str = "UPDATE hot_truncated SET saved = 1 WHERE lost > 0 AND saved = 0 AND by = 'shed'";
 const CLOSED: &str = "SELECT id, first_seq, last_seq, events, lost FROM hot_truncated \
      WHERE lost > 0 AND saved = 1 AND by = 'shed' ORDER BY id";
@@ -61,6 +63,20 @@ pub(crate) async fn note(conn: &mut SqliteConnection, removed: &Removed) -> Resu
     }
     for sql in [JOIN_OLDEST, DROP_OLDEST] {
         sqlx::query(sql).bind(RECORDS_MAX).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// Notes rows that cannot be read and never reach flash, in the caller's transaction. Whatever they held counts as lost: of
+/// which class it was nobody can tell.
+pub(crate) async fn note_damaged(conn: &mut SqliteConnection, rows: &[(u64, u64)]) -> Result<(), Error> {
+    for (first_seq, last_seq) in rows.iter().copied() {
+        let covering = sqlx::query(IS_NOTED).bind(first_seq.cast_signed()).bind(last_seq.cast_signed());
+        // A crash may have come between this note and that of how far the flush had got.
+        if covering.fetch_optional(&mut *conn).await?.is_none() {
+            let events = last_seq - first_seq + 1;
+            note(&mut *conn, &Removed { first_seq, last_seq, events, lost: events, expired: false }).await?;
+        }
     }
     Ok(())
 }
