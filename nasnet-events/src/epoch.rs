@@ -23,6 +23,7 @@ const NEWEST: &str = "SELECT MAX(pos) FROM (SELECT MAX(pos) AS pos FROM event_ro
      UNION ALL SELECT * FROM (SELECT last_pos FROM event_segments ORDER BY first_pos DESC LIMIT 1) \
      UNION ALL SELECT * FROM (SELECT last_pos FROM event_sealed ORDER BY first_pos DESC LIMIT 1) \
      UNION ALL SELECT MAX(pos) FROM event_chain)";
+const RESTORED: &str = "SELECT until_pos FROM event_restored WHERE one = 1";
 const UNRECORD: &str = "DELETE FROM event_epochs WHERE epoch = ?1 AND ending = 'clean'";
 const IS_CLEAN: &str = "SELECT COUNT(*) FROM event_epochs WHERE epoch = ?1 AND ending = 'clean'";
 
@@ -88,9 +89,7 @@ async fn begin(manager: &DbManager, hot: &Database) -> Result<u32, Error> {
             .write(OPEN, move |conn| {
                 Box::pin(async move {
                     for lost in first..epoch {
-                        let complete = traces.iter().map(|trace| trace.complete);
-                        let ends = complete.filter(|end| end.epoch == lost).map(|end| end.seq);
-                        record(conn, lost, "lost", ends.max().unwrap_or(0), wall_ms).await?;
+                        record(conn, lost, "lost", safe_through(&traces, lost), wall_ms).await?;
                     }
                     Ok::<_, Error>(())
                 })
@@ -109,6 +108,17 @@ struct Trace {
     complete: Position,
     /// The last position of an event.
     newest: Position,
+    /// It came from a backup: it lacks flushed events between the two.
+    lacks: Option<(Position, Position)>,
+}
+
+/// The last number of an incarnation known to be safe. A database that came from a backup and was not flushed again since
+/// makes what others claim untrue. Pure.
+fn safe_through(traces: &[Trace], lost: u32) -> u64 {
+    let of_lost = |at: Position| (at.epoch == lost).then_some(at.seq);
+    let claimed = traces.iter().filter_map(|trace| of_lost(trace.complete)).max().unwrap_or(0);
+    let lacking = traces.iter().filter_map(|trace| trace.lacks).filter(|(_, until)| until.epoch == lost);
+    lacking.map(|(after, _)| of_lost(after).unwrap_or(0)).fold(claimed, u64::min)
 }
 
 async fn traces(manager: &DbManager) -> Result<Vec<Trace>, Error> {
@@ -132,9 +142,12 @@ async fn traces(manager: &DbManager) -> Result<Vec<Trace>, Error> {
 }
 
 async fn trace(conn: &mut SqliteConnection, scope: &Scope) -> Result<Trace, Error> {
-    let complete = segment::tail(&mut *conn, scope).await?.complete;
-    let newest: Option<i64> = sqlx::query_scalar(NEWEST).fetch_one(conn).await?;
-    Ok(Trace { complete, newest: newest.and_then(Position::from_key).unwrap_or(Position::START) })
+    let segment::Tail { complete, through, .. } = segment::tail(&mut *conn, scope).await?;
+    let newest: Option<i64> = sqlx::query_scalar(NEWEST).fetch_one(&mut *conn).await?;
+    let until: Option<i64> = sqlx::query_scalar(RESTORED).fetch_optional(conn).await?;
+    let until = until.and_then(Position::from_key).filter(|until| through < *until);
+    let newest = newest.and_then(Position::from_key).unwrap_or(Position::START);
+    Ok(Trace { complete, newest, lacks: until.map(|until| (through, until)) })
 }
 
 /// All scopes of the fleet. A router whose database was set aside is one of them: it cannot be read, and whoever asks is told
@@ -212,4 +225,21 @@ async fn losses(conn: &mut SqliteConnection) -> Result<Vec<TailLost>, Error> {
         Some(TailLost { epoch: u32::try_from(epoch).ok()?, after_seq: after_seq.cast_unsigned() })
     };
     Ok(found.into_iter().filter_map(loss).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_came_from_a_backup_makes_claims_of_others_untrue_until_it_is_flushed_again() {
+        let at = Position::new;
+        let trace = |complete, lacks| Trace { complete, newest: complete, lacks };
+        let of = |lacks| [trace(at(2, 100), None), trace(at(2, 4), lacks)];
+        assert_eq!(safe_through(&of(None), 2), 100);
+        assert_eq!(safe_through(&of(Some((at(2, 4), at(2, 110)))), 2), 4);
+        assert_eq!(safe_through(&of(Some((at(1, 9), at(2, 110)))), 2), 0, "it has nothing of that incarnation");
+        assert_eq!(safe_through(&of(Some((at(1, 4), at(1, 9)))), 2), 100, "an earlier one");
+        assert_eq!(safe_through(&[], 2), 0);
+    }
 }

@@ -31,6 +31,8 @@ const PAGE: u32 = 128;
 const HAS_TABLE: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'event_rows')";
 const NEWEST: &str = "SELECT MAX(pos) FROM (SELECT MAX(pos) AS pos FROM event_rows \
      UNION ALL SELECT MAX(pos) FROM event_chain WHERE lane = 'rows')";
+const RESTORED: &str = "INSERT INTO event_restored (one, until_pos) VALUES (1, ?1) \
+     ON CONFLICT (one) DO UPDATE SET until_pos = excluded.until_pos";
 const HAS_POSITION: &str = "SELECT EXISTS (SELECT 1 FROM event_rows WHERE pos = ?1)";
 const HAS_VERSION: &str = "SELECT EXISTS (SELECT 1 FROM event_rows WHERE version = ?2 AND stream = \
      (SELECT id FROM event_names WHERE text = ?1))";
@@ -122,7 +124,7 @@ impl EventReplay {
         let tail = segment::tail(&mut *conn, &found.scope).await?.through;
         // The next flush writes those again that the hot tier still has.
         let whole_flushed =
-            flush_again(&manager.hot(), &found.scope, tail).await? || (whole_file && replaced_tail == Some(tail));
+            flush_again(&manager.hot(), conn, &found.scope, tail).await? || (whole_file && replaced_tail == Some(tail));
         let complete = (whole_file || whole_hot) && whole_flushed;
         let mut detail = match added.span {
             Some((first, last)) => {
@@ -215,11 +217,19 @@ async fn view_of(hot: &Database) -> Result<Option<log::View>, Error> {
 
 /// Has the next flush write again what the hot tier holds of a scope behind the end of its newest segment; tells whether that
 /// is everything that was flushed since.
-async fn flush_again(hot: &Database, scope: &Scope, tail: Position) -> Result<bool, Error> {
+async fn flush_again(
+    hot: &Database,
+    restored: &mut SqliteConnection,
+    scope: &Scope,
+    tail: Position,
+) -> Result<bool, Error> {
     let Some(view) = view_of(hot).await? else { return Ok(false) };
     if tail.epoch > view.epoch {
         return Ok(false);
     }
+    // Should the hot tier be lost before that, nobody may take these events for safe.
+    let until = Position::new(view.epoch, view.end).to_key()?;
+    sqlx::query(RESTORED).bind(until).execute(restored).await?;
     let through = if tail.epoch == view.epoch { tail.seq } else { 0 };
     let own = scope.clone();
     let removed = hot

@@ -200,6 +200,35 @@ async fn what_was_flushed_after_the_backup_is_flushed_again_while_the_hot_tier_h
     manager.shutdown().await.unwrap();
 }
 
+/// Others have claimed that everything up to there is on flash, and it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_flushed_again_before_the_power_failed_is_told_as_lost() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let flushed = async |scope: &str| {
+        let events = vec![event(&manager, "resource.updated")];
+        let receipt = store.append(&router(scope), &stream("s"), Expected::Any, events).await.unwrap();
+        store.flush(nasnet_events::FlushReason::Requested).await.unwrap();
+        receipt.last.seq
+    };
+    append(&manager, &store, 1).await;
+    let kept = flushed("r1").await;
+    manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
+    flushed("r1").await;
+    let claimed = flushed("r2").await;
+    assert!(claimed > kept);
+    lose(&manager, &site).await;
+    let replayed = recovered(&manager).await;
+    assert!(replayed.complete, "{replayed:?}");
+    manager.shutdown().await.unwrap();
+    drop((store, manager));
+    site.wipe_hot();
+    let (manager, store) = open(&site).await;
+    assert_eq!(store.losses().last().map(|lost| lost.after_seq), Some(kept));
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn durable_events_of_any_class_come_back_from_the_archive() {
     let site = Site::new();

@@ -1,6 +1,7 @@
 DROP TABLE event_chain;
 DROP TABLE event_retained;
 DROP TABLE event_tops;
+DROP TABLE event_restored;
 DROP TABLE event_truncated;
 DROP TABLE event_received;
 DROP TABLE event_projections;

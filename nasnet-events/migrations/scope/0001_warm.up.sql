@@ -206,6 +206,13 @@ CREATE TABLE event_truncated (
     scope       TEXT
 ) STRICT;
 
+-- The database came from a backup: the flushed events up to here that it lacks have to be flushed again. What other databases
+-- claim to be safe is not, until then.
+CREATE TABLE event_restored (
+    one       INTEGER PRIMARY KEY CHECK (one = 1),
+    until_pos INTEGER NOT NULL CHECK (until_pos >= 0)
+) STRICT;
+
 -- The highest version of each stream from which retention removed events: versions are never given again.
 CREATE TABLE event_tops (
     stream  INTEGER PRIMARY KEY REFERENCES event_names (id),
