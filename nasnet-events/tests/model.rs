@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{
@@ -53,6 +54,10 @@ enum Op {
     },
     /// Archived events leave the hot log.
     Expire,
+    /// A day passes: what is on flash or archived leaves the rows of the hot log, and holds no others.
+    Age {
+        by: usize,
+    },
     /// Archived events leave the warm tier, whatever their age.
     Retain {
         by: usize,
@@ -77,11 +82,13 @@ enum Fate {
     Published,
     ReceiptDropped,
     RolledBack,
+    /// The last of its streams is not as expected.
+    Refused,
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let guess = prop_oneof![Just(Guess::Any), Just(Guess::Right), Just(Guess::Wrong)];
-    let fate = prop_oneof![3 => Just(Fate::Published), 1 => Just(Fate::ReceiptDropped), 1 => Just(Fate::RolledBack)];
+    let fate = prop_oneof![3 => Just(Fate::Published), 1 => Just(Fate::ReceiptDropped), 1 => Just(Fate::RolledBack), 1 => Just(Fate::Refused)];
     prop_oneof![
         8 => (0..2_usize, 0..3_usize, 0..3_usize, vec(0..3_usize, 1..4), guess).prop_map(
             |(by, scope, stream, kinds, expected)| Op::Append { by, scope, stream, kinds, expected }
@@ -94,6 +101,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..2_usize).prop_map(|by| Op::Archive { by }),
         2 => (0..2_usize).prop_map(|by| Op::Compact { by }),
         1 => Just(Op::Expire),
+        1 => (0..2_usize).prop_map(|by| Op::Age { by }),
         2 => (0..2_usize).prop_map(|by| Op::Retain { by }),
         1 => Just(Op::Wipe),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(clean, wipe)| Op::Reopen { clean, wipe }),
@@ -141,6 +149,26 @@ fn scope_of(number: usize) -> Scope {
 
 fn stream_of(number: usize) -> nasnet_events::StreamName {
     stream(&format!("resource/{number}"))
+}
+
+/// A stream read page by page.
+async fn pages(store: &EventStore, scope: usize, name: usize, backwards: bool, limit: u64) -> Vec<Ulid> {
+    let (mut ids, mut last) = (Vec::new(), None::<Position>);
+    loop {
+        let query = Query::scope(scope_of(scope)).stream(stream_of(name)).limit(limit);
+        let query = match last {
+            None if backwards => query.backwards(),
+            None => query,
+            // What is asked for are numbers of this incarnation or of earlier ones.
+            Some(last) if backwards && last.seq > 1 => query.backwards().until(Position::new(last.epoch, last.seq - 1)),
+            Some(last) if backwards => query.backwards().until(Position::new(last.epoch - 1, u64::from(u32::MAX))),
+            Some(last) => query.after(last),
+        };
+        let page = support::read(store, query).await;
+        let Some(event) = page.last() else { return ids };
+        last = Some(event.position);
+        ids.extend(page.iter().map(|event| event.id));
+    }
 }
 
 async fn open(site: &Site) -> (DbManager, [EventStore; 2]) {
@@ -219,8 +247,10 @@ impl World {
             }
             Op::Transaction { by, scope, streams, fate } => {
                 let events: Vec<_> = streams.iter().map(|(_, kind)| self.make(*kind)).collect();
-                let appends = streams.iter().zip(&events).map(|((stream, _), (event, _))| {
-                    StreamAppend::new(stream_of(*stream), Expected::Any, vec![event.clone()])
+                let appends = streams.iter().zip(&events).enumerate().map(|(number, ((stream, _), (event, _)))| {
+                    let is_wrong = fate == Fate::Refused && number + 1 == streams.len();
+                    let expected = if is_wrong { Expected::Exact(u64::from(u32::MAX)) } else { Expected::Any };
+                    StreamAppend::new(stream_of(*stream), expected, vec![event.clone()])
                 });
                 let (store, commit) = (self.stores()[by].clone(), fate != Fate::RolledBack);
                 let pending = transaction(self.manager(), &store, &scope_of(scope), appends.collect(), commit).await;
@@ -228,6 +258,10 @@ impl World {
                     Fate::RolledBack => {
                         pending.unwrap_err();
                         self.voids += events.len() as u64;
+                        Vec::new()
+                    }
+                    Fate::Refused => {
+                        assert!(matches!(pending, Err(Error::Conflict(_))), "{pending:?}");
                         Vec::new()
                     }
                     Fate::Published => store.published(pending.unwrap()).await,
@@ -272,6 +306,7 @@ impl World {
             }
             Op::Compact { by } => drop(self.stores()[by].compact().await.unwrap()),
             Op::Expire => self.expire().await,
+            Op::Age { by } => self.age(by).await,
             Op::Retain { by } => self.retain(by).await,
             Op::Wipe => self.wipe().await,
             Op::Reopen { clean, wipe } => self.reopen(clean, wipe).await,
@@ -329,6 +364,15 @@ impl World {
         }
         for acked in self.acked.iter_mut().filter(|acked| acked.position.epoch == self.epoch) {
             acked.in_hot &= acked.position.seq > through;
+        }
+    }
+
+    async fn age(&mut self, by: usize) {
+        self.settle().await;
+        self.site.clock.advance(Duration::from_secs(25 * 60 * 60));
+        assert_eq!(self.stores()[by].expire().await.unwrap(), 0, "Low events wait for the archive");
+        for acked in self.acked.iter_mut().filter(|acked| acked.synced || acked.in_segment || acked.in_cold) {
+            acked.in_hot = false;
         }
     }
 
@@ -417,6 +461,16 @@ impl World {
             assert_eq!(found, expected, "forwards");
             found.reverse();
             assert_eq!(read_ids(store, Query::all().backwards()).await, found, "backwards");
+        }
+        for (number, store) in self.stores().iter().enumerate() {
+            for (scope, stream) in (0..3).flat_map(|scope| (0..3).map(move |stream| (scope, stream))) {
+                let of_stream = |acked: &&Acked| acked.is_somewhere() && (acked.scope, acked.stream) == (scope, stream);
+                let mut expected: Vec<Ulid> = self.acked.iter().filter(of_stream).map(|acked| acked.event.id).collect();
+                let limit = u64::try_from(number).unwrap() * 4 + 1;
+                assert_eq!(pages(store, scope, stream, false, limit).await, expected, "pages of {limit}");
+                expected.reverse();
+                assert_eq!(pages(store, scope, stream, true, limit).await, expected, "pages of {limit}, backwards");
+            }
         }
         let unique: HashSet<Position> = self.acked.iter().map(|acked| acked.position).collect();
         assert_eq!(unique.len(), self.acked.len(), "a position was given twice");
