@@ -33,7 +33,6 @@ features:
     cargo check --locked -p nasnet-events --no-default-features --features fuzzing
     cargo check --locked -p nasnet-events --no-default-features --features http
     cargo check --locked -p nasnet-locking --no-default-features
-    cargo check --locked -p nasnet-dbmanager --no-default-features --features fault-injection
     cargo check --locked -p nasnet-locking --no-default-features --features postgres
     cargo check --locked -p nasnet-reconcile --no-default-features
     cargo check --locked -p nasnet-reconcile --no-default-features --features routeros

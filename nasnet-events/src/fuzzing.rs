@@ -16,8 +16,8 @@ use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 use crate::sealing;
 use crate::varint::{self, Malformed, Reader};
+use crate::warm::lists;
 use crate::warm::rows::{self, Columns};
-use crate::warm::segment;
 
 /// Decodes a row of durable events: its columns one after the other.
 ///
@@ -35,7 +35,7 @@ pub fn row(bytes: &[u8]) {
 /// # Panics
 /// When what was accepted is not what is written again.
 pub fn segment(bytes: &[u8]) {
-    let _refused_or_not = segment::parse_lists(bytes);
+    let _refused_or_not = lists::parse_any(bytes);
     for bytes in [bytes.to_vec(), block::with_right_checksum(bytes)] {
         let Ok(events) = block::decode(&bytes) else { continue };
         let refs: Vec<&Recorded> = events.iter().collect();

@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn rows_on_both_sides_of_a_gap_stay_apart() {
         let mut sizes = sizes(&[(2, true, 9), (2, true, 9), (2, true, 9), (2, true, 9), (1, true, 9)]);
-        assert_eq!(groups(&sizes).0, [0..4]);
+        assert!(groups(&sizes).0.iter().eq([&(0..4)]));
         sizes[2..].iter_mut().for_each(|size| size.first_seq += 1);
         assert_eq!(groups(&sizes).0, [0..2, 2..4]);
     }

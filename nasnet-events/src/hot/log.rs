@@ -11,8 +11,9 @@ use crate::position::Position;
 
 /// The most events of one row: reading one event of a stream decodes a whole block.
 pub(crate) const ROW_EVENTS_MAX: usize = 64;
-/// Whether another process has written at or after a number, or the file is of another incarnation.
-const TAKEN: &str = "SELECT EXISTS (SELECT 1 FROM hot_log WHERE first_seq >= ?1) \
+/// Whether the log ends elsewhere than right before a number, as after writes of another process, or the file is of another
+/// incarnation.
+const TAKEN: &str = "SELECT COALESCE((SELECT first_seq + count FROM hot_log ORDER BY first_seq DESC LIMIT 1) <> ?1, 0) \
      OR (SELECT epoch FROM hot_meta WHERE one = 1) IS NOT ?2";
 const INSERT: &str = "INSERT INTO hot_log (first_seq, count, state, scope, owner, reservation, body) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::position::Position;
 use crate::retain::plan::{Facts, Unit, UnitKind};
 use crate::retain::policy::Retention;
-use crate::warm::{names, segment};
+use crate::warm::{lists, names};
 
 /// The oldest of each table that are looked at in one pass: what is left is for the next.
 const UNITS_MAX: i64 = 16_384;
@@ -97,7 +97,7 @@ async fn segments(conn: &mut SqliteConnection, scope: &Scope, kind: UnitKind) ->
     let unit = |(first, last, events, wall_max_ms, kinds, streams, bytes): Found| {
         // A damaged list hides nothing: its one number is nobody's name.
         const DAMAGED: i64 = -1;
-        let streams = segment::parse_streams(&streams).map(|held| held.into_iter().map(|(id, _)| id).collect());
+        let streams = lists::parse_streams(&streams).map(|held| held.into_iter().map(|(id, _)| id).collect());
         Ok(Unit {
             kind,
             first: position(scope, first)?,
@@ -106,7 +106,7 @@ async fn segments(conn: &mut SqliteConnection, scope: &Scope, kind: UnitKind) ->
             bytes: bytes.cast_unsigned(),
             wall_max_ms,
             class: (kind == UnitKind::Segment).then_some(Class::Normal),
-            kinds: segment::parse_ids(&kinds).unwrap_or_else(|_| vec![DAMAGED]),
+            kinds: lists::parse_ids(&kinds).unwrap_or_else(|_| vec![DAMAGED]),
             streams: streams.unwrap_or_else(|_| vec![DAMAGED]),
         })
     };

@@ -15,8 +15,8 @@ use crate::retain::plan::{Doomed, UnitKind};
 use crate::retain::policy::Retention;
 use crate::retain::versions::Versions;
 use crate::truncation::{self, Truncated, TruncatedBy};
-use crate::warm::names;
 use crate::warm::segment::{self, Lane};
+use crate::warm::{lists, names};
 
 const ROWS: &str = "SELECT pos, pos, 1, stream, version FROM event_rows WHERE pos IN (SELECT value FROM json_each(?1))";
 /// The newest one says how far the scope is flushed.
@@ -230,7 +230,7 @@ async fn find(
     let found: Vec<(i64, i64, i64, Vec<u8>)> = sqlx::query_as(sql).bind(keys).fetch_all(conn).await?;
     for (first, last, events, streams) in found {
         // Without its list nobody knows which versions are given, so it stays.
-        let Ok(tops) = segment::parse_streams(&streams) else { continue };
+        let Ok(tops) = lists::parse_streams(&streams) else { continue };
         let segment = Stored { last: position(last)?, events: events.cast_unsigned(), tops };
         stored.insert((kind, position(first)?), segment);
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod bodies;
 pub(crate) mod dictionary;
+pub(crate) mod lists;
 pub(crate) mod names;
 pub(crate) mod overlap;
 pub(crate) mod rows;

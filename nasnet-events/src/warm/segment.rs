@@ -15,10 +15,10 @@ use crate::event::Recorded;
 use crate::hot::log::Order;
 use crate::name::StreamName;
 use crate::position::Position;
-use crate::varint::{self, Malformed, Reader};
+use crate::varint::{self, Malformed};
 use crate::warm::bodies::{self, Body};
 use crate::warm::dictionary::{self, Dictionary, DictionaryId};
-use crate::warm::names;
+use crate::warm::{lists, names};
 
 const LEVEL: i32 = 3;
 /// A short segment takes the most bytes for each event, and to press it harder costs milliseconds (docs/adr/0013).
@@ -201,62 +201,9 @@ impl Meta {
             (Some(wanted), Ok(held)) => held.iter().any(|id| wanted.contains(id)),
             _ => true,
         };
-        let held_streams = parse_streams(&self.streams).map(|held| held.into_iter().map(|(id, _)| id).collect());
-        meets(kinds, parse_ids(&self.kinds)) && meets(streams, held_streams)
+        let held_streams = lists::parse_streams(&self.streams).map(|held| held.into_iter().map(|(id, _)| id).collect());
+        meets(kinds, lists::parse_ids(&self.kinds)) && meets(streams, held_streams)
     }
-}
-
-/// Reads the lists of types and streams of a segment from any bytes, as they are and behind a checksum that is right.
-#[cfg(feature = "fuzzing")]
-pub(crate) fn parse_lists(bytes: &[u8]) -> Result<(), Malformed> {
-    drop((parse_ids(bytes), parse_streams(bytes)));
-    let right = with_checksum(bytes.to_vec());
-    drop(parse_ids(&right));
-    parse_streams(&right).map(drop)
-}
-
-/// A list with a checksum of its own in front: it is used without the body, which would tell that it is damaged.
-fn with_checksum(mut list: Vec<u8>) -> Vec<u8> {
-    let crc = crc32c::crc32c(&list).to_le_bytes();
-    list.splice(0..0, crc);
-    list
-}
-
-fn checked(bytes: &[u8]) -> Result<&[u8], Malformed> {
-    let (crc, list) = bytes.split_first_chunk().ok_or(Malformed("ends early"))?;
-    if u32::from_le_bytes(*crc) == crc32c::crc32c(list) { Ok(list) } else { Err(Malformed("checksum differs")) }
-}
-
-pub(crate) fn parse_ids(bytes: &[u8]) -> Result<Vec<i64>, Malformed> {
-    let mut reader = Reader::new(checked(bytes)?);
-    let mut ids = Vec::new();
-    while !reader.is_empty() {
-        ids.push(reader.varint()?.cast_signed());
-    }
-    Ok(ids)
-}
-
-pub(crate) fn parse_streams(bytes: &[u8]) -> Result<Vec<(i64, u64)>, Malformed> {
-    let mut reader = Reader::new(checked(bytes)?);
-    let mut streams = Vec::new();
-    let mut id = 0_u64;
-    while !reader.is_empty() {
-        id = id.checked_add(reader.varint()?).ok_or(Malformed("stream number too large"))?;
-        streams.push((id.cast_signed(), reader.varint()?));
-    }
-    Ok(streams)
-}
-
-/// The list of streams with the highest version of each: numbers ascend, and each is the distance from the one before, since
-/// most are neighbours.
-fn put_streams(streams: &BTreeMap<i64, u64>) -> Vec<u8> {
-    let (mut bytes, mut before) = (Vec::new(), 0);
-    for (id, top) in streams {
-        varint::put(&mut bytes, id.cast_unsigned() - before);
-        varint::put(&mut bytes, *top);
-        before = id.cast_unsigned();
-    }
-    with_checksum(bytes)
 }
 
 /// Stores a segment in the caller's write transaction, directly after `tail`. Its place in an annex, if it got one, is to be
@@ -280,13 +227,10 @@ pub(crate) async fn insert(
     }
     let texts: BTreeSet<&str> = tops.keys().copied().chain(kinds.iter().copied()).collect();
     let ids = names::intern(conn, &texts).await?;
-    let mut kind_bytes = Vec::new();
-    for kind in kinds {
-        varint::put(&mut kind_bytes, names::number(&ids, kind)?.cast_unsigned());
-    }
-    let kind_bytes = with_checksum(kind_bytes);
+    let kinds = kinds.into_iter().map(|kind| names::number(&ids, kind)).collect::<Result<Vec<_>, _>>()?;
+    let kind_bytes = lists::put_ids(kinds);
     let numbered = tops.into_iter().map(|(stream, top)| Ok((names::number(&ids, stream)?, top)));
-    let stream_bytes = put_streams(&numbered.collect::<Result<_, Error>>()?);
+    let stream_bytes = lists::put_streams(&numbered.collect::<Result<_, Error>>()?);
     let times = prepared.events.iter().map(|event| event.wall_ms);
     let mut meta = Meta {
         lane,
@@ -506,7 +450,7 @@ pub(crate) async fn stream_tops(
     for lane in [Lane::Flushed, Lane::Sealed] {
         let found: Vec<(i64, Vec<u8>)> = sqlx::query_as(lane.sql().streams).fetch_all(&mut *conn).await?;
         for (first, list) in found {
-            match parse_streams(&list) {
+            match lists::parse_streams(&list) {
                 Ok(streams) => {
                     for (id, version) in streams {
                         let top = tops.by_number.entry(id).or_default();
@@ -560,40 +504,4 @@ pub(crate) async fn totals(conn: &mut SqliteConnection, lane: Lane) -> Result<To
         first: found.3.and_then(Position::from_key),
         last: found.4.and_then(Position::from_key),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_list_of_streams_comes_back(streams in prop::collection::btree_map(1..i64::MAX, any::<u64>(), 0..50)) {
-            let expected: Vec<_> = streams.iter().map(|(id, top)| (*id, *top)).collect();
-            prop_assert_eq!(parse_streams(&put_streams(&streams)), Ok(expected));
-        }
-
-        #[test]
-        fn a_changed_bit_of_a_list_is_an_error(
-            streams in prop::collection::btree_map(1..i64::MAX, any::<u64>(), 0..9),
-            at: prop::sample::Index,
-            bit in 0..8_u32,
-        ) {
-            let mut bytes = put_streams(&streams);
-            let at = at.index(bytes.len());
-            bytes[at] ^= 1_u8 << bit;
-            prop_assert_eq!(parse_streams(&bytes), Err(Malformed("checksum differs")));
-        }
-    }
-
-    #[test]
-    fn numbers_that_run_over_are_refused() {
-        let mut bytes = Vec::new();
-        for number in [u64::MAX, 1, 1, 1] {
-            varint::put(&mut bytes, number);
-        }
-        assert_eq!(parse_streams(&with_checksum(bytes)), Err(Malformed("stream number too large")));
-    }
 }
