@@ -13,33 +13,29 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use nasnet_dbmanager::{BoxFuture, Cause};
+use nasnet_dbmanager::BoxFuture;
 use tokio::sync::watch;
 
 use crate::consumer::away::{Away, Back};
 use crate::consumer::checkpoint::Checkpoint;
-use crate::consumer::marker::{Mark, Placed, arrange};
-use crate::consumer::progress::{CLAIM_MS, Progress};
-use crate::consumer::rows::{self, Reader, Standing};
-use crate::consumer::{Consumer, Item, LeftOut, StartAt};
+use crate::consumer::claim::claim;
+use crate::consumer::marker::{Placed, arrange};
+use crate::consumer::progress::Progress;
+use crate::consumer::rows::Reader;
+use crate::consumer::{Consumer, Item, LeftOut};
 use crate::epoch::{self, TailLost};
 use crate::error::Error;
 use crate::hot::look::is_stalled;
-use crate::hot::session;
 use crate::position::Position;
 use crate::read::{Cursor, Page, Tiers};
 use crate::shared::Shared;
-use crate::store::{EventStore, blocking};
+use crate::store::EventStore;
 use crate::truncation::{self, Truncated};
-
-const SUBSCRIBE: Cause = Cause::new("event-subscribe");
 
 /// How often the file of the hot tier is looked at for what other processes wrote. Commits of this process wake at once.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often it is read although the file looks unchanged.
 const READ_EVERY: Duration = Duration::from_secs(1);
-/// Times a claim is tried anew because its row changed meanwhile.
-const CLAIMS_MAX: u32 = 8;
 /// How long a failed read waits before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -135,70 +131,6 @@ impl EventStore {
         };
         Ok(Subscription { shared, progress, reading: Some(Box::new(reading)), pending: Mutex::new(None) })
     }
-
-    /// Finds the consumer's row in system.db, making it or adapting its definition where needed: the one flash write of a
-    /// subscription.
-    async fn define(&self, consumer: &Consumer) -> Result<Mark, Error> {
-        let system = self.shared().manager.system();
-        let name = consumer.name.as_str().to_owned();
-        let found = system.read(SUBSCRIBE, move |conn| Box::pin(async move { rows::find(conn, &name).await })).await?;
-        if let Some(found) = found
-            && found.filter == consumer.filter
-            && found.guard == consumer.guard
-        {
-            return Ok(found.mark);
-        }
-        let start = match consumer.from {
-            StartAt::Beginning => Position::START,
-            StartAt::Now => self.view().await?.stable(),
-            StartAt::After(position) => position.min(Position::END),
-        };
-        let (consumer, now) = (consumer.clone(), self.shared().manager.now());
-        let defined = system
-            .write(SUBSCRIBE, move |conn| {
-                Box::pin(async move { rows::define(conn, &consumer, Mark::at(start), now).await })
-            })
-            .await?;
-        Ok(defined.mark)
-    }
-}
-
-/// Takes the consumer from nobody, a dead reader or a silent one, and returns where it stands.
-async fn claim(shared: &Shared, name: &str, defined: Mark, reader: Reader) -> Result<Mark, Error> {
-    // The reader before may let go, or another take it, between the look and the claim.
-    for _ in 0..CLAIMS_MAX {
-        let own = name.to_owned();
-        let runtime = shared.manager.runtime();
-        let standing =
-            runtime.read(SUBSCRIBE, move |conn| Box::pin(async move { rows::standing(conn, &own).await })).await?;
-        let now = shared.manager.now();
-        let before = standing.and_then(|standing| standing.reader);
-        if let (Some(standing), Some(before)) = (standing, before)
-            && is_read(shared, name, &standing, before, now.boottime_ms).await
-        {
-            break;
-        }
-        let own = name.to_owned();
-        let claimed = runtime
-            .write(SUBSCRIBE, move |conn| {
-                Box::pin(async move { rows::claim(conn, &own, defined, reader, before, now.boottime_ms).await })
-            })
-            .await?;
-        if let Some(mark) = claimed {
-            return Ok(mark);
-        }
-    }
-    Err(Error::ConsumerBusy { consumer: name.to_owned() })
-}
-
-/// True while the reader named in a row may still be at work.
-async fn is_read(shared: &Shared, name: &str, standing: &Standing, reader: Reader, boottime_ms: u64) -> bool {
-    if reader.session == shared.owner() {
-        return shared.consumers.is_read_by(name, reader.instance);
-    }
-    let is_silent = boottime_ms.saturating_sub(standing.boottime_ms) >= CLAIM_MS;
-    let dir = shared.sessions_dir();
-    !is_silent && blocking(move || session::is_alive(&dir, reader.session)).await
 }
 
 impl Subscription {
