@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use nasnet_dbmanager::BoxFuture;
+use nasnet_dbmanager::{BoxFuture, Scope};
 use tokio::sync::watch;
 
 use crate::consumer::away::{Away, Back};
@@ -26,11 +26,12 @@ use crate::consumer::{Consumer, Item, LeftOut};
 use crate::epoch::{self, TailLost};
 use crate::error::Error;
 use crate::hot::look::is_stalled;
+use crate::merge::Range;
 use crate::position::Position;
 use crate::read::{Cursor, Page, Tiers};
 use crate::shared::Shared;
 use crate::store::EventStore;
-use crate::truncation::{self, Truncated};
+use crate::truncation::{self, Removals, Truncated};
 
 /// How often the file of the hot tier is looked at for what other processes wrote. Commits of this process wake at once.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -44,8 +45,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// An error is an item of its own. A damaged place ([`Error::Corrupt`], [`Error::DictionaryMissing`]) and an event that cannot
 /// be shown ([`Error::KeyMissing`], [`Error::Upcast`]) are told and passed. A file that cannot be read ([`Error::SegmentBody`],
 /// [`Error::Io`]) is tried again from the same position, after a second, and passed once it has failed for
-/// [`crate::EventOptions::stall_after`]. A database that cannot be read ([`Error::Unreadable`]) is tried again for as long,
-/// then a consumer of several scopes goes on with the others ([`Item::LeftOut`]) and one of that scope alone waits on.
+/// [`crate::EventOptions::stall_after`]. A database that cannot be read, or that cannot tell what was removed from it
+/// ([`Error::Unreadable`]), is tried again for as long, then a consumer of several scopes goes on with the others
+/// ([`Item::LeftOut`]) and one of that scope alone waits on.
 /// Whatever else fails is tried again as long as it is asked for.
 ///
 /// Dropping it keeps what was acknowledged and lets others read as this consumer.
@@ -396,7 +398,9 @@ impl Reading {
             match item {
                 Ok(event) => events.push(event),
                 Err(error) if error.is_damage() => damaged.push(error),
-                Err(error @ (Error::SegmentBody { .. } | Error::Io { .. })) if self.has_failed_for_long(&error) => {
+                Err(error @ (Error::SegmentBody { .. } | Error::Io { .. }))
+                    if self.has_failed_for_long(error.to_string()) =>
+                {
                     damaged.push(error);
                 }
                 Err(error @ Error::Unreadable { .. }) if self.may_leave_out(&error) => left_out.extend(left_of(error)),
@@ -408,7 +412,7 @@ impl Reading {
         // What may fail comes first: a range is left out durably and in memory only where the item that tells of it follows
         // for certain. Afterwards its scope is passed in silence.
         self.look_for_losses(page.end.epoch).await?;
-        let removed = self.removed(page.scopes).await?;
+        let removed = self.removed(page.scopes, (through, page.end), &mut left_out).await?;
         if !left_out.is_empty() {
             self.away.leave_out(&self.shared, &self.progress.name, &left_out).await?;
         }
@@ -427,10 +431,10 @@ impl Reading {
         Ok(())
     }
 
-    /// True once a file of this page could not be read for so long that the rest must not wait.
-    fn has_failed_for_long(&mut self, error: &Error) -> bool {
+    /// True once something of this page could not be read for so long that the rest must not wait.
+    fn has_failed_for_long(&mut self, what: String) -> bool {
         let now_ms = self.shared.manager.now().boottime_ms;
-        let since_ms = *self.failing.entry(error.to_string()).or_insert(now_ms);
+        let since_ms = *self.failing.entry(what).or_insert(now_ms);
         now_ms.saturating_sub(since_ms) >= self.shared.stall_after_ms()
     }
 
@@ -449,13 +453,23 @@ impl Reading {
         Ok(())
     }
 
-    /// What was removed above `read_to`. The databases below the hot tier are asked only when the page comes from them.
-    async fn removed(&mut self, scopes: Option<Vec<nasnet_dbmanager::Scope>>) -> Result<Vec<Truncated>, Error> {
-        if let Some(scopes) = scopes {
-            self.removed = truncation::since_of(&self.shared, &scopes, self.read_to).await?;
-            return Ok(self.removed.clone());
+    /// What was removed above `read_to`. The databases below the hot tier are asked only when the page comes from them. The
+    /// page waits for one that cannot be asked, or is passed without it.
+    async fn removed(
+        &mut self,
+        scopes: Option<Vec<Scope>>,
+        page: (Position, Position),
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<Vec<Truncated>, Error> {
+        let asked = scopes.as_deref().unwrap_or_default();
+        let Removals { found: mut removed, failed } = truncation::since_of(&self.shared, asked, self.read_to).await?;
+        for (scope, error) in failed {
+            left_out.extend(self.pass_untold(scope, error, page, left_out)?);
         }
-        let mut removed = truncation::since_of(&self.shared, &[], self.read_to).await?;
+        if scopes.is_some() {
+            self.removed.clone_from(&removed);
+            return Ok(removed);
+        }
         let newer = |known: &Truncated, new: &Truncated| {
             (known.after, &known.by, &known.scope) == (new.after, &new.by, &new.scope)
         };
@@ -463,6 +477,28 @@ impl Reading {
         let known: Vec<Truncated> = known.cloned().collect();
         removed.extend(known);
         Ok(removed)
+    }
+
+    /// Decides what becomes of a scope that cannot tell what was removed from it: behind this page nobody asks for that any
+    /// more. Its events count as unread with the rest, unless they do already.
+    fn pass_untold(
+        &mut self,
+        scope: Scope,
+        error: Error,
+        (through, end): (Position, Position),
+        left_out: &[LeftOut],
+    ) -> Result<Option<LeftOut>, Error> {
+        let page = Range { low: self.read_to.max(Position::new(1, 0)), high: through };
+        let is_out = |left: &LeftOut| left.scope == scope && left.after <= page.low && page.high <= left.through;
+        if left_out.iter().any(is_out) || self.away.covers(&scope, page) {
+            return Ok(None);
+        }
+        let is_long = self.has_failed_for_long(format!("removals of {scope}"));
+        // That of the system tells what became of other scopes, too.
+        let must_wait = scope == Scope::System || self.consumer.filter.is_of_one_scope() || !is_long;
+        // To the end of what is being read, so that it is told once and not of every page.
+        let error = Error::Unreadable { scope, after: page.low, through: end, source: Box::new(error) };
+        if must_wait { Err(error) } else { Ok(left_of(error)) }
     }
 
     /// Losses are recorded before the epoch behind them begins.
