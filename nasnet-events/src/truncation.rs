@@ -149,21 +149,23 @@ pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position)
         shared.hot().await?.read(READ, move |conn| Box::pin(async move { truncated::list(conn, after).await })).await?;
     let mut failed = Vec::new();
     let system = [Scope::System];
-    // Those of hot tiers that are gone are in system.db, whose events they do not concern.
-    let of_system = if scopes.contains(&Scope::System) || after.epoch >= epoch { &[][..] } else { &system[..] };
+    // Those of hot tiers that are gone, and of routers that are, are in system.db, whose events they do not concern. While the
+    // hot tier in use has all that is asked for, it has what such a router took along, too.
+    let is_all_hot = scopes.is_empty() && after.epoch >= epoch;
+    let of_system = if scopes.contains(&Scope::System) || is_all_hot { &[][..] } else { &system[..] };
     for scope in scopes.iter().chain(of_system) {
         match list_of(shared, scope, after).await {
             Ok(listed) => {
                 for mut truncated in listed {
-                    if truncated.by == TruncatedBy::Shed {
+                    match truncated.by {
                         // The hot tier in use tells its own.
-                        if truncated.through.epoch == epoch {
-                            continue;
+                        TruncatedBy::Shed if truncated.through.epoch == epoch => continue,
+                        // Without a scope they are of several.
+                        TruncatedBy::Shed | TruncatedBy::Retired => {}
+                        _ if of_system.contains(scope) => continue,
+                        _ => {
+                            truncated.scope.get_or_insert_with(|| scope.clone());
                         }
-                    } else if of_system.contains(scope) && truncated.by != TruncatedBy::Retired {
-                        continue;
-                    } else {
-                        truncated.scope.get_or_insert_with(|| scope.clone());
                     }
                     found.push(truncated);
                 }

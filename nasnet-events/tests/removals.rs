@@ -6,9 +6,9 @@ mod support;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use nasnet_dbmanager::Scope;
-use nasnet_events::{Error, EventOptions, Filter, FlushReason, Item, Subscription, Truncated};
-use support::watch::{consumer, ids, next, until_caught_up};
+use nasnet_dbmanager::{RouterId, Scope};
+use nasnet_events::{Error, EventOptions, Filter, FlushReason, Item, Subscription, Truncated, TruncatedBy};
+use support::watch::{consumer, ids, last, next, until_caught_up};
 use support::{Site, append_normal, empty_hot, on_scope, router};
 
 /// The first event of the first epoch.
@@ -109,4 +109,33 @@ async fn a_router_is_back_only_when_it_is_known_what_was_removed_from_it() {
     on_scope(&manager, &router("r2"), SHOW).await;
     let Item::Returned { left, removed, .. } = next(&mut subscription).await else { panic!() };
     assert_eq!((left.scope, removed.len()), (router("r2"), 1));
+}
+
+#[tokio::test]
+async fn what_a_retired_router_took_along_is_told_to_a_consumer_that_names_its_routers() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let seen = append_normal(&manager, &store, &router("r2"), 1).await;
+    let both = || consumer("both").filter(Filter::all().scope(router("r1")).scope(router("r2")));
+    let other = || consumer("other").filter(Filter::all().scope(router("r2")));
+    for consumer in [both(), other()] {
+        let mut subscription = store.subscribe(consumer).await.unwrap();
+        let items = until_caught_up(&mut subscription).await;
+        assert_eq!(ids(&items), seen);
+        subscription.ack(last(&items)).await.unwrap();
+        subscription.close().await.unwrap();
+    }
+
+    append_normal(&manager, &store, &router("r1"), 3).await;
+    let kept = append_normal(&manager, &store, &router("r2"), 1).await;
+    manager.retire(&RouterId::parse("r1").unwrap()).await.unwrap();
+    assert_eq!(store.flush(FlushReason::Requested).await.unwrap().given_up, 3);
+    empty_hot(&manager).await;
+    let items = until_caught_up(&mut store.subscribe(both()).await.unwrap()).await;
+    assert_eq!(ids(&items), kept);
+    let told = told(&items);
+    let [removed] = &told[..] else { panic!("{items:?}") };
+    assert_eq!((removed.events, &removed.by, &removed.scope), (3, &TruncatedBy::Retired, &Some(router("r1"))));
+    let items = until_caught_up(&mut store.subscribe(other()).await.unwrap()).await;
+    assert_eq!((ids(&items), items.len()), (kept, 1), "nobody else is told");
 }
