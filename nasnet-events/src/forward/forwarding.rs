@@ -93,13 +93,16 @@ impl<'f, S: Sink> Forwarding<'f, S> {
     /// Sends what can be sent now, and returns when there is nothing left to do for the moment.
     ///
     /// # Errors
-    /// [`Error::ConsumerTaken`] when another process sends instead; [`Error::Storage`] and others when the store cannot be
-    /// read or written: what was sent and not noted is sent again by the next forwarding.
+    /// [`Error::Closed`] once the store is; [`Error::ConsumerTaken`] when another process sends instead; [`Error::Storage`] and
+    /// others when the store cannot be read or written: what was sent and not noted is sent again by the next forwarding.
     ///
     /// # Cancel safety
     /// A dropped round must not be continued: open another.
     pub async fn round(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
+        if self.forwarder.store.shared().is_closing() {
+            return Err(Error::Closed);
+        }
         self.subscription.confirm().await?;
         if self.pause.is_offline(self.now().boottime_ms) {
             return Ok(round);
@@ -537,7 +540,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
     }
 
     fn is_stopping(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+        self.stop.load(Ordering::Acquire) || self.forwarder.store.shared().is_closing()
     }
 
     fn now(&self) -> Now {
