@@ -230,6 +230,13 @@ pub enum Error {
         /// The consumer.
         consumer: String,
     },
+    /// An earlier round of this forwarding failed or was dropped, with events at hand that may not have been sent: open
+    /// another, which begins behind the checkpoint.
+    #[error("a round of the forwarding as {consumer} did not end: open another")]
+    RoundUnfinished {
+        /// The consumer.
+        consumer: String,
+    },
     /// The store is shut down.
     #[error("event store is closed")]
     Closed,

@@ -42,6 +42,9 @@ pub struct Forwarding<'f, S> {
     waiting: Vec<Recorded>,
     through: Position,
     pause: Pause,
+    /// A round has begun. As long as it has not come to its end, what it had at hand may be neither sent nor in `waiting`, and
+    /// nothing may be acknowledged.
+    is_under_way: bool,
     changes: Changes,
     /// Nothing new is to be begun.
     stop: Arc<AtomicBool>,
@@ -85,6 +88,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
             waiting: Vec::new(),
             through,
             pause: Pause::default(),
+            is_under_way: false,
             changes: Changes::default(),
             stop: Arc::default(),
         })
@@ -95,18 +99,23 @@ impl<'f, S: Sink> Forwarding<'f, S> {
     /// # Errors
     /// [`Error::Closed`] once the store is; [`Error::ConsumerTaken`] when another process sends instead; [`Error::Storage`] and
     /// others when the store cannot be read or written: what was sent and not noted is sent again by the next forwarding.
+    /// [`Error::RoundUnfinished`] after such a failure.
     ///
     /// # Cancel safety
-    /// A dropped round must not be continued: open another.
+    /// A dropped round cannot be continued: the next one answers [`Error::RoundUnfinished`]. Open another forwarding.
     pub async fn round(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
         if self.forwarder.store.shared().is_closing() {
             return Err(Error::Closed);
         }
+        if self.is_under_way {
+            return Err(Error::RoundUnfinished { consumer: self.forwarder.consumer.name.to_string() });
+        }
         self.subscription.confirm().await?;
         if self.pause.is_offline(self.now().boottime_ms) {
             return Ok(round);
         }
+        self.is_under_way = true;
         let sent = self.send_all(&mut round).await;
         // What was found out before a failure of the store is worth keeping.
         round.dropped += self.write_changes().await?;
@@ -114,6 +123,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         if self.waiting.is_empty() {
             self.subscription.ack(self.through).await?;
         }
+        self.is_under_way = false;
         Ok(round)
     }
 
