@@ -224,8 +224,9 @@ pub enum Error {
         /// The consumer.
         consumer: String,
     },
-    /// This subscription gave no sign of life for too long, and another reads as its consumer now.
-    #[error("consumer {consumer} was taken over by another subscription")]
+    /// This subscription gave no sign of life for too long, and another reads as its consumer now; or the consumer was
+    /// forgotten.
+    #[error("consumer {consumer} was taken over by another subscription or forgotten")]
     ConsumerTaken {
         /// The consumer.
         consumer: String,

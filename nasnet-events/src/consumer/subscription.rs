@@ -142,7 +142,8 @@ impl Subscription {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a position that was not delivered, [`Error::ConsumerTaken`] when this subscription was silent
-    /// for too long and another reads as the consumer now, [`Error::Storage`] when a database cannot be written.
+    /// for too long and another reads as the consumer now, or the consumer was forgotten, [`Error::Storage`] when a database
+    /// cannot be written.
     ///
     /// # Cancel safety
     /// Safe: it may have been written or not.
@@ -160,7 +161,7 @@ impl Subscription {
     /// calls this meanwhile, or another process may take over.
     ///
     /// # Errors
-    /// [`Error::ConsumerTaken`] when another does, [`Error::Storage`].
+    /// [`Error::ConsumerTaken`] when another does or the consumer was forgotten, [`Error::Storage`].
     ///
     /// # Cancel safety
     /// Safe.
