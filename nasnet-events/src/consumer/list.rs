@@ -59,6 +59,7 @@ impl EventStore {
     /// Safe to call again.
     pub async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool, Error> {
         let shared = self.shared();
+        let _turn = shared.consumers.turn(consumer.as_str()).await;
         let _nothing_is_saved = shared.consumers.forget(consumer.as_str()).await;
         // First, so that nothing of it is left behind should this end between the two.
         self.forget_standing(consumer).await?;

@@ -28,6 +28,8 @@ const CONFIRM_MS: u64 = 15_000;
 #[derive(Debug, Default)]
 pub(crate) struct Consumers {
     known: Mutex<BTreeMap<String, Arc<Progress>>>,
+    /// One at a time begins to read as a consumer, or forgets it. As many as were asked for by name.
+    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// One save at a time.
     saving: tokio::sync::Mutex<()>,
 }
@@ -41,6 +43,16 @@ impl Consumers {
     pub(crate) fn is_read_by(&self, name: &str, instance: [u8; 16]) -> bool {
         let known = self.known();
         known.get(name).is_some_and(|progress| progress.reader.instance == instance && progress.is_open())
+    }
+
+    /// Waits until nobody else of this store begins to read as the consumer: between its claim and `add` it could be taken
+    /// for one that is gone.
+    pub(crate) async fn turn(&self, name: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(name.to_owned()).or_default())
+        };
+        turn.lock_owned().await
     }
 
     pub(crate) fn add(&self, progress: &Arc<Progress>) {

@@ -102,6 +102,7 @@ impl EventStore {
             return Err(Error::Invalid { what: "capacity", value: "0".to_owned(), why: "nothing could be delivered" });
         }
         let name = consumer.name.as_str().to_owned();
+        let _turn = shared.consumers.turn(&name).await;
         let defined = self.define(&consumer).await?;
         let reader = Reader { session: shared.owner(), instance: shared.manager.next_ulid().to_bytes() };
         let mark = claim(&shared, &name, defined, reader).await?;
