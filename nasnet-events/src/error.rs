@@ -224,9 +224,17 @@ pub enum Error {
         /// The consumer.
         consumer: String,
     },
-    /// This subscription gave no sign of life for too long, and another reads as its consumer now.
-    #[error("consumer {consumer} was taken over by another subscription")]
+    /// This subscription gave no sign of life for too long, and another reads as its consumer now; or the consumer was
+    /// forgotten.
+    #[error("consumer {consumer} was taken over by another subscription or forgotten")]
     ConsumerTaken {
+        /// The consumer.
+        consumer: String,
+    },
+    /// An earlier round of this forwarding failed or was dropped, with events at hand that may not have been sent: open
+    /// another, which begins behind the checkpoint.
+    #[error("a round of the forwarding as {consumer} did not end: open another")]
+    RoundUnfinished {
         /// The consumer.
         consumer: String,
     },

@@ -135,40 +135,55 @@ pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result
         .collect()
 }
 
-/// What was removed above a position, of some scopes and of the hot tier, which is of all scopes; oldest first. A scope whose
-/// database cannot be read now is left out: its events cannot be read now either.
-pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position) -> Result<Vec<Truncated>, Error> {
+/// What was found out about removals.
+pub(crate) struct Removals {
+    /// Oldest first.
+    pub(crate) found: Vec<Truncated>,
+    /// The databases that could not be asked: whoever passes over them passes over what they would have told.
+    pub(crate) failed: Vec<(Scope, Error)>,
+}
+
+/// What was removed above a position, of some scopes and of the hot tier, which is of all scopes.
+pub(crate) async fn since_of(shared: &Shared, scopes: &[Scope], after: Position) -> Result<Removals, Error> {
     let (epoch, mut found) =
         shared.hot().await?.read(READ, move |conn| Box::pin(async move { truncated::list(conn, after).await })).await?;
+    let mut failed = Vec::new();
     let system = [Scope::System];
-    // Those of hot tiers that are gone are in system.db, whose events they do not concern.
-    let of_system = if scopes.contains(&Scope::System) || after.epoch >= epoch { &[][..] } else { &system[..] };
+    // Those of hot tiers that are gone, and of routers that are, are in system.db, whose events they do not concern. While the
+    // hot tier in use has all that is asked for, it has what such a router took along, too.
+    let is_all_hot = scopes.is_empty() && after.epoch >= epoch;
+    let of_system = if scopes.contains(&Scope::System) || is_all_hot { &[][..] } else { &system[..] };
     for scope in scopes.iter().chain(of_system) {
-        let listed = match shared.manager.scope(scope).await {
-            Ok(database) => database.read(READ, move |conn| Box::pin(async move { list(conn, after).await })).await,
-            Err(error) => Err(error.into()),
-        };
-        match listed {
+        match list_of(shared, scope, after).await {
             Ok(listed) => {
                 for mut truncated in listed {
-                    if truncated.by == TruncatedBy::Shed {
+                    match truncated.by {
                         // The hot tier in use tells its own.
-                        if truncated.through.epoch == epoch {
-                            continue;
+                        TruncatedBy::Shed if truncated.through.epoch == epoch => continue,
+                        // Without a scope they are of several.
+                        TruncatedBy::Shed | TruncatedBy::Retired => {}
+                        _ if of_system.contains(scope) => continue,
+                        _ => {
+                            truncated.scope.get_or_insert_with(|| scope.clone());
                         }
-                    } else if of_system.contains(scope) && truncated.by != TruncatedBy::Retired {
-                        continue;
-                    } else {
-                        truncated.scope.get_or_insert_with(|| scope.clone());
                     }
                     found.push(truncated);
                 }
             }
-            Err(error) => tracing::warn!(%scope, %error, "what was removed from it is unknown"),
+            Err(error) => failed.push((scope.clone(), error)),
         }
     }
     found.sort_by_key(|truncated| (truncated.after, truncated.through));
-    Ok(found)
+    Ok(Removals { found, failed })
+}
+
+/// The records of one scope. A router that is gone has none: what it took along is in system.db.
+async fn list_of(shared: &Shared, scope: &Scope, after: Position) -> Result<Vec<Truncated>, Error> {
+    match shared.manager.scope(scope).await {
+        Ok(database) => database.read(READ, move |conn| Box::pin(async move { list(conn, after).await })).await,
+        Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Records in system.db which events of the hot tier were given up for want of room before they reached flash, before
@@ -254,6 +269,10 @@ impl EventStore {
     /// Safe.
     pub async fn truncated(&self, after: Position) -> Result<Vec<Truncated>, Error> {
         let scopes = epoch::scopes(&self.shared().manager).await?;
-        since_of(self.shared(), &scopes, after).await
+        let Removals { found, failed } = since_of(self.shared(), &scopes, after).await?;
+        for (scope, error) in failed {
+            tracing::warn!(%scope, %error, "what was removed from it is unknown");
+        }
+        Ok(found)
     }
 }

@@ -392,6 +392,25 @@ async fn one_subscription_at_a_time_reads_as_a_consumer() {
 }
 
 #[tokio::test]
+async fn of_two_that_begin_at_once_one_reads_as_the_consumer() {
+    let site = Site::new();
+    let (_manager, store) = site.open().await;
+    for round in 0..30 {
+        let name = format!("c{round}");
+        let both = tokio::join!(store.subscribe(consumer(&name)), store.subscribe(consumer(&name)));
+        let (reads, refused) = match both {
+            (Ok(reads), Err(refused)) | (Err(refused), Ok(reads)) => (reads, refused),
+            both => panic!("{both:?}"),
+        };
+        assert!(matches!(refused, Error::ConsumerBusy { .. }), "{refused:?}");
+        reads.confirm().await.unwrap();
+        // And it is free again for the next.
+        drop(reads);
+        store.subscribe(consumer(&name)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn guards_stand_at_the_durable_position_and_age_without_the_wall_clock() {
     let site = Site::new();
     let (manager, store) = site.open().await;

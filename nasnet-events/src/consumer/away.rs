@@ -13,7 +13,7 @@ use crate::position::Position;
 use crate::query::Query;
 use crate::read::{Cursor, Tiers};
 use crate::shared::Shared;
-use crate::truncation::{self, Truncated};
+use crate::truncation::{self, Removals, Truncated};
 
 const AWAY: Cause = Cause::new("event-left-out");
 
@@ -81,6 +81,12 @@ impl Away {
         self.skipped.iter().any(|(scope, range)| *scope == event.scope && within(range))
     }
 
+    /// True when a scope is left out of all of a range.
+    pub(crate) fn covers(&self, scope: &Scope, range: Range) -> bool {
+        let within = |skipped: &Range| skipped.low <= range.low && range.high <= skipped.high;
+        self.skipped.iter().any(|(skipped, out)| skipped == scope && within(out))
+    }
+
     /// Takes note that everything up to a position is dealt with.
     pub(crate) fn pass(&mut self, position: Position) {
         self.skipped.retain(|(_, range)| range.high > position);
@@ -104,7 +110,7 @@ impl Away {
             if self.returned.contains(&left.scope) || !is_passed || !is_readable(shared, &left).await {
                 continue;
             }
-            back.push(back_of(shared, left).await);
+            back.extend(back_of(shared, left).await.transpose());
         }
         self.return_all(back)
     }
@@ -132,12 +138,21 @@ impl Away {
     }
 }
 
-/// What there is to tell of a scope that can be read again.
-async fn back_of(shared: &Shared, left: LeftOut) -> Result<Back, Error> {
-    let removed = truncation::since_of(shared, std::slice::from_ref(&left.scope), left.after).await?;
-    let removed = removed.into_iter().filter(|removed| removed.scope.as_ref() == Some(&left.scope)).collect();
+/// What there is to tell of a scope that can be read again; `None` while it is not known what was removed from it: it is told
+/// as back once, with all that is missing.
+async fn back_of(shared: &Shared, left: LeftOut) -> Result<Option<Back>, Error> {
+    let Removals { found, failed } =
+        truncation::since_of(shared, std::slice::from_ref(&left.scope), left.after).await?;
+    if let Some((scope, error)) = failed.into_iter().next() {
+        if scope != left.scope {
+            return Err(error);
+        }
+        tracing::warn!(%scope, %error, "what was removed from it is unknown");
+        return Ok(None);
+    }
+    let removed = found.into_iter().filter(|removed| removed.scope.as_ref() == Some(&left.scope)).collect();
     let retired = !epoch::scopes(&shared.manager).await?.contains(&left.scope);
-    Ok(Back { left, removed, retired })
+    Ok(Some(Back { left, removed, retired }))
 }
 
 /// True when the beginning of what was left out can be read.

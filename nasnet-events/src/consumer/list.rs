@@ -49,7 +49,8 @@ impl EventStore {
     }
 
     /// Removes a consumer with its checkpoint, its guard, its blocked streams and its dead letters. A subscription that still
-    /// reads as it goes on without a checkpoint. False when there was none.
+    /// reads as it, here or in another process, is told with its next acknowledgement or sign of life
+    /// ([`Error::ConsumerTaken`]); a [`crate::forward::Forwarder`] that runs as it begins anew. False when there was none.
     ///
     /// # Errors
     /// [`Error::Storage`] when a database cannot be written.
@@ -58,12 +59,22 @@ impl EventStore {
     /// Safe to call again.
     pub async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool, Error> {
         let shared = self.shared();
-        shared.consumers.remove(consumer.as_str());
-        let name = consumer.as_str().to_owned();
-        let runtime = shared.manager.runtime();
-        runtime.write(LIST, move |conn| Box::pin(async move { rows::forget_standing(conn, &name).await })).await?;
+        let _turn = shared.consumers.turn(consumer.as_str()).await;
+        let _nothing_is_saved = shared.consumers.forget(consumer.as_str()).await;
+        // First, so that nothing of it is left behind should this end between the two.
+        self.forget_standing(consumer).await?;
         let name = consumer.as_str().to_owned();
         let system = shared.manager.system();
-        system.write(LIST, move |conn| Box::pin(async move { rows::forget(conn, &name).await })).await
+        let was_known =
+            system.write(LIST, move |conn| Box::pin(async move { rows::forget(conn, &name).await })).await?;
+        // As long as system.db knew it, another process that reads as it may have put it back.
+        self.forget_standing(consumer).await?;
+        Ok(was_known)
+    }
+
+    async fn forget_standing(&self, consumer: &ConsumerName) -> Result<(), Error> {
+        let name = consumer.as_str().to_owned();
+        let runtime = self.shared().manager.runtime();
+        runtime.write(LIST, move |conn| Box::pin(async move { rows::forget_standing(conn, &name).await })).await
     }
 }

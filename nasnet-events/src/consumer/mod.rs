@@ -6,6 +6,7 @@ pub(crate) mod progress;
 
 mod away;
 mod checkpoint;
+mod claim;
 mod definition;
 mod filter;
 mod item;

@@ -8,7 +8,7 @@ use nasnet_dbmanager::Cause;
 
 use crate::consumer::checkpoint::Checkpoint;
 use crate::consumer::marker::{Mark, Placed};
-use crate::consumer::rows::{self, Reader};
+use crate::consumer::rows::{self, Advanced, Reader};
 use crate::error::Error;
 use crate::position::Position;
 use crate::shared::Shared;
@@ -28,6 +28,8 @@ const CONFIRM_MS: u64 = 15_000;
 #[derive(Debug, Default)]
 pub(crate) struct Consumers {
     known: Mutex<BTreeMap<String, Arc<Progress>>>,
+    /// One at a time begins to read as a consumer, or forgets it. As many as were asked for by name.
+    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// One save at a time.
     saving: tokio::sync::Mutex<()>,
 }
@@ -43,12 +45,28 @@ impl Consumers {
         known.get(name).is_some_and(|progress| progress.reader.instance == instance && progress.is_open())
     }
 
+    /// Waits until nobody else of this store begins to read as the consumer: between its claim and `add` it could be taken
+    /// for one that is gone.
+    pub(crate) async fn turn(&self, name: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(name.to_owned()).or_default())
+        };
+        turn.lock_owned().await
+    }
+
     pub(crate) fn add(&self, progress: &Arc<Progress>) {
         self.known().insert(progress.name.clone(), Arc::clone(progress));
     }
 
-    pub(crate) fn remove(&self, name: &str) {
-        self.known().remove(name);
+    /// Lets go of a consumer that is being forgotten: whoever reads as it is told with its next sign of life, and as long as
+    /// the guard lives nothing is saved.
+    pub(crate) async fn forget(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let nothing_is_saved = self.saving.lock().await;
+        if let Some(progress) = self.known().remove(name) {
+            progress.lose();
+        }
+        nothing_is_saved
     }
 
     /// Writes the positions of all consumers that moved in one transaction. Without `at_last` a budget that refuses it is
@@ -98,11 +116,17 @@ struct State {
     written: Mark,
     written_ms: u64,
     is_open: bool,
+    /// Somebody else reads as the consumer, or it was forgotten: where this one stands must not reach flash any more.
+    is_lost: bool,
 }
 
 impl State {
     fn is_moved(&self) -> bool {
-        self.checkpoint.is_moved()
+        !self.is_lost && self.checkpoint.is_moved()
+    }
+
+    fn is_due(&self, now: &nasnet_dbmanager::Now) -> bool {
+        !self.is_lost && self.checkpoint.is_due(now)
     }
 
     fn mark(&self) -> Mark {
@@ -117,7 +141,7 @@ impl State {
 impl Progress {
     pub(crate) fn new(name: String, reader: Reader, checkpoint: Checkpoint, boottime_ms: u64) -> Self {
         let written = checkpoint.mark();
-        let state = State { checkpoint, written, written_ms: boottime_ms, is_open: true };
+        let state = State { checkpoint, written, written_ms: boottime_ms, is_open: true, is_lost: false };
         Self { name, reader, state: Mutex::new(state) }
     }
 
@@ -131,6 +155,11 @@ impl Progress {
 
     pub(crate) fn close(&self) {
         self.lock().is_open = false;
+    }
+
+    /// Takes note that the consumer is no longer this one's.
+    fn lose(&self) {
+        self.lock().is_lost = true;
     }
 
     pub(crate) fn mark(&self) -> Mark {
@@ -153,7 +182,7 @@ impl Progress {
                 let why = "it was not handed out yet";
                 return Err(Error::Invalid { what: "acknowledged position", value: position.to_string(), why });
             }
-            state.checkpoint.is_due(&shared.manager.now())
+            state.is_due(&shared.manager.now())
         };
         self.write(shared).await?;
         if is_due { shared.consumers.save(shared, false).await } else { Ok(()) }
@@ -164,7 +193,7 @@ impl Progress {
         let now = shared.manager.now();
         let (is_stale, is_due) = {
             let state = self.lock();
-            (now.boottime_ms.saturating_sub(state.written_ms) >= CONFIRM_MS, state.checkpoint.is_due(&now))
+            (now.boottime_ms.saturating_sub(state.written_ms) >= CONFIRM_MS, state.is_due(&now))
         };
         if is_stale {
             self.write(shared).await?;
@@ -174,21 +203,63 @@ impl Progress {
 
     /// Writes the position to runtime.db and confirms the claim.
     pub(crate) async fn write(&self, shared: &Shared) -> Result<(), Error> {
+        let taken = || Error::ConsumerTaken { consumer: self.name.clone() };
+        if self.lock().is_lost {
+            return Err(taken());
+        }
         let (name, reader, boottime_ms) = (self.name.clone(), self.reader, shared.manager.now().boottime_ms);
         let mark = self.mark();
         let runtime = shared.manager.runtime();
-        let ours = runtime
+        let advanced = runtime
             .write(ACK, move |conn| {
                 Box::pin(async move { rows::advance(conn, &name, mark, reader, boottime_ms).await })
             })
             .await?;
-        if !ours {
-            return Err(Error::ConsumerTaken { consumer: self.name.clone() });
+        let is_ours = match advanced {
+            Advanced::Confirmed => true,
+            Advanced::Taken => false,
+            Advanced::Absent => self.claim_anew(shared, mark, boottime_ms).await?,
+        };
+        if !is_ours {
+            self.lose();
+            return Err(taken());
         }
         let mut state = self.lock();
         state.written = state.written.max(mark);
         state.written_ms = boottime_ms;
         Ok(())
+    }
+
+    /// Puts the consumer back into a runtime.db that was made anew; false when it was forgotten, or another was quicker. It is
+    /// looked for before and behind the write, because whoever forgets it removes it from runtime.db behind system.db.
+    async fn claim_anew(&self, shared: &Shared, mark: Mark, boottime_ms: u64) -> Result<bool, Error> {
+        if !self.is_defined(shared).await? {
+            return Ok(false);
+        }
+        let (name, reader) = (self.name.clone(), self.reader);
+        let runtime = shared.manager.runtime();
+        let claimed = runtime
+            .write(ACK, move |conn| {
+                Box::pin(async move { rows::claim(conn, &name, mark, reader, None, boottime_ms).await })
+            })
+            .await?;
+        if claimed.is_none() || self.is_defined(shared).await? {
+            return Ok(claimed.is_some());
+        }
+        let name = self.name.clone();
+        runtime.write(ACK, move |conn| Box::pin(async move { rows::unclaim(conn, &name, reader).await })).await?;
+        Ok(false)
+    }
+
+    async fn is_defined(&self, shared: &Shared) -> Result<bool, Error> {
+        // This store has forgotten it: should there be one of that name, it is another.
+        if self.lock().is_lost {
+            return Ok(false);
+        }
+        let name = self.name.clone();
+        let system = shared.manager.system();
+        let found = system.read(ACK, move |conn| Box::pin(async move { rows::find(conn, &name).await })).await?;
+        Ok(found.is_some())
     }
 
     /// Lets others read as this consumer.

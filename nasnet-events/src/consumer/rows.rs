@@ -30,6 +30,7 @@ const MOVE: &str = "UPDATE event_progress SET pos = MAX(pos, ?2), told = MAX(tol
      WHERE name = ?1 AND session = ?5 AND instance = ?6";
 const RELEASE: &str =
     "UPDATE event_progress SET session = NULL, instance = NULL WHERE name = ?1 AND session = ?2 AND instance = ?3";
+const UNCLAIM: &str = "DELETE FROM event_progress WHERE name = ?1 AND session = ?2 AND instance = ?3";
 const FORGET_STAND: &str = "DELETE FROM event_progress WHERE name = ?1";
 
 /// Who reads as a consumer: the session of its store, and the subscription.
@@ -53,6 +54,17 @@ pub(crate) struct Defined {
 pub(crate) struct Standing {
     pub(crate) reader: Option<Reader>,
     pub(crate) boottime_ms: u64,
+}
+
+/// What became of a reader's sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Advanced {
+    /// It reads as the consumer.
+    Confirmed,
+    /// Somebody else reads in its place.
+    Taken,
+    /// There is no such consumer in runtime.db: that was made anew, or the consumer was forgotten.
+    Absent,
 }
 
 type FoundDefinition = (String, String, i64, i64, Option<i64>, Option<i64>);
@@ -188,14 +200,14 @@ pub(crate) async fn claim(
     found.map(|(pos, told)| mark_of("runtime.db event_progress", pos, told)).transpose()
 }
 
-/// Moves a consumer and confirms its reader; false when somebody else reads in its place.
+/// Moves a consumer and confirms its reader.
 pub(crate) async fn advance(
     conn: &mut SqliteConnection,
     name: &str,
     mark: Mark,
     reader: Reader,
     boottime_ms: u64,
-) -> Result<bool, Error> {
+) -> Result<Advanced, Error> {
     let done = sqlx::query(MOVE)
         .bind(name)
         .bind(mark.position.to_key()?)
@@ -206,13 +218,16 @@ pub(crate) async fn advance(
         .execute(&mut *conn)
         .await?;
     if done.rows_affected() > 0 {
-        return Ok(true);
+        return Ok(Advanced::Confirmed);
     }
-    // runtime.db may have been made anew; a consumer that is claimed has a row.
-    if standing(conn, name).await?.is_some() {
-        return Ok(false);
-    }
-    Ok(claim(conn, name, mark, reader, None, boottime_ms).await?.is_some())
+    Ok(if standing(conn, name).await?.is_some() { Advanced::Taken } else { Advanced::Absent })
+}
+
+/// Takes a claim back, with the position that came with it.
+pub(crate) async fn unclaim(conn: &mut SqliteConnection, name: &str, reader: Reader) -> Result<(), Error> {
+    let query = sqlx::query(UNCLAIM).bind(name).bind(reader.session.as_slice()).bind(reader.instance.as_slice());
+    query.execute(conn).await?;
+    Ok(())
 }
 
 /// Lets others read as this consumer.

@@ -13,33 +13,30 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use nasnet_dbmanager::{BoxFuture, Cause};
+use nasnet_dbmanager::{BoxFuture, Scope};
 use tokio::sync::watch;
 
 use crate::consumer::away::{Away, Back};
 use crate::consumer::checkpoint::Checkpoint;
-use crate::consumer::marker::{Mark, Placed, arrange};
-use crate::consumer::progress::{CLAIM_MS, Progress};
-use crate::consumer::rows::{self, Reader, Standing};
-use crate::consumer::{Consumer, Item, LeftOut, StartAt};
+use crate::consumer::claim::claim;
+use crate::consumer::marker::{Placed, arrange};
+use crate::consumer::progress::Progress;
+use crate::consumer::rows::Reader;
+use crate::consumer::{Consumer, Item, LeftOut};
 use crate::epoch::{self, TailLost};
 use crate::error::Error;
 use crate::hot::look::is_stalled;
-use crate::hot::session;
+use crate::merge::Range;
 use crate::position::Position;
 use crate::read::{Cursor, Page, Tiers};
 use crate::shared::Shared;
-use crate::store::{EventStore, blocking};
-use crate::truncation::{self, Truncated};
-
-const SUBSCRIBE: Cause = Cause::new("event-subscribe");
+use crate::store::EventStore;
+use crate::truncation::{self, Removals, Truncated};
 
 /// How often the file of the hot tier is looked at for what other processes wrote. Commits of this process wake at once.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often it is read although the file looks unchanged.
 const READ_EVERY: Duration = Duration::from_secs(1);
-/// Times a claim is tried anew because its row changed meanwhile.
-const CLAIMS_MAX: u32 = 8;
 /// How long a failed read waits before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -48,8 +45,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// An error is an item of its own. A damaged place ([`Error::Corrupt`], [`Error::DictionaryMissing`]) and an event that cannot
 /// be shown ([`Error::KeyMissing`], [`Error::Upcast`]) are told and passed. A file that cannot be read ([`Error::SegmentBody`],
 /// [`Error::Io`]) is tried again from the same position, after a second, and passed once it has failed for
-/// [`crate::EventOptions::stall_after`]. A database that cannot be read ([`Error::Unreadable`]) is tried again for as long,
-/// then a consumer of several scopes goes on with the others ([`Item::LeftOut`]) and one of that scope alone waits on.
+/// [`crate::EventOptions::stall_after`]. A database that cannot be read, or that cannot tell what was removed from it
+/// ([`Error::Unreadable`]), is tried again for as long, then a consumer of several scopes goes on with the others
+/// ([`Item::LeftOut`]) and one of that scope alone waits on.
 /// Whatever else fails is tried again as long as it is asked for.
 ///
 /// Dropping it keeps what was acknowledged and lets others read as this consumer.
@@ -104,6 +102,7 @@ impl EventStore {
             return Err(Error::Invalid { what: "capacity", value: "0".to_owned(), why: "nothing could be delivered" });
         }
         let name = consumer.name.as_str().to_owned();
+        let _turn = shared.consumers.turn(&name).await;
         let defined = self.define(&consumer).await?;
         let reader = Reader { session: shared.owner(), instance: shared.manager.next_ulid().to_bytes() };
         let mark = claim(&shared, &name, defined, reader).await?;
@@ -135,70 +134,6 @@ impl EventStore {
         };
         Ok(Subscription { shared, progress, reading: Some(Box::new(reading)), pending: Mutex::new(None) })
     }
-
-    /// Finds the consumer's row in system.db, making it or adapting its definition where needed: the one flash write of a
-    /// subscription.
-    async fn define(&self, consumer: &Consumer) -> Result<Mark, Error> {
-        let system = self.shared().manager.system();
-        let name = consumer.name.as_str().to_owned();
-        let found = system.read(SUBSCRIBE, move |conn| Box::pin(async move { rows::find(conn, &name).await })).await?;
-        if let Some(found) = found
-            && found.filter == consumer.filter
-            && found.guard == consumer.guard
-        {
-            return Ok(found.mark);
-        }
-        let start = match consumer.from {
-            StartAt::Beginning => Position::START,
-            StartAt::Now => self.view().await?.stable(),
-            StartAt::After(position) => position.min(Position::END),
-        };
-        let (consumer, now) = (consumer.clone(), self.shared().manager.now());
-        let defined = system
-            .write(SUBSCRIBE, move |conn| {
-                Box::pin(async move { rows::define(conn, &consumer, Mark::at(start), now).await })
-            })
-            .await?;
-        Ok(defined.mark)
-    }
-}
-
-/// Takes the consumer from nobody, a dead reader or a silent one, and returns where it stands.
-async fn claim(shared: &Shared, name: &str, defined: Mark, reader: Reader) -> Result<Mark, Error> {
-    // The reader before may let go, or another take it, between the look and the claim.
-    for _ in 0..CLAIMS_MAX {
-        let own = name.to_owned();
-        let runtime = shared.manager.runtime();
-        let standing =
-            runtime.read(SUBSCRIBE, move |conn| Box::pin(async move { rows::standing(conn, &own).await })).await?;
-        let now = shared.manager.now();
-        let before = standing.and_then(|standing| standing.reader);
-        if let (Some(standing), Some(before)) = (standing, before)
-            && is_read(shared, name, &standing, before, now.boottime_ms).await
-        {
-            break;
-        }
-        let own = name.to_owned();
-        let claimed = runtime
-            .write(SUBSCRIBE, move |conn| {
-                Box::pin(async move { rows::claim(conn, &own, defined, reader, before, now.boottime_ms).await })
-            })
-            .await?;
-        if let Some(mark) = claimed {
-            return Ok(mark);
-        }
-    }
-    Err(Error::ConsumerBusy { consumer: name.to_owned() })
-}
-
-/// True while the reader named in a row may still be at work.
-async fn is_read(shared: &Shared, name: &str, standing: &Standing, reader: Reader, boottime_ms: u64) -> bool {
-    if reader.session == shared.owner() {
-        return shared.consumers.is_read_by(name, reader.instance);
-    }
-    let is_silent = boottime_ms.saturating_sub(standing.boottime_ms) >= CLAIM_MS;
-    let dir = shared.sessions_dir();
-    !is_silent && blocking(move || session::is_alive(&dir, reader.session)).await
 }
 
 impl Subscription {
@@ -208,7 +143,8 @@ impl Subscription {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a position that was not delivered, [`Error::ConsumerTaken`] when this subscription was silent
-    /// for too long and another reads as the consumer now, [`Error::Storage`] when a database cannot be written.
+    /// for too long and another reads as the consumer now, or the consumer was forgotten, [`Error::Storage`] when a database
+    /// cannot be written.
     ///
     /// # Cancel safety
     /// Safe: it may have been written or not.
@@ -226,7 +162,7 @@ impl Subscription {
     /// calls this meanwhile, or another process may take over.
     ///
     /// # Errors
-    /// [`Error::ConsumerTaken`] when another does, [`Error::Storage`].
+    /// [`Error::ConsumerTaken`] when another does or the consumer was forgotten, [`Error::Storage`].
     ///
     /// # Cancel safety
     /// Safe.
@@ -464,7 +400,9 @@ impl Reading {
             match item {
                 Ok(event) => events.push(event),
                 Err(error) if error.is_damage() => damaged.push(error),
-                Err(error @ (Error::SegmentBody { .. } | Error::Io { .. })) if self.has_failed_for_long(&error) => {
+                Err(error @ (Error::SegmentBody { .. } | Error::Io { .. }))
+                    if self.has_failed_for_long(error.to_string()) =>
+                {
                     damaged.push(error);
                 }
                 Err(error @ Error::Unreadable { .. }) if self.may_leave_out(&error) => left_out.extend(left_of(error)),
@@ -476,7 +414,7 @@ impl Reading {
         // What may fail comes first: a range is left out durably and in memory only where the item that tells of it follows
         // for certain. Afterwards its scope is passed in silence.
         self.look_for_losses(page.end.epoch).await?;
-        let removed = self.removed(page.scopes).await?;
+        let removed = self.removed(page.scopes, (through, page.end), &mut left_out).await?;
         if !left_out.is_empty() {
             self.away.leave_out(&self.shared, &self.progress.name, &left_out).await?;
         }
@@ -495,10 +433,10 @@ impl Reading {
         Ok(())
     }
 
-    /// True once a file of this page could not be read for so long that the rest must not wait.
-    fn has_failed_for_long(&mut self, error: &Error) -> bool {
+    /// True once something of this page could not be read for so long that the rest must not wait.
+    fn has_failed_for_long(&mut self, what: String) -> bool {
         let now_ms = self.shared.manager.now().boottime_ms;
-        let since_ms = *self.failing.entry(error.to_string()).or_insert(now_ms);
+        let since_ms = *self.failing.entry(what).or_insert(now_ms);
         now_ms.saturating_sub(since_ms) >= self.shared.stall_after_ms()
     }
 
@@ -517,13 +455,23 @@ impl Reading {
         Ok(())
     }
 
-    /// What was removed above `read_to`. The databases below the hot tier are asked only when the page comes from them.
-    async fn removed(&mut self, scopes: Option<Vec<nasnet_dbmanager::Scope>>) -> Result<Vec<Truncated>, Error> {
-        if let Some(scopes) = scopes {
-            self.removed = truncation::since_of(&self.shared, &scopes, self.read_to).await?;
-            return Ok(self.removed.clone());
+    /// What was removed above `read_to`. The databases below the hot tier are asked only when the page comes from them. The
+    /// page waits for one that cannot be asked, or is passed without it.
+    async fn removed(
+        &mut self,
+        scopes: Option<Vec<Scope>>,
+        page: (Position, Position),
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<Vec<Truncated>, Error> {
+        let asked = scopes.as_deref().unwrap_or_default();
+        let Removals { found: mut removed, failed } = truncation::since_of(&self.shared, asked, self.read_to).await?;
+        for (scope, error) in failed {
+            left_out.extend(self.pass_untold(scope, error, page, left_out)?);
         }
-        let mut removed = truncation::since_of(&self.shared, &[], self.read_to).await?;
+        if scopes.is_some() {
+            self.removed.clone_from(&removed);
+            return Ok(removed);
+        }
         let newer = |known: &Truncated, new: &Truncated| {
             (known.after, &known.by, &known.scope) == (new.after, &new.by, &new.scope)
         };
@@ -531,6 +479,28 @@ impl Reading {
         let known: Vec<Truncated> = known.cloned().collect();
         removed.extend(known);
         Ok(removed)
+    }
+
+    /// Decides what becomes of a scope that cannot tell what was removed from it: behind this page nobody asks for that any
+    /// more. Its events count as unread with the rest, unless they do already.
+    fn pass_untold(
+        &mut self,
+        scope: Scope,
+        error: Error,
+        (through, end): (Position, Position),
+        left_out: &[LeftOut],
+    ) -> Result<Option<LeftOut>, Error> {
+        let page = Range { low: self.read_to.max(Position::new(1, 0)), high: through };
+        let is_out = |left: &LeftOut| left.scope == scope && left.after <= page.low && page.high <= left.through;
+        if left_out.iter().any(is_out) || self.away.covers(&scope, page) {
+            return Ok(None);
+        }
+        let is_long = self.has_failed_for_long(format!("removals of {scope}"));
+        // That of the system tells what became of other scopes, too.
+        let must_wait = scope == Scope::System || self.consumer.filter.is_of_one_scope() || !is_long;
+        // To the end of what is being read, so that it is told once and not of every page.
+        let error = Error::Unreadable { scope, after: page.low, through: end, source: Box::new(error) };
+        if must_wait { Err(error) } else { Ok(left_of(error)) }
     }
 
     /// Losses are recorded before the epoch behind them begins.

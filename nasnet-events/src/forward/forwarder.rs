@@ -2,16 +2,13 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::time::Duration;
 
 use crate::consumer::Consumer;
 use crate::error::Error;
 use crate::forward::forwarding::Forwarding;
+use crate::forward::pause::IDLE_PAUSE;
 use crate::forward::{Backoff, Sink};
 use crate::store::EventStore;
-
-/// How often the queue is looked at when nothing calls for it.
-pub(crate) const IDLE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Sends the events of a consumer to a sink, each at least once, those of a stream in order.
 ///

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Cause, Now, Scope};
 
 use crate::consumer::{Item, Subscription};
 use crate::error::Error;
 use crate::event::Recorded;
-use crate::forward::forwarder::IDLE_PAUSE;
+use crate::forward::pause::{OFFLINE_PAUSE, Pause};
 use crate::forward::rows::{self, Changes};
 use crate::forward::{Batch, BlockedStream, Delivery, Forwarder, Round, Sink};
 use crate::name::StreamName;
@@ -22,8 +22,6 @@ use crate::read::{Cursor, Page, Tiers};
 const FORWARD: Cause = Cause::new("event-forward");
 /// Less than the minute after which a silent reader is replaced.
 const DELIVER_MAX: Duration = Duration::from_secs(30);
-/// How long nothing is tried after the sink was not there.
-const OFFLINE_PAUSE: Duration = Duration::from_secs(60);
 /// Dead letters tried again in one round.
 const REQUESTED_MAX: u32 = 64;
 
@@ -43,10 +41,10 @@ pub struct Forwarding<'f, S> {
     /// Handed out by the subscription and not dealt with, up to `through`.
     waiting: Vec<Recorded>,
     through: Position,
-    /// Until when, by the time since boot, nothing new is begun.
-    paused: Option<u64>,
-    /// That pause is the sink's absence: blocked streams are not tried either.
-    is_offline: bool,
+    pause: Pause,
+    /// A round has begun. As long as it has not come to its end, what it had at hand may be neither sent nor in `waiting`, and
+    /// nothing may be acknowledged.
+    is_under_way: bool,
     changes: Changes,
     /// Nothing new is to be begun.
     stop: Arc<AtomicBool>,
@@ -89,8 +87,8 @@ impl<'f, S: Sink> Forwarding<'f, S> {
             failing: BTreeMap::new(),
             waiting: Vec::new(),
             through,
-            paused: None,
-            is_offline: false,
+            pause: Pause::default(),
+            is_under_way: false,
             changes: Changes::default(),
             stop: Arc::default(),
         })
@@ -99,18 +97,25 @@ impl<'f, S: Sink> Forwarding<'f, S> {
     /// Sends what can be sent now, and returns when there is nothing left to do for the moment.
     ///
     /// # Errors
-    /// [`Error::ConsumerTaken`] when another process sends instead; [`Error::Storage`] and others when the store cannot be
-    /// read or written: what was sent and not noted is sent again by the next forwarding.
+    /// [`Error::Closed`] once the store is; [`Error::ConsumerTaken`] when another process sends instead; [`Error::Storage`] and
+    /// others when the store cannot be read or written: what was sent and not noted is sent again by the next forwarding.
+    /// [`Error::RoundUnfinished`] after such a failure.
     ///
     /// # Cancel safety
-    /// A dropped round must not be continued: open another.
+    /// A dropped round cannot be continued: the next one answers [`Error::RoundUnfinished`]. Open another forwarding.
     pub async fn round(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
+        if self.forwarder.store.shared().is_closing() {
+            return Err(Error::Closed);
+        }
+        if self.is_under_way {
+            return Err(Error::RoundUnfinished { consumer: self.forwarder.consumer.name.to_string() });
+        }
         self.subscription.confirm().await?;
-        if self.is_paused() && self.is_offline {
+        if self.pause.is_offline(self.now().boottime_ms) {
             return Ok(round);
         }
-        self.is_offline = false;
+        self.is_under_way = true;
         let sent = self.send_all(&mut round).await;
         // What was found out before a failure of the store is worth keeping.
         round.dropped += self.write_changes().await?;
@@ -118,6 +123,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         if self.waiting.is_empty() {
             self.subscription.ack(self.through).await?;
         }
+        self.is_under_way = false;
         Ok(round)
     }
 
@@ -142,7 +148,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         if !self.send_requested(round).await? || !self.send_due(round).await? {
             return Ok(());
         }
-        while !self.is_paused() && !self.is_stopping() {
+        while !self.pause.is_on(self.now().boottime_ms) && !self.is_stopping() {
             let is_at_work = !self.waiting.is_empty() || self.take_more(round).await?;
             if !self.send_returned(round).await? || !is_at_work {
                 return Ok(());
@@ -240,8 +246,8 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         }
         if all_blocked && count > 1 {
             let now = self.now();
-            let first = self.blocked.values().map(|blocked| blocked.due_in(&now)).min().unwrap_or(OFFLINE_PAUSE);
-            self.pause(first);
+            let first = self.first_due(&now).unwrap_or(OFFLINE_PAUSE);
+            self.pause.begin(now.boottime_ms, first);
         }
         Ok(())
     }
@@ -323,9 +329,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
     async fn send_due(&mut self, round: &mut Round) -> Result<bool, Error> {
         let now = self.now();
         let mut due: Vec<BlockedStream> =
-            self.blocked.values().filter(|blocked| blocked.due_in(&now).is_zero()).cloned().collect();
-        // Those of a scope that is held come after what was left out of it.
-        due.retain(|blocked| !self.held.contains_key(&blocked.scope));
+            self.awaited().filter(|blocked| blocked.due_in(&now).is_zero()).cloned().collect();
         due.sort_by_key(|blocked| blocked.position);
         for blocked in due {
             if self.is_stopping() {
@@ -383,8 +387,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
                     self.changes.blocked.retain(|other| (&other.scope, &other.stream) != (&key.0, &key.1));
                     self.waiting.retain(|event| key_of(event) != key);
                     self.changes.unblocked.push(key);
-                    // Whatever kept everything from being sent is over.
-                    self.paused = None;
+                    self.pause.end();
                 }
                 Fate::Offline(why) => {
                     self.go_offline(round, why);
@@ -547,30 +550,25 @@ impl<'f, S: Sink> Forwarding<'f, S> {
     }
 
     fn is_stopping(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+        self.stop.load(Ordering::Acquire) || self.forwarder.store.shared().is_closing()
     }
 
-    fn now(&self) -> nasnet_dbmanager::Now {
+    fn now(&self) -> Now {
         self.forwarder.store.shared().manager.now()
     }
 
     fn go_offline(&mut self, round: &mut Round, why: String) {
         round.offline = Some(why);
-        self.pause(OFFLINE_PAUSE);
-        self.is_offline = true;
+        self.pause.go_offline(self.now().boottime_ms);
     }
 
-    fn pause(&mut self, longest: Duration) {
-        let until = self.now().boottime_ms.saturating_add(u64::try_from(longest.as_millis()).unwrap_or(u64::MAX));
-        self.paused = Some(until);
+    /// Blocked streams that are tried when they are due. Those of a scope that is held come after what was left out of it.
+    fn awaited(&self) -> impl Iterator<Item = &BlockedStream> {
+        self.blocked.values().filter(|blocked| !self.held.contains_key(&blocked.scope))
     }
 
-    fn is_paused(&mut self) -> bool {
-        let now = self.now().boottime_ms;
-        if self.paused.is_some_and(|until| now >= until) {
-            self.paused = None;
-        }
-        self.paused.is_some()
+    fn first_due(&self, now: &Now) -> Option<Duration> {
+        self.awaited().map(|blocked| blocked.due_in(now)).min()
     }
 
     /// Waits until there may be something to do.
@@ -581,10 +579,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
     /// How long there is nothing to do unless events arrive.
     pub(crate) fn idle_for(&self) -> Duration {
         let now = self.now();
-        let due = self.blocked.values().map(|blocked| blocked.due_in(&now)).min();
-        let paused = self.paused.map(|until| Duration::from_millis(until.saturating_sub(now.boottime_ms)));
-        let next = due.into_iter().chain(paused).min().unwrap_or(IDLE_PAUSE);
-        next.clamp(Duration::from_millis(50), IDLE_PAUSE)
+        self.pause.idle_for(now.boottime_ms, self.first_due(&now))
     }
 }
 

@@ -63,6 +63,11 @@ impl HttpSink {
         if authority.as_str().contains('@') {
             return Err(invalid("credentials belong into a header"));
         }
+        // Of credentials with a `/` or `?` in the password, what is before it looks like a port.
+        let behind_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+        if !matches!(behind_host, "" | ":") && uri.port_u16().is_none() {
+            return Err(invalid("its port is no number"));
+        }
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(80);
         let (connect_timeout, timeout) = (Duration::from_secs(5), Duration::from_secs(20));
@@ -164,8 +169,9 @@ fn verdict(status: u16, body: &[u8]) -> Delivery {
     }
 }
 
+/// Cut at the last `@`: a password may hold others, and whatever else ends a host.
 fn without_credentials(url: &str) -> String {
-    match url.split_once('@') {
+    match url.rsplit_once('@') {
         Some((_, rest)) => format!("..@{rest}"),
         None => url.to_owned(),
     }
@@ -195,6 +201,14 @@ mod tests {
             let error = HttpSink::new(bad).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }
+        // Whatever stands in the password.
+        for bad in
+            ["http://u:secret@secret@a/", "http://u:secret/secret@a/x@y", "http://u:secret?secret#secret@a/?x=@y"]
+        {
+            let error = HttpSink::new(bad).unwrap_err().to_string();
+            assert!(!error.contains("secret") && error.contains("..@"), "{error}");
+        }
+        assert!(HttpSink::new("http://a/b@c?d=@e").is_ok());
         let sink = HttpSink::new("http://[::1]:8080/in?a=b").unwrap().header("Authorization", "Bearer secret").unwrap();
         assert_eq!((sink.host.as_str(), sink.port), ("::1", 8080));
         assert!(!format!("{sink:?}").contains("secret"));

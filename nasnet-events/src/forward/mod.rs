@@ -22,6 +22,7 @@ mod forwarder;
 mod forwarding;
 #[cfg(feature = "http")]
 mod http;
+mod pause;
 mod rows;
 mod sink;
 mod store_sink;
@@ -35,3 +36,6 @@ pub use forwarding::Forwarding;
 pub use http::HttpSink;
 pub use sink::{Batch, Delivery, Sink};
 pub use store_sink::StoreSink;
+
+#[cfg(test)]
+mod idle_tests;

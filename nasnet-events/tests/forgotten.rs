@@ -1,0 +1,94 @@
+//! A consumer that was forgotten stays forgotten, whoever still reads as it.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod support;
+
+use nasnet_dbmanager::{DbManager, Scope};
+use nasnet_events::forward::{Forwarder, StoreSink};
+use nasnet_events::{ConsumerName, Error, EventOptions, EventStore, Position};
+use support::watch::{consumer, ids, next, shown, until_caught_up};
+use support::{Site, TEST, append_normal, router};
+
+fn name() -> ConsumerName {
+    ConsumerName::parse("c").unwrap()
+}
+
+fn is_taken(done: &Result<(), Error>) -> bool {
+    matches!(done, Err(Error::ConsumerTaken { consumer }) if consumer == "c")
+}
+
+async fn wipe_progress(manager: &DbManager) {
+    let wiped = manager.runtime().write(TEST, |conn| {
+        Box::pin(async move {
+            sqlx::raw_sql("DELETE FROM event_progress").execute(conn).await?;
+            Ok::<_, Error>(())
+        })
+    });
+    wiped.await.unwrap();
+}
+
+/// By the store that reads as it, and by another.
+#[tokio::test]
+async fn one_that_is_read_is_forgotten_and_begins_anew() {
+    for is_other in [false, true] {
+        let site = Site::new();
+        let (manager, store) = site.open().await;
+        let other = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        let forgetting = if is_other { &other } else { &store };
+        let all = append_normal(&manager, &store, &router("r1"), 3).await;
+        let mut subscription = store.subscribe(consumer("c")).await.unwrap();
+        let mut positions = Vec::new();
+        for _ in 0..3 {
+            positions.push(next(&mut subscription).await.position());
+        }
+        subscription.ack(positions[1]).await.unwrap();
+
+        assert!(forgetting.forget_consumer(&name()).await.unwrap());
+        for done in [subscription.confirm().await, subscription.ack(positions[2]).await] {
+            assert!(is_taken(&done), "{done:?}");
+        }
+        assert_eq!(store.consumers().await.unwrap(), []);
+        let items = shown(forgetting, "c").await;
+        assert_eq!(ids(&items), all, "from the beginning");
+        let done = subscription.ack(positions[2]).await;
+        assert!(is_taken(&done), "{done:?}");
+
+        // Nor does it come back with what the store of the old subscription writes last.
+        subscription.close().await.unwrap();
+        store.shutdown().await.unwrap();
+        let listed = other.consumers().await.unwrap();
+        assert_eq!((listed[0].position, listed[0].saved), (Position::START, Position::START));
+    }
+}
+
+#[tokio::test]
+async fn a_forwarder_of_a_forgotten_consumer_sends_nothing_until_it_is_opened_anew() {
+    let (here, there) = (Site::new(), Site::new());
+    let (_target_manager, target) = there.open().await;
+    let (manager, store) = here.open().await;
+    append_normal(&manager, &store, &router("r1"), 2).await;
+    let forwarder = Forwarder::new(store.clone(), consumer("c"), StoreSink::new(target.clone(), Scope::System));
+    let mut forwarding = forwarder.open().await.unwrap();
+    assert_eq!(forwarding.round().await.unwrap().delivered, 2);
+    store.forget_consumer(&name()).await.unwrap();
+    append_normal(&manager, &store, &router("r1"), 1).await;
+    let refused = forwarding.round().await;
+    assert!(matches!(refused, Err(Error::ConsumerTaken { .. })), "{refused:?}");
+    drop(forwarding);
+    assert_eq!(forwarder.open().await.unwrap().round().await.unwrap().delivered, 3);
+}
+
+#[tokio::test]
+async fn one_whose_progress_was_lost_with_tmpfs_goes_on_where_it_is() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    append_normal(&manager, &store, &router("r1"), 3).await;
+    let mut subscription = store.subscribe(consumer("c")).await.unwrap();
+    let items = until_caught_up(&mut subscription).await;
+    subscription.ack(items[0].position()).await.unwrap();
+    wipe_progress(&manager).await;
+    subscription.ack(items[1].position()).await.unwrap();
+    assert_eq!(store.consumers().await.unwrap()[0].position, items[1].position());
+    let other = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+    assert!(matches!(other.subscribe(consumer("c")).await, Err(Error::ConsumerBusy { .. })));
+}
