@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cold::frame::{self, Header, PREFIX_BYTES, SKIPPABLE};
+use crate::cold::frame::{self, Header, MAGIC, PREFIX_BYTES, SKIPPABLE};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::query::Query;
@@ -100,6 +100,8 @@ pub(crate) struct Index {
     /// Bytes after the last whole frame, and what they are.
     pub(crate) tail_bytes: u64,
     pub(crate) tail: Tail,
+    /// The file begins as those of this crate do.
+    begins_as_ours: bool,
 }
 
 impl Index {
@@ -116,6 +118,9 @@ impl Index {
         let kept = identity == self.file && end > known_bytes && self.last_is_there(source, end)?;
         if !kept {
             *self = Self { file: identity, ..Self::default() };
+        }
+        if self.whole_bytes == 0 {
+            self.begins_as_ours = begins_as_ours(source, end)?;
         }
         self.changed = changed;
         self.tail = Tail::None;
@@ -164,10 +169,17 @@ impl Index {
         (self.tail, self.tail_bytes) = (Tail::None, 0);
     }
 
-    /// True when the file holds no frame of ours at all, nor the beginning of one.
+    /// True when the file holds no frame of ours at all, nor the beginning of one, whole or damaged.
     pub(crate) fn is_foreign(&self) -> bool {
-        self.frames.is_empty() && self.damaged.is_empty() && self.tail == Tail::Damaged
+        self.frames.is_empty() && self.damaged.is_empty() && self.tail == Tail::Damaged && !self.begins_as_ours
     }
+}
+
+/// True when either of the two magic numbers stands where the first frame has it: damage to one does not make the file
+/// somebody else's.
+fn begins_as_ours(source: &Source, end: u64) -> Result<bool, Error> {
+    let start = source.bytes(0, end.min((PREFIX_BYTES + MAGIC.len()) as u64))?;
+    Ok(start.starts_with(&SKIPPABLE) || start.get(PREFIX_BYTES..).is_some_and(|described| described == MAGIC))
 }
 
 /// What stands at `offset`, which lies before `end`.
