@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use crate::archive::Failing;
 use crate::cold::ColdDir;
 use crate::consumer::progress::Consumers;
 use crate::decide::Turns;
@@ -114,7 +115,7 @@ pub(crate) struct Shared {
     pub(crate) flushed: watch::Sender<u64>,
     /// Up to where all events of a scope, Low ones too, were read back from the cold tier by this process.
     archived: Mutex<Arc<HashMap<Scope, Position>>>,
-    pub(crate) archiving: tokio::sync::Mutex<()>,
+    pub(crate) archiving: tokio::sync::Mutex<Failing>,
     /// Up to where events were looked at for dictionaries.
     trained: Mutex<HashMap<Scope, Position>>,
     closing: AtomicBool,
@@ -163,7 +164,7 @@ impl Shared {
             flushing: tokio::sync::Mutex::new(()),
             flushed: watch::Sender::new(0),
             archived: Mutex::default(),
-            archiving: tokio::sync::Mutex::new(()),
+            archiving: tokio::sync::Mutex::default(),
             trained: Mutex::default(),
             closing: AtomicBool::new(false),
             unclassified: AtomicU64::new(0),
