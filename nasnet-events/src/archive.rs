@@ -9,7 +9,7 @@ use nasnet_dbmanager::{Cause, ClockQuality, Scope};
 use sqlx::SqliteConnection;
 
 use crate::class::Class;
-use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, FileName, Session};
+use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, FileName, Known, Session};
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
@@ -35,6 +35,9 @@ const BACKLOG: &str = "SELECT (SELECT COUNT(*) FROM event_rows WHERE pos > ?1) \
      + (SELECT COALESCE(SUM(events), 0) FROM event_segments WHERE last_pos > ?1) \
      + (SELECT COALESCE(SUM(events), 0) FROM event_sealed WHERE last_pos > ?1)";
 
+const OLDEST: &str = "SELECT MIN(pos) FROM (SELECT MIN(pos) AS pos FROM event_rows \
+     UNION ALL SELECT MIN(first_pos) FROM event_segments UNION ALL SELECT MIN(first_pos) FROM event_sealed)";
+
 /// What an archive run did.
 #[derive(Debug)]
 pub struct ArchiveReport {
@@ -56,6 +59,13 @@ pub struct ArchiveReport {
 pub(crate) async fn confirmed(conn: &mut SqliteConnection) -> Result<Option<Position>, Error> {
     let found: Option<i64> = sqlx::query_scalar(GET).bind(CURSOR).fetch_optional(conn).await?;
     Ok(found.and_then(Position::from_key))
+}
+
+/// What the database knows of the archive.
+async fn known(conn: &mut SqliteConnection) -> Result<Known, Error> {
+    let confirmed = confirmed(&mut *conn).await?.unwrap_or(Position::START);
+    let oldest: Option<i64> = sqlx::query_scalar(OLDEST).fetch_one(conn).await?;
+    Ok(Known { confirmed, oldest: oldest.and_then(Position::from_key) })
 }
 
 /// Events of the warm tier behind a position.
@@ -160,9 +170,10 @@ impl EventStore {
         failing: &mut Failing,
     ) -> Result<(), Error> {
         let database = self.shared().manager.scope(scope).await?;
-        let confirmed = database.read(ARCHIVE, |conn| Box::pin(confirmed(conn))).await?.unwrap_or(Position::START);
+        let known = database.read(ARCHIVE, |conn| Box::pin(known(conn))).await?;
+        let confirmed = known.confirmed;
         let (session, own) = (Arc::clone(run.session), scope.clone());
-        let last = with_cold(run.cold, move |cold| cold.mount(&session, &own, confirmed)).await?;
+        let last = with_cold(run.cold, move |cold| cold.mount(&session, &own, known)).await?;
         let failed_before = failing.0.remove(scope).unwrap_or_default();
 
         let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(run.until);

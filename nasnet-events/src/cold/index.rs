@@ -102,6 +102,8 @@ pub(crate) struct Index {
     pub(crate) tail: Tail,
     /// The file begins as those of this crate do.
     begins_as_ours: bool,
+    /// The last frame is known to be on this medium, and not in the page cache alone, as long as the file is as it was.
+    pub(crate) is_settled: bool,
 }
 
 impl Index {
@@ -123,6 +125,7 @@ impl Index {
             self.begins_as_ours = begins_as_ours(source, end)?;
         }
         self.changed = changed;
+        self.is_settled = false;
         self.tail = Tail::None;
         while self.whole_bytes < end {
             let found = match look(source, self.whole_bytes, end)? {
@@ -155,12 +158,12 @@ impl Index {
         Ok(matches!(look(source, last.offset, end)?, Look::Frame(place) if place.header == last.header))
     }
 
-    /// Forgets the last frame, whose bytes turned out never to have arrived.
-    pub(crate) fn drop_last(&mut self) {
+    /// Forgets the last frame, whose bytes turned out not to be there.
+    pub(crate) fn drop_last(&mut self, tail: Tail) {
         if let Some(place) = self.frames.pop() {
             self.tail_bytes += self.whole_bytes - place.offset;
             self.whole_bytes = place.offset;
-            self.tail = Tail::Torn;
+            self.tail = tail;
         }
     }
 
