@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::flush::FlushReason;
 use crate::hot::{flushed, log};
+use crate::merge::Range;
 use crate::options::ColdPolicy;
 use crate::position::Position;
 use crate::query::Query;
@@ -24,6 +25,8 @@ use crate::store::{EventStore, blocking};
 
 const ARCHIVE: Cause = Cause::new("event-archive");
 const CURSOR: &str = "archive";
+/// Up to here a part of the archive, or all of it, was written without Low events.
+const WITHOUT_LOW: &str = "archive-without-low";
 /// How long another store may write before this one gives up.
 const LOCK_RETRY: Duration = Duration::from_millis(100);
 const LOCK_TRIES: u32 = 100;
@@ -57,15 +60,20 @@ pub struct ArchiveReport {
 
 /// The last position of a scope whose copy in the cold tier was read back.
 pub(crate) async fn confirmed(conn: &mut SqliteConnection) -> Result<Option<Position>, Error> {
-    let found: Option<i64> = sqlx::query_scalar(GET).bind(CURSOR).fetch_optional(conn).await?;
+    cursor(conn, CURSOR).await
+}
+
+async fn cursor(conn: &mut SqliteConnection, name: &'static str) -> Result<Option<Position>, Error> {
+    let found: Option<i64> = sqlx::query_scalar(GET).bind(name).fetch_optional(conn).await?;
     Ok(found.and_then(Position::from_key))
 }
 
-/// What the database knows of the archive.
-async fn known(conn: &mut SqliteConnection) -> Result<Known, Error> {
+/// What the database knows of the archive, and up to where that was written without Low events.
+async fn known(conn: &mut SqliteConnection) -> Result<(Known, Position), Error> {
     let confirmed = confirmed(&mut *conn).await?.unwrap_or(Position::START);
+    let without_low = cursor(&mut *conn, WITHOUT_LOW).await?.unwrap_or(Position::START);
     let oldest: Option<i64> = sqlx::query_scalar(OLDEST).fetch_one(conn).await?;
-    Ok(Known { confirmed, oldest: oldest.and_then(Position::from_key) })
+    Ok((Known { confirmed, oldest: oldest.and_then(Position::from_key) }, without_low))
 }
 
 /// Events of the warm tier behind a position.
@@ -74,8 +82,11 @@ pub(crate) async fn backlog(conn: &mut SqliteConnection, after: Position) -> Res
     Ok(found.cast_unsigned())
 }
 
-async fn confirm(conn: &mut SqliteConnection, position: Position) -> Result<(), Error> {
-    sqlx::query(SET).bind(CURSOR).bind(position.to_key()?).execute(conn).await?;
+async fn confirm(conn: &mut SqliteConnection, position: Position, without_low: Option<Position>) -> Result<(), Error> {
+    let cursors = [(CURSOR, Some(position)), (WITHOUT_LOW, without_low)];
+    for (name, position) in cursors.into_iter().filter_map(|(name, position)| Some((name, position?))) {
+        sqlx::query(SET).bind(name).bind(position.to_key()?).execute(&mut *conn).await?;
+    }
     Ok(())
 }
 
@@ -170,7 +181,7 @@ impl EventStore {
         failing: &mut Failing,
     ) -> Result<(), Error> {
         let database = self.shared().manager.scope(scope).await?;
-        let known = database.read(ARCHIVE, |conn| Box::pin(known(conn))).await?;
+        let (known, without_low) = database.read(ARCHIVE, |conn| Box::pin(known(conn))).await?;
         let confirmed = known.confirmed;
         let (session, own) = (Arc::clone(run.session), scope.clone());
         let last = with_cold(run.cold, move |cold| cold.mount(&session, &own, known)).await?;
@@ -241,11 +252,17 @@ impl EventStore {
                 break;
             }
         }
-        if let Some(end) = end.filter(|end| *end > confirmed) {
-            database.write(ARCHIVE, move |conn| Box::pin(async move { confirm(conn, end).await })).await?;
+        let lacks_low = match run.policy {
+            ColdPolicy::WarmOnly => end.filter(|end| *end > confirmed || Some(*end) > last),
+            // Under which policy that was written nobody has noted.
+            ColdPolicy::Everything => last.filter(|last| *last > confirmed),
+        };
+        if let Some(end) = end.filter(|end| *end > confirmed || lacks_low.is_some()) {
+            database.write(ARCHIVE, move |conn| Box::pin(async move { confirm(conn, end, lacks_low).await })).await?;
         }
-        if let (ColdPolicy::Everything, Some(end)) = (run.policy, end) {
-            self.shared().note_archived(scope, end);
+        if let (ColdPolicy::Everything, Some(high)) = (run.policy, end) {
+            let low = lacks_low.map_or(without_low, |lacking| lacking.max(without_low));
+            self.shared().note_archived(scope, Range { low, high });
         }
         stopped.map_or(Ok(()), Err)
     }
