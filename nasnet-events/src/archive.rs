@@ -1,5 +1,6 @@
 //! Copies events to the cold tier: append, read back, then confirm.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,12 +9,13 @@ use nasnet_dbmanager::{Cause, ClockQuality, Scope};
 use sqlx::SqliteConnection;
 
 use crate::class::Class;
-use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, FileName, Session};
+use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, FileName, Known, Session};
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::flush::FlushReason;
 use crate::hot::{flushed, log};
+use crate::merge::Range;
 use crate::options::ColdPolicy;
 use crate::position::Position;
 use crate::query::Query;
@@ -23,6 +25,8 @@ use crate::store::{EventStore, blocking};
 
 const ARCHIVE: Cause = Cause::new("event-archive");
 const CURSOR: &str = "archive";
+/// Up to here a part of the archive, or all of it, was written without Low events.
+const WITHOUT_LOW: &str = "archive-without-low";
 /// How long another store may write before this one gives up.
 const LOCK_RETRY: Duration = Duration::from_millis(100);
 const LOCK_TRIES: u32 = 100;
@@ -33,6 +37,9 @@ const SET: &str = "INSERT INTO event_cursors (name, pos) VALUES (?1, ?2) \
 const BACKLOG: &str = "SELECT (SELECT COUNT(*) FROM event_rows WHERE pos > ?1) \
      + (SELECT COALESCE(SUM(events), 0) FROM event_segments WHERE last_pos > ?1) \
      + (SELECT COALESCE(SUM(events), 0) FROM event_sealed WHERE last_pos > ?1)";
+
+const OLDEST: &str = "SELECT MIN(pos) FROM (SELECT MIN(pos) AS pos FROM event_rows \
+     UNION ALL SELECT MIN(first_pos) FROM event_segments UNION ALL SELECT MIN(first_pos) FROM event_sealed)";
 
 /// What an archive run did.
 #[derive(Debug)]
@@ -53,8 +60,20 @@ pub struct ArchiveReport {
 
 /// The last position of a scope whose copy in the cold tier was read back.
 pub(crate) async fn confirmed(conn: &mut SqliteConnection) -> Result<Option<Position>, Error> {
-    let found: Option<i64> = sqlx::query_scalar(GET).bind(CURSOR).fetch_optional(conn).await?;
+    cursor(conn, CURSOR).await
+}
+
+async fn cursor(conn: &mut SqliteConnection, name: &'static str) -> Result<Option<Position>, Error> {
+    let found: Option<i64> = sqlx::query_scalar(GET).bind(name).fetch_optional(conn).await?;
     Ok(found.and_then(Position::from_key))
+}
+
+/// What the database knows of the archive, and up to where that was written without Low events.
+async fn known(conn: &mut SqliteConnection) -> Result<(Known, Position), Error> {
+    let confirmed = confirmed(&mut *conn).await?.unwrap_or(Position::START);
+    let without_low = cursor(&mut *conn, WITHOUT_LOW).await?.unwrap_or(Position::START);
+    let oldest: Option<i64> = sqlx::query_scalar(OLDEST).fetch_one(conn).await?;
+    Ok((Known { confirmed, oldest: oldest.and_then(Position::from_key) }, without_low))
 }
 
 /// Events of the warm tier behind a position.
@@ -63,19 +82,28 @@ pub(crate) async fn backlog(conn: &mut SqliteConnection, after: Position) -> Res
     Ok(found.cast_unsigned())
 }
 
-async fn confirm(conn: &mut SqliteConnection, position: Position) -> Result<(), Error> {
-    sqlx::query(SET).bind(CURSOR).bind(position.to_key()?).execute(conn).await?;
+async fn confirm(conn: &mut SqliteConnection, position: Position, without_low: Option<Position>) -> Result<(), Error> {
+    let cursors = [(CURSOR, Some(position)), (WITHOUT_LOW, without_low)];
+    for (name, position) in cursors.into_iter().filter_map(|(name, position)| Some((name, position?))) {
+        sqlx::query(SET).bind(name).bind(position.to_key()?).execute(&mut *conn).await?;
+    }
     Ok(())
 }
 
+/// Files of each scope that could not be read the last time it was archived, as their error has it, and since when, by the
+/// time since boot.
+#[derive(Debug, Default)]
+pub(crate) struct Failing(HashMap<Scope, HashMap<String, u64>>);
+
 impl EventStore {
-    /// Flushes, then appends what the cold tier lacks, scope by scope, frame by frame; a scope is confirmed once all of
-    /// its new frames are synced and read back. Where to start follows from the cold tier itself, so another or an
+    /// Flushes, then appends what the cold tier lacks, scope by scope, frame by frame; a scope is confirmed as far as its
+    /// new frames are synced and read back. Where to start follows from the cold tier itself, so another or an
     /// emptied medium gets everything that is still warm.
     ///
     /// # Errors
     /// [`Error::ColdAbsent`] when there is no cold tier now, [`Error::Storage`] when the flush cannot read. A scope that
-    /// fails is in the report and does not stop the others.
+    /// fails is in the report and does not stop the others. A file of it that could not be read for
+    /// [`crate::EventOptions::stall_after`] is told there and passed, as what is damaged is.
     ///
     /// # Cancel safety
     /// Safe: a frame is whole or cut off at the next run, and none is written twice.
@@ -90,7 +118,7 @@ impl EventStore {
         let (Some(cold), Some(options)) = (&shared.cold, &shared.options.cold) else {
             return Err(Error::ColdAbsent { dir: std::path::PathBuf::new(), why: "none is configured".to_owned() });
         };
-        let _one_at_a_time = shared.archiving.lock().await;
+        let mut failing = shared.archiving.lock().await;
         let (scopes, through, failed) = match turn {
             Turn::All => {
                 let flushed = self.flush(FlushReason::Archive).await?;
@@ -123,7 +151,7 @@ impl EventStore {
         let session = self.begin(cold, &options.dir).await?;
         for (scope, until) in scopes {
             let run = Run { cold, session: &session, policy: options.policy, until, frames_max };
-            match self.archive_scope(&scope, &run, &mut report).await {
+            match self.archive_scope(&scope, &run, &mut report, &mut failing).await {
                 Ok(()) => {}
                 Err(error @ Error::ColdAbsent { .. }) => return Err(error),
                 Err(error) => report.failed.push((scope, error)),
@@ -145,11 +173,19 @@ impl EventStore {
         Err(Error::ColdAbsent { dir: dir.to_owned(), why: "another store is writing to it".to_owned() })
     }
 
-    async fn archive_scope(&self, scope: &Scope, run: &Run<'_>, report: &mut ArchiveReport) -> Result<(), Error> {
+    async fn archive_scope(
+        &self,
+        scope: &Scope,
+        run: &Run<'_>,
+        report: &mut ArchiveReport,
+        failing: &mut Failing,
+    ) -> Result<(), Error> {
         let database = self.shared().manager.scope(scope).await?;
-        let confirmed = database.read(ARCHIVE, |conn| Box::pin(confirmed(conn))).await?.unwrap_or(Position::START);
+        let (known, without_low) = database.read(ARCHIVE, |conn| Box::pin(known(conn))).await?;
+        let confirmed = known.confirmed;
         let (session, own) = (Arc::clone(run.session), scope.clone());
-        let last = with_cold(run.cold, move |cold| cold.mount(&session, &own, confirmed)).await?;
+        let last = with_cold(run.cold, move |cold| cold.mount(&session, &own, known)).await?;
+        let failed_before = failing.0.remove(scope).unwrap_or_default();
 
         let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(run.until);
         if run.policy == ColdPolicy::WarmOnly {
@@ -159,16 +195,27 @@ impl EventStore {
         let mut end = last;
         let mut frame: Vec<Recorded> = Vec::new();
         let (mut bytes, mut frames) = (0, 0);
+        let mut stopped = None;
         loop {
             let next = cursor.next().await;
-            let ended = next.is_none();
+            let mut ended = next.is_none();
             match next {
                 // What is damaged is told and left behind; it must not keep the rest from being archived.
                 Some(Err(error)) if error.is_damage() || matches!(error, Error::SegmentBody { .. }) => {
                     report.failed.push((scope.clone(), error));
                 }
-                // What cannot be read now is there later, and a later frame would bar the way for it.
-                Some(Err(error)) => return Err(error),
+                // Nor must a file that is never given back.
+                Some(Err(error @ Error::Io { .. }))
+                    if self.has_failed_for_long(scope, &error, &failed_before, failing) =>
+                {
+                    report.failed.push((scope.clone(), error));
+                }
+                // What cannot be read now is there later, and a later frame would bar the way for it. What stands before
+                // it is archived and confirmed.
+                Some(Err(error)) => {
+                    stopped = Some(error);
+                    ended = true;
+                }
                 Some(Ok(event)) => {
                     bytes += event.body.get().len();
                     frame.push(event);
@@ -177,12 +224,21 @@ impl EventStore {
             }
             let full = frame.len() >= FRAME_EVENTS_MAX || bytes >= FRAME_BYTES_MAX;
             if full || (ended && !frame.is_empty()) {
-                end = frame.last().map(|event| event.position).max(end);
+                let through = frame.last().map(|event| event.position).max(end);
                 let events = std::mem::take(&mut frame);
                 bytes = 0;
                 frames += 1;
                 let (session, own) = (Arc::clone(run.session), scope.clone());
-                let added: Archived = with_cold(run.cold, move |cold| cold.append(&session, &own, &events)).await?;
+                let added = with_cold(run.cold, move |cold| cold.append(&session, &own, &events)).await;
+                let added: Archived = match added {
+                    Ok(added) => added,
+                    // The frames before it were read back.
+                    Err(error) => {
+                        stopped = Some(error);
+                        break;
+                    }
+                };
+                end = through;
                 report.frames += added.frames;
                 report.events += added.events;
                 report.bytes += added.bytes;
@@ -196,13 +252,35 @@ impl EventStore {
                 break;
             }
         }
-        if let Some(end) = end.filter(|end| *end > confirmed) {
-            database.write(ARCHIVE, move |conn| Box::pin(async move { confirm(conn, end).await })).await?;
+        let lacks_low = match run.policy {
+            ColdPolicy::WarmOnly => end.filter(|end| *end > confirmed || Some(*end) > last),
+            // Under which policy that was written nobody has noted.
+            ColdPolicy::Everything => last.filter(|last| *last > confirmed),
+        };
+        if let Some(end) = end.filter(|end| *end > confirmed || lacks_low.is_some()) {
+            database.write(ARCHIVE, move |conn| Box::pin(async move { confirm(conn, end, lacks_low).await })).await?;
         }
-        if let (ColdPolicy::Everything, Some(end)) = (run.policy, end) {
-            self.shared().note_archived(scope, end);
+        if let (ColdPolicy::Everything, Some(high)) = (run.policy, end) {
+            let low = lacks_low.map_or(without_low, |lacking| lacking.max(without_low));
+            self.shared().note_archived(scope, Range { low, high });
         }
-        Ok(())
+        stopped.map_or(Ok(()), Err)
+    }
+
+    /// True once a file could not be read for so long that the rest of its scope must not wait. It is forgotten by a run
+    /// that does not meet it.
+    fn has_failed_for_long(
+        &self,
+        scope: &Scope,
+        error: &Error,
+        before: &HashMap<String, u64>,
+        failing: &mut Failing,
+    ) -> bool {
+        let now_ms = self.shared().manager.now().boottime_ms;
+        let what = error.to_string();
+        let since_ms = before.get(&what).copied().unwrap_or(now_ms);
+        failing.0.entry(scope.clone()).or_default().insert(what, since_ms);
+        now_ms.saturating_sub(since_ms) >= self.shared().stall_after_ms()
     }
 }
 

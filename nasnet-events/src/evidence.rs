@@ -1,6 +1,6 @@
 //! Events as evidence: a bundle that shows, without the store, that they are what was recorded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nasnet_dbmanager::Scope;
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
 use crate::chain::{self, Digest};
+use crate::class::Class;
 use crate::error::Error;
 use crate::event::{NewEvent, Recorded};
 use crate::flush::FlushReason;
@@ -21,13 +22,25 @@ use crate::walk::{Step, Stretch};
 const KIND: &str = "nasnet-events evidence";
 const VERSION: u8 = 1;
 
-/// One link of a chain: an event, or only the digest of one.
+/// The chains of the warm tier.
+const WARM: [Lane; 2] = [Lane::Rows, Lane::Segments];
+
+/// One link of a chain: an event, or only the digest of one. Boxed, for a bundle has a link for each event up to the head,
+/// and most of them may be digests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Link {
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    event: Option<Recorded>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    leaf: Option<Digest>,
+#[serde(rename_all = "lowercase")]
+enum Link {
+    Event(Box<Recorded>),
+    Leaf(Digest),
+}
+
+impl Link {
+    fn event(&self) -> Option<&Recorded> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Leaf(_) => None,
+        }
+    }
 }
 
 /// A part of one chain, from before its first event to the head.
@@ -37,6 +50,12 @@ struct LaneProof {
     lane: Lane,
     start: Digest,
     links: Vec<Link>,
+}
+
+impl LaneProof {
+    fn events(&self) -> impl Iterator<Item = &Recorded> {
+        self.links.iter().filter_map(Link::event)
+    }
 }
 
 /// Events with the proof that they belong to the record of a fleet. Carried by value, and verified without the store.
@@ -79,13 +98,13 @@ pub struct Proven {
     pub lanes: u64,
 }
 
-/// Collects events and what proves them: the chains of the warm tier where they are whole, else those of the cold tier.
-/// Flushes before. `controls` names what the evidence is for; it is kept as given.
+/// Collects events and what proves them: the chains of the warm tier where they are whole, else that of the cold tier, and
+/// those of the warm tier behind it. Flushes before. `controls` names what the evidence is for; it is kept as given.
 ///
 /// Events that are in no chain are not in the bundle: Low ones that were not archived.
 ///
 /// # Errors
-/// [`Error::Unproven`] when no tier holds the span without a gap, [`Error::Corrupt`] when a part of it is damaged;
+/// [`Error::Unproven`] when the tiers do not hold the span without a gap, [`Error::Corrupt`] when a part of it is damaged;
 /// and those of [`EventStore::flush`] and [`EventStore::export_head`].
 ///
 /// # Cancel safety
@@ -128,7 +147,7 @@ async fn scope_proofs(
 ) -> Result<Vec<LaneProof>, Error> {
     let mut warm = Vec::new();
     let mut gap = None;
-    for lane in [Lane::Rows, Lane::Segments] {
+    for lane in WARM {
         match lane_proof(store, scope, lane, stretch, head).await {
             Ok(proof) => warm.extend(proof),
             Err(error) if error.is_of_one_segment() || matches!(error, Error::Unproven { .. }) => gap = Some(error),
@@ -137,11 +156,82 @@ async fn scope_proofs(
     }
     let Some(gap) = gap else { return Ok(warm) };
     // The archive may hold what the warm tier has given up, or a whole copy of what is damaged there.
-    match lane_proof(store, scope, Lane::Frames, stretch, head).await {
-        Ok(Some(proof)) => Ok(vec![proof]),
+    match archived_proofs(store, scope, stretch, head).await {
+        Ok(Some(proofs)) => Ok(proofs),
         Ok(None) | Err(Error::ColdAbsent { .. }) => Err(gap),
         Err(error) => Err(error),
     }
+}
+
+/// What the archive holds of a span, and what the warm tier has behind its end; `None` when that is not all of it. The chain
+/// of the frames leads to their head whatever is missing before, between and behind them, so it shows nothing of that: the
+/// medium may have been begun later, damaged events were passed over, and new ones wait for the next archive.
+async fn archived_proofs(
+    store: &EventStore,
+    scope: &Scope,
+    stretch: Stretch,
+    head: &ChainHead,
+) -> Result<Option<Vec<LaneProof>>, Error> {
+    let Some(end) = head.lane(scope, Lane::Frames).map(|end| end.position) else { return Ok(None) };
+    let mut followed = Vec::new();
+    for lane in WARM {
+        followed.push(followed_to(store, scope, lane, end).await?);
+    }
+    let Some(collected) = collect(store, scope, Lane::Frames, stretch, head, followed).await? else { return Ok(None) };
+    let reaches_back = collected.start.as_ref().is_some_and(|start| start.position <= stretch.after);
+    // The first frame of a medium stands at the beginning of the record when both chains lead from there to where they are.
+    if !reaches_back && !collected.followed.iter().all(|lane| lane.state == lane.digest) {
+        return Ok(None);
+    }
+    let Some(archived) = collected.into_proof(scope, Lane::Frames) else { return Ok(None) };
+    if lacks_events(store, scope, &archived, Stretch { until: end.min(stretch.until), ..stretch }).await? {
+        return Ok(None);
+    }
+    let mut proofs = vec![archived];
+    // Behind the archive, and that nothing was removed there: else nobody knows where the chains stood at its end.
+    if stretch.until > end || !reaches_back {
+        for lane in WARM {
+            proofs.extend(lane_proof(store, scope, lane, Stretch { after: end, ..stretch }, head).await?);
+        }
+    }
+    Ok(Some(proofs))
+}
+
+/// Where a chain of the warm tier stands at a position, to be followed there from the beginning.
+async fn followed_to(store: &EventStore, scope: &Scope, lane: Lane, at: Position) -> Result<Followed, Error> {
+    let mut followed = Followed { lane, through: Position::START, digest: Digest::GENESIS, state: Digest::GENESIS };
+    let nothing = Stretch { after: at, until: at };
+    let mut see = |step| {
+        if let Step::At { position, digest, .. } = step {
+            (followed.through, followed.digest) = (position, digest);
+        }
+    };
+    store.walk(scope, lane, nothing, &mut see).await?;
+    Ok(followed)
+}
+
+/// True when the warm tier has an event in the stretch, or a damaged place, that is not in the proof.
+async fn lacks_events(
+    store: &EventStore,
+    scope: &Scope,
+    archived: &LaneProof,
+    stretch: Stretch,
+) -> Result<bool, Error> {
+    let held: BTreeSet<Position> = archived.events().map(|event| event.position).collect();
+    let mut is_lacking = false;
+    let mut need = |position: Position| {
+        is_lacking |= position > stretch.after && position <= stretch.until && !held.contains(&position);
+    };
+    for lane in WARM {
+        let mut see = |step| match step {
+            Step::Event(event) => need(event.position),
+            // Both ends of a segment are events of it.
+            Step::Damaged { position, through, .. } => position.into_iter().chain(through).for_each(&mut need),
+            Step::At { .. } | Step::After(_) => {}
+        };
+        store.walk(scope, lane, stretch, &mut see).await?;
+    }
+    Ok(is_lacking)
 }
 
 async fn lane_proof(
@@ -151,13 +241,26 @@ async fn lane_proof(
     stretch: Stretch,
     head: &ChainHead,
 ) -> Result<Option<LaneProof>, Error> {
+    let collected = collect(store, scope, lane, stretch, head, Vec::new()).await?;
+    Ok(collected.and_then(|collected| collected.into_proof(scope, lane)))
+}
+
+/// Walks one chain from the beginning of a stretch to the head, `None` when it has nothing behind that beginning.
+async fn collect(
+    store: &EventStore,
+    scope: &Scope,
+    lane: Lane,
+    stretch: Stretch,
+    head: &ChainHead,
+    followed: Vec<Followed>,
+) -> Result<Option<Collector>, Error> {
     let Some(end) = head.lane(scope, lane).filter(|end| end.position > stretch.after) else { return Ok(None) };
     let mut collected =
-        Collector { stretch, start: None, state: Digest::GENESIS, links: Vec::new(), events: 0, gap: None };
+        Collector { stretch, start: None, state: Digest::GENESIS, links: Vec::new(), events: 0, gap: None, followed };
     let whole = Stretch { after: stretch.after, until: end.position };
     store.walk(scope, lane, whole, &mut |step| collected.see(step)).await?;
     let unproven = |why: &str| Error::Unproven { scope: scope.clone(), lane, why: why.to_owned() };
-    match collected.gap {
+    match collected.gap.take() {
         Some(Gap::Error(error)) => return Err(error),
         Some(Gap::Removed) => return Err(unproven("a part of the chain was removed")),
         None => {}
@@ -165,12 +268,39 @@ async fn lane_proof(
     if collected.state != end.digest {
         return Err(unproven("the chain does not lead to the head"));
     }
-    let LinkedFrom(start) = collected.start.ok_or_else(|| unproven("the chain has no beginning"))?;
-    let proof = LaneProof { scope: scope.clone(), lane, start, links: collected.links };
-    Ok((collected.events > 0).then_some(proof))
+    if collected.start.is_none() {
+        return Err(unproven("the chain has no beginning"));
+    }
+    Ok(Some(collected))
 }
 
-struct LinkedFrom(Digest);
+/// Where a walk began.
+struct LinkedFrom {
+    position: Position,
+    digest: Digest,
+}
+
+/// A chain of the warm tier, followed along the events of another one.
+struct Followed {
+    lane: Lane,
+    /// Where it is known, and its digest there.
+    through: Position,
+    digest: Digest,
+    state: Digest,
+}
+
+impl Followed {
+    fn see(&mut self, event: &Recorded, leaf: Digest) {
+        let is_own = match self.lane {
+            Lane::Rows => event.synced,
+            Lane::Segments => !event.synced && event.class != Class::Low,
+            Lane::Frames => false,
+        };
+        if is_own && event.position <= self.through {
+            self.state = chain::link(self.state, leaf);
+        }
+    }
+}
 
 enum Gap {
     Removed,
@@ -184,9 +314,16 @@ struct Collector {
     links: Vec<Link>,
     events: u64,
     gap: Option<Gap>,
+    followed: Vec<Followed>,
 }
 
 impl Collector {
+    /// The proof of the events of the stretch, `None` when there are none.
+    fn into_proof(self, scope: &Scope, lane: Lane) -> Option<LaneProof> {
+        let start = self.start.filter(|_| self.events > 0)?.digest;
+        Some(LaneProof { scope: scope.clone(), lane, start, links: self.links })
+    }
+
     fn see(&mut self, step: Step) {
         match step {
             Step::At { position, digest, may_be_removed: is_removed } => match &self.start {
@@ -195,7 +332,7 @@ impl Collector {
                     self.gap.get_or_insert(Gap::Removed);
                 }
                 None => {
-                    self.start = Some(LinkedFrom(digest));
+                    self.start = Some(LinkedFrom { position, digest });
                     self.state = digest;
                 }
                 Some(_) if digest != self.state => {
@@ -206,12 +343,10 @@ impl Collector {
             Step::Event(event) => {
                 let leaf = chain::leaf(&event);
                 self.state = chain::link(self.state, leaf);
+                self.followed.iter_mut().for_each(|followed| followed.see(&event, leaf));
                 let is_wanted = event.position > self.stretch.after && event.position <= self.stretch.until;
                 self.events += u64::from(is_wanted);
-                self.links.push(match is_wanted {
-                    true => Link { event: Some(*event), leaf: None },
-                    false => Link { event: None, leaf: Some(leaf) },
-                });
+                self.links.push(if is_wanted { Link::Event(event) } else { Link::Leaf(leaf) });
             }
             Step::After(digest) => {
                 if digest != self.state {
@@ -247,9 +382,8 @@ impl Bundle {
     /// The events, in the order of the record.
     #[must_use]
     pub fn events(&self) -> Vec<&Recorded> {
-        let links = self.lanes.iter().flat_map(|lane| &lane.links);
-        let events: BTreeMap<_, _> =
-            links.filter_map(|link| link.event.as_ref()).map(|event| (event.position, event)).collect();
+        let events = self.lanes.iter().flat_map(LaneProof::events);
+        let events: BTreeMap<_, _> = events.map(|event| (event.position, event)).collect();
         events.into_values().collect()
     }
 
@@ -284,7 +418,7 @@ impl Bundle {
     /// # Errors
     /// [`Error::Corrupt`] when it cannot be written.
     pub fn to_event(&self, id: Ulid) -> Result<NewEvent, Error> {
-        let events = self.lanes.iter().flat_map(|lane| &lane.links).filter(|link| link.event.is_some()).count();
+        let events = self.lanes.iter().flat_map(LaneProof::events).count();
         let (controls, digest, bundle) = (self.controls.clone(), self.digest, self.to_json()?);
         NewEvent::new(id, types::EVIDENCE_EXPORTED, &Carried { controls, events, digest, bundle })
     }
@@ -324,14 +458,13 @@ impl Bundle {
             let mut is_reached = false;
             let (mut waiting, mut sealed) = (0, 0);
             for link in &proof.links {
-                let leaf = match (&link.event, link.leaf) {
-                    (Some(event), None) => {
+                let leaf = match link {
+                    Link::Event(event) => {
                         waiting += 1;
                         sealed += u64::from(event.body.is_sealed());
                         chain::leaf(event)
                     }
-                    (None, Some(leaf)) => leaf,
-                    _ => return Err(Error::corrupt("bundle", "a link is neither an event nor a digest")),
+                    Link::Leaf(leaf) => *leaf,
                 };
                 state = chain::link(state, leaf);
                 if state == end.digest {
@@ -361,7 +494,7 @@ impl Bundle {
         }
         for proof in &self.lanes {
             let mut last = self.after;
-            for event in proof.links.iter().filter_map(|link| link.event.as_ref()) {
+            for event in proof.events() {
                 if event.scope != proof.scope || event.position <= last || event.position > self.until {
                     return Err(Error::corrupt("bundle", "an event stands where it does not belong"));
                 }
@@ -379,12 +512,17 @@ impl Bundle {
         Some(bundle)
     }
 
-    /// SHA-256 over its spelling without the digest.
+    /// SHA-256 over its spelling with zeros for the digest.
     fn digested(&self) -> Result<Digest, Error> {
-        let blank = Self { digest: Digest::GENESIS, ..self.clone() };
+        // It stands last. Events are many, so they are not copied for it.
+        let end = |digest: Digest| format!("\"{digest}\"}}");
+        let spelled = self.to_json()?;
+        let kept =
+            spelled.strip_suffix(&end(self.digest)).ok_or_else(|| Error::corrupt("bundle", "no digest ends it"))?;
         let mut hash = Sha256::new();
         hash.update(b"nasnet-events bundle 1\0");
-        hash.update(blank.to_json()?);
+        hash.update(kept);
+        hash.update(end(Digest::GENESIS));
         Ok(Digest(hash.finalize().into()))
     }
 }

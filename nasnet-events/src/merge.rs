@@ -18,6 +18,10 @@ impl Range {
     pub(crate) fn is_empty(self) -> bool {
         self.low >= self.high
     }
+
+    pub(crate) fn contains(self, position: Position) -> bool {
+        self.low < position && position <= self.high
+    }
 }
 
 /// What one place found in a range, and how far it looked.

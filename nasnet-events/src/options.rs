@@ -36,7 +36,8 @@ pub struct EventOptions {
     /// Durable rows of one scope from which the oldest are sealed whatever their age. Default 512.
     pub rows_max: u64,
     /// How long readers of all scopes wait for a transaction whose database cannot be asked how it ended. After that they
-    /// see an error in its place and go on; readers of its scope wait until it is known. Default 30 seconds.
+    /// see an error in its place and go on; readers of its scope wait until it is known. How long consumers and the archive
+    /// wait for a file that cannot be read, too. Default 30 seconds.
     pub stall_after: Duration,
     /// How old forms of bodies are read. Default none.
     pub upcasters: Upcasters,

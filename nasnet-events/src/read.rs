@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use nasnet_dbmanager::{Cause, Scope};
 
 use crate::below::Below;
@@ -49,7 +50,7 @@ impl EventStore {
     /// Safe: dropping the stream ends the read.
     pub fn read(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
         let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).counted().opened();
-        futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
+        cursor.into_stream()
     }
 
     /// Reads events as they are stored: sealed bodies stay sealed, and none is upcast. For whoever hands events on
@@ -59,7 +60,7 @@ impl EventStore {
     /// Safe: dropping the stream ends the read.
     pub fn read_stored(&self, query: Query) -> impl Stream<Item = Result<Recorded, Error>> + Send + Unpin + 'static {
         let cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::All).counted();
-        futures_util::stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) }).boxed()
+        cursor.into_stream()
     }
 
     pub(crate) async fn view(&self) -> Result<View, Error> {
@@ -169,6 +170,31 @@ impl Cursor {
                 return Some(Err(error));
             }
         }
+    }
+
+    /// The events one by one. A page is handed over whole: waiting for each event anew would cost more than it does.
+    fn into_stream(self) -> BoxStream<'static, Result<Recorded, Error>> {
+        let pages = futures_util::stream::unfold(Box::new(self), |mut cursor| async move {
+            let first = cursor.next().await?;
+            Some((futures_util::stream::iter(cursor.rest_of_page(first)), cursor))
+        });
+        pages.flatten().boxed()
+    }
+
+    /// An item and those of its page that follow, as many as are asked for.
+    fn rest_of_page(&mut self, first: Result<Recorded, Error>) -> VecDeque<Result<Recorded, Error>> {
+        let mut items = std::mem::take(&mut self.buffer);
+        if let Some(left) = &mut self.left {
+            let wanted = items.iter().take_while(|item| {
+                let is_asked = *left > 0;
+                *left -= u64::from(is_asked && item.is_ok());
+                is_asked
+            });
+            let wanted = wanted.count();
+            items.truncate(wanted);
+        }
+        items.push_front(first);
+        items
     }
 
     /// True once the end of the read is fixed.

@@ -119,6 +119,8 @@ pub(crate) fn is_envelope(text: &str) -> bool {
 enum Found {
     Key(SubjectKey),
     Shredded,
+    /// It is there and cannot be opened, for this reason.
+    Damaged(String),
 }
 
 fn key_aad(id: Ulid) -> Vec<u8> {
@@ -267,8 +269,12 @@ async fn look_up(shared: &Shared, ids: BTreeSet<Ulid>) -> Result<HashMap<Ulid, F
                 let mut found = HashMap::new();
                 for (id, sealed, shredded_ms) in rows {
                     let id = key_id(id)?;
-                    let key =
-                        if shredded_ms == 0 { Found::Key(key_of(&master, id, &sealed)?) } else { Found::Shredded };
+                    let key = match key_of(&master, id, &sealed) {
+                        _ if shredded_ms != 0 => Found::Shredded,
+                        Ok(key) => Found::Key(key),
+                        // Of its own events alone: those of other subjects are in the same page.
+                        Err(error) => Found::Damaged(error.to_string()),
+                    };
                     found.insert(id, key);
                 }
                 Ok::<_, Error>(found)
@@ -285,6 +291,9 @@ fn open(event: &Recorded, keys: &HashMap<Ulid, Found>) -> Result<Body, Error> {
     match keys.get(&id) {
         None => Err(Error::KeyMissing { position: event.position, subject: subject.clone() }),
         Some(Found::Shredded) => Ok(Body::Shredded),
+        Some(Found::Damaged(why)) => {
+            Err(Error::corrupt(format!("system.db event_subjects key {id} of the event at {}", event.position), why))
+        }
         Some(Found::Key(key)) => {
             let place = Place {
                 scope: &event.scope,

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use crate::archive::Failing;
 use crate::cold::ColdDir;
 use crate::consumer::progress::Consumers;
 use crate::decide::Turns;
@@ -25,6 +26,7 @@ use crate::hot::flushed::Flushed;
 use crate::hot::log::View;
 use crate::hot::newest::Newest;
 use crate::hot::session::Session;
+use crate::merge::Range;
 use crate::name::Subject;
 use crate::options::EventOptions;
 use crate::position::Position;
@@ -112,9 +114,9 @@ pub(crate) struct Shared {
     pub(crate) flushing: tokio::sync::Mutex<()>,
     /// Wakes whoever waits for room in the hot log: a flush has got further.
     pub(crate) flushed: watch::Sender<u64>,
-    /// Up to where all events of a scope, Low ones too, were read back from the cold tier by this process.
-    archived: Mutex<Arc<HashMap<Scope, Position>>>,
-    pub(crate) archiving: tokio::sync::Mutex<()>,
+    /// Where all events of a scope, Low ones too, are in the cold tier, as an archive of this process has seen.
+    archived: Mutex<Arc<HashMap<Scope, Range>>>,
+    pub(crate) archiving: tokio::sync::Mutex<Failing>,
     /// Up to where events were looked at for dictionaries.
     trained: Mutex<HashMap<Scope, Position>>,
     closing: AtomicBool,
@@ -163,7 +165,7 @@ impl Shared {
             flushing: tokio::sync::Mutex::new(()),
             flushed: watch::Sender::new(0),
             archived: Mutex::default(),
-            archiving: tokio::sync::Mutex::new(()),
+            archiving: tokio::sync::Mutex::default(),
             trained: Mutex::default(),
             closing: AtomicBool::new(false),
             unclassified: AtomicU64::new(0),
@@ -480,13 +482,13 @@ impl Shared {
     }
 
     /// What the hot tier may let go although it is Low: the archive has it.
-    pub(crate) fn archived(&self) -> Arc<HashMap<Scope, Position>> {
+    pub(crate) fn archived(&self) -> Arc<HashMap<Scope, Range>> {
         Arc::clone(&self.archived.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn note_archived(&self, scope: &Scope, through: Position) {
+    pub(crate) fn note_archived(&self, scope: &Scope, range: Range) {
         let mut archived = self.archived.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::make_mut(&mut archived).insert(scope.clone(), through);
+        Arc::make_mut(&mut archived).insert(scope.clone(), range);
     }
 
     pub(crate) fn trained_through(&self, scope: &Scope) -> Position {

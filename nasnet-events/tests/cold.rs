@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use futures_util::StreamExt;
-use nasnet_dbmanager::{DbManager, Scope};
+use nasnet_dbmanager::{ClockQuality, DbManager, Scope};
 use nasnet_events::{
-    ColdOptions, ColdState, Error, EventOptions, EventStore, Expected, Query, Recorded, prepare_cold_dir,
+    ColdOptions, ColdState, Error, EventOptions, EventStore, Expected, Query, Recorded, Span, prepare_cold_dir,
 };
 use support::{NOW_MS, Site, empty_hot, empty_warm, normal, read_ids, router, stream};
 use ulid::Ulid;
@@ -232,4 +232,67 @@ async fn one_store_at_a_time_writes_to_a_medium() {
     assert_eq!(store.status().await.unwrap().cold_state, ColdState::Present);
     drop(lock);
     assert_eq!(waiting.await.unwrap().unwrap().events, 2);
+}
+
+/// The only file of `r1`.
+fn only_file(site: &Site) -> PathBuf {
+    let names = files(site, "r1");
+    assert_eq!(names.len(), 1, "{names:?}");
+    site.cold().join("r1").join(&names[0])
+}
+
+#[tokio::test]
+async fn a_damaged_file_of_one_frame_is_not_taken_for_somebody_elses() {
+    for quality in [ClockQuality::Synced, ClockQuality::Unsynced] {
+        let site = Site::new();
+        site.clock.set_quality(quality);
+        let (manager, store) = open(&site).await;
+        let ids = append(&manager, &store, &router("r1"), 1).await;
+        store.archive().await.unwrap();
+        let path = only_file(&site);
+        let whole = std::fs::read(&path).unwrap();
+        for byte in 0..12 {
+            let mut bytes = whole.clone();
+            bytes[byte] ^= 1 << (byte % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            let findings = store.status().await.unwrap().cold_findings;
+            assert_eq!((findings.foreign.len(), findings.damaged.len()), (0, 1), "byte {byte} of {path:?}");
+            assert!(!store.verify(Span::all()).await.unwrap().is_sound(), "byte {byte} of {path:?}");
+        }
+        // Written again as long as it is in another tier, and nothing is thrown away.
+        let mut bytes = whole.clone();
+        bytes[9] ^= 4;
+        std::fs::write(&path, &bytes).unwrap();
+        let report = store.archive().await.unwrap();
+        assert_eq!((report.frames, report.failed.len()), (1, 0), "{report:?}");
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        assert_eq!(std::fs::read(format!("{}.damaged-0", path.display())).unwrap(), bytes);
+
+        forget_warm(&manager).await;
+        assert_eq!(read_ids(&store, Query::all()).await, ids);
+        for at in (0..whole.len()).step_by(9) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            let items: Vec<_> = store.read(Query::all()).collect().await;
+            let is_told = items.iter().any(|item| matches!(item, Err(Error::Corrupt { .. })));
+            // zstd does not check every bit of its own headers; what is decoded is right nevertheless.
+            assert!(is_told || items.len() == 1, "bit at {at}: {items:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_somebody_else_with_the_name_of_an_epoch_stops_no_archive() {
+    let site = Site::new();
+    site.clock.set_quality(ClockQuality::Unsynced);
+    let (manager, store) = open(&site).await;
+    let ids = append(&manager, &store, &router("r1"), 2).await;
+    std::fs::create_dir_all(site.cold().join("r1")).unwrap();
+    std::fs::write(site.cold().join("r1/events-unsynced-1.jsonl.zst"), b"holiday pictures, not events").unwrap();
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (2, 0), "{report:?}");
+    assert_eq!(files(&site, "r1"), ["events-unsynced-1.2.jsonl.zst", "events-unsynced-1.jsonl.zst"]);
+    forget_warm(&manager).await;
+    assert_eq!(read_ids(&store, Query::all()).await, ids);
 }

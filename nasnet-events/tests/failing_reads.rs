@@ -87,6 +87,67 @@ async fn bodies_that_cannot_be_read_are_told_with_their_file_and_hide_nothing_el
 }
 
 #[tokio::test]
+async fn the_archive_waits_for_a_failing_medium_for_a_while_and_then_passes_what_it_does_not_give_back() {
+    let site = Site::new();
+    let (manager, store, ids) = flushed(&site).await;
+    let fault = fail_reads(&site);
+    assert_eq!(readable(&ids).len(), 24);
+    for _ in 0..2 {
+        let report = store.archive().await.unwrap();
+        assert!(matches!(&report.failed[..], [(_, error)] if is_told(error)), "{report:?}");
+    }
+    site.clock.advance(Duration::from_secs(30));
+    let report = store.archive().await.unwrap();
+    assert!(report.failed.iter().all(|(scope, error)| *scope == router("r1") && is_told(error)), "{report:?}");
+    assert_eq!((report.failed.len(), report.events), (1, 12), "what can be read is archived: {report:?}");
+    let archived = store.status().await.unwrap().warm.into_iter().flatten().find(|warm| warm.scope == router("r1"));
+    assert!(archived.unwrap().archived_through.is_some());
+    // Nothing behind it keeps the archive from looking at the last one again.
+    store.append(&router("r1"), &stream("s"), Expected::Any, vec![normal(&manager)]).await.unwrap();
+    assert_eq!(store.archive().await.unwrap().events, 1);
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.failed.len(), report.events), (0, 0), "it is told as long as it is met: {report:?}");
+
+    // What fails anew is waited for anew.
+    let event = large(&manager, "resource.updated", 4_000);
+    let late = event.id;
+    store.append(&router("r1"), &stream("s"), Expected::Any, vec![event]).await.unwrap();
+    store.flush(FlushReason::Requested).await.unwrap();
+    empty_hot(&manager).await;
+    assert_eq!(store.archive().await.unwrap().events, 0);
+    drop(fault);
+    assert_eq!(store.archive().await.unwrap().events, 1);
+    assert_eq!(read_ids(&store, Query::all()).await.last(), Some(&late));
+}
+
+#[tokio::test]
+async fn what_was_archived_before_a_file_that_cannot_be_read_is_confirmed() {
+    let site = Site::new();
+    let mut options = support::with_cold(&site);
+    options.stall_after = Duration::from_secs(30);
+    let (manager, store) = site.open_with(options).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    for name in ["resource.updated"; 3] {
+        let events = (0..800).map(|_| support::event(&manager, name)).collect();
+        store.append(&router("r1"), &stream("s"), Expected::Any, events).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+        empty_hot(&manager).await;
+    }
+    let annex = site.data().join("routers/r1/router-r1.annex");
+    let files = std::fs::read_dir(&annex).unwrap().count();
+    assert_eq!(files, 1);
+    // The third body alone.
+    let fault = Fault::fail(Operation::Read, 3, Fault::IOERR_READ).times(u64::MAX).arm(&annex).unwrap();
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.failed.len(), report.frames > 0), (1, true), "{report:?}");
+    drop(fault);
+    let archived = store.status().await.unwrap().warm.into_iter().flatten().find(|warm| warm.scope == router("r1"));
+    let events = support::read(&store, Query::all()).await;
+    let last = &events[usize::try_from(report.events).unwrap() - 1];
+    assert_eq!(archived.unwrap().archived_through, Some(last.position));
+}
+
+#[tokio::test]
 async fn a_consumer_waits_for_a_failing_medium_for_a_while_and_then_is_told_what_it_misses() {
     let site = Site::new();
     let (_manager, store, ids) = flushed(&site).await;

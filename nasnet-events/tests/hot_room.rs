@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, NewRouter, RouterId};
 use nasnet_events::{
-    Achieved, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Position, Query, StreamAppend,
-    TruncatedBy,
+    Achieved, ColdOptions, ColdPolicy, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Position,
+    Query, StreamAppend, TruncatedBy, prepare_cold_dir,
 };
 use support::{Site, TEST, event, kind, normal, on_scope, read_ids, router, stream};
 use ulid::Ulid;
@@ -386,4 +386,41 @@ async fn pages_of_a_stream_miss_nothing_that_left_the_middle_of_a_row_for_flash(
         }
     }
     assert_eq!(read_ids(&store, Query::all().after(Position::new(1, u64::MAX))).await, []);
+}
+
+/// What another policy passed over is behind what is archived, and in no archive.
+#[tokio::test]
+async fn low_events_that_the_policy_kept_from_the_archive_are_not_taken_for_archived_under_another() {
+    let site = Site::new();
+    let cold = ColdOptions::new(site.cold()).allow_same_device().policy(ColdPolicy::WarmOnly);
+    let (manager, store) = site.open_with(EventOptions::default().cold(cold)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    let mut ids = vec![append(&store, event(&manager, "metric.updated")).await];
+    ids.push(append(&store, event(&manager, "resource.updated")).await);
+    assert_eq!(store.archive().await.unwrap().events, 1);
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+
+    let mut later = Vec::new();
+    for _ in 0..2 {
+        let (manager, store) = site.open_with(support::with_cold(&site)).await;
+        store.archive().await.unwrap();
+        let archived = append(&store, event(&manager, "metric.updated")).await;
+        store.archive().await.unwrap();
+        later.push(archived);
+        store.shutdown().await.unwrap();
+        manager.shutdown().await.unwrap();
+    }
+    let (manager, store) = site.open_with(support::with_cold(&site)).await;
+    store.archive().await.unwrap();
+    site.clock.advance(Duration::from_secs(25 * 60 * 60));
+    append(&store, event(&manager, "metric.updated")).await;
+    assert_eq!(store.expire().await.unwrap(), 0);
+    let found = read_ids(&store, Query::all()).await;
+    assert!(ids.iter().chain(&later).all(|id| found.contains(id)), "each is in some tier");
+    std::fs::rename(site.cold(), site.dir.path().join("away")).unwrap();
+    let hot = read_ids(&store, Query::all()).await;
+    assert!(hot.contains(&ids[0]), "it is nowhere else");
+    assert!(later.iter().all(|id| !hot.contains(id)), "those that are archived have left, whoever archived them");
 }

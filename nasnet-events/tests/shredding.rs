@@ -233,6 +233,45 @@ async fn a_missing_key_is_an_error_of_its_events_and_of_no_other() {
 }
 
 #[tokio::test]
+async fn a_damaged_key_is_an_error_of_its_events_and_of_no_other() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name, ben) = (router("r1"), stream("s"), Subject::parse("user/ben").unwrap());
+    for event in [
+        about(&manager, "resource.updated", anna()),
+        support::normal(&manager),
+        about(&manager, "resource.updated", ben),
+    ] {
+        store.append(&scope, &name, Expected::Any, vec![event]).await.unwrap();
+    }
+    support::on_scope(
+        &manager,
+        &Scope::System,
+        "UPDATE event_subjects SET sealed_key = CAST(substr(sealed_key, 1, 30) || x'00ff' || substr(sealed_key, 33) AS BLOB)
+            WHERE subject = 'user/anna'",
+    )
+    .await;
+    let items: Vec<_> = store.read(Query::all()).collect().await;
+    assert_eq!(items.len(), 3, "{items:?}");
+    assert!(matches!(&items[0], Err(Error::Corrupt { .. })), "{items:?}");
+    assert!(
+        items[1..].iter().all(|item| matches!(item, Ok(event) if matches!(event.body, Body::Json(_)))),
+        "{items:?}"
+    );
+    // A consumer is told and goes on.
+    let mut reading = store.subscribe(support::watch::consumer("c")).await.unwrap();
+    let (mut shown, mut told) = (0, 0);
+    loop {
+        match reading.next().await.unwrap() {
+            Ok(nasnet_events::Item::CaughtUp { .. }) => break,
+            Ok(_) => shown += 1,
+            Err(error) => told += usize::from(matches!(error, Error::Corrupt { .. })),
+        }
+    }
+    assert_eq!((shown, told), (2, 1));
+}
+
+#[tokio::test]
 async fn a_key_of_a_transaction_that_rolls_back_is_used_by_nobody() {
     let site = Site::new();
     let (manager, store) = site.open().await;

@@ -81,6 +81,22 @@ pub(crate) struct Session {
     _lock: File,
 }
 
+/// What the database of a scope tells of its archive. It does not know on which medium.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    /// Frames up to here were read back once.
+    pub(crate) confirmed: Position,
+    /// The oldest event the database still has.
+    pub(crate) oldest: Option<Position>,
+}
+
+impl Known {
+    /// True when some event of a frame may be in another tier, so that the frame can be written again.
+    fn may_be_elsewhere(self, last: Position) -> bool {
+        last > self.confirmed || self.oldest.is_some_and(|oldest| last >= oldest)
+    }
+}
+
 /// A step of writing a frame, each of which may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -275,32 +291,25 @@ impl ColdDir {
         Ok(slice)
     }
 
-    /// The last position a scope has on the medium, after cutting what a torn write left. Nothing else is ever cut:
-    /// frames up to `confirmed` have been read back once, and a tail that is no torn frame is set aside in a file of its
-    /// own, so that the ones to come stay readable by `zstd -dc`.
-    pub(crate) fn mount(
-        &mut self,
-        session: &Session,
-        scope: &Scope,
-        confirmed: Position,
-    ) -> Result<Option<Position>, Error> {
+    /// The last position a scope has on the medium, after cutting what a torn write left. Nothing else is ever cut: what
+    /// was confirmed, be it on another medium, and a tail that is no torn frame are set aside in a file of their own, so
+    /// that the ones to come stay readable by `zstd -dc`.
+    pub(crate) fn mount(&mut self, session: &Session, scope: &Scope, known: Known) -> Result<Option<Position>, Error> {
         let fence = &session.fence;
         let mut last = None;
-        for (_, path) in Self::files(fence, scope)? {
+        let current = self.current(fence, scope)?.map(|(name, _)| name);
+        for (name, path) in Self::files(fence, scope)? {
             let (index, _) = self.index(fence, &path)?;
             if index.is_foreign() {
                 continue;
             }
-            if index.frames.last().is_some_and(|place| place.header.last > confirmed) {
+            let is_unconfirmed = index.frames.last().is_some_and(|place| place.header.last > known.confirmed);
+            // A frame is written once those before it were read back, whatever the medium, so only the last is in doubt.
+            if is_unconfirmed || (current == Some(name) && !index.is_settled) {
                 self.settle(fence, &path)?;
+                self.drop_unwritten(fence, &path, known)?;
             }
             let (index, source) = self.index(fence, &path)?;
-            while let Some(place) = index.frames.last()
-                && place.header.last > confirmed
-                && matches!(place.open(&source), Err(Error::Corrupt { .. }))
-            {
-                index.drop_last();
-            }
             let (shown, from, bytes) = (&source.path, index.whole_bytes, index.tail_bytes);
             match index.tail {
                 Tail::None => {}
@@ -330,6 +339,26 @@ impl ColdDir {
         fence.sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
         drop_from_cache(&file);
         self.indexes.remove(path);
+        Ok(())
+    }
+
+    /// Takes the last frames of a file out of its index when their lines are not there, as after a power cut.
+    fn drop_unwritten(&mut self, fence: &Fence, path: &Path, known: Known) -> Result<(), Error> {
+        let (index, source) = self.index(fence, path)?;
+        while let Some(place) = index.frames.last() {
+            let last = place.header.last;
+            // What cannot be written again stays where it is: reads tell of it.
+            if !known.may_be_elsewhere(last) {
+                break;
+            }
+            match place.open(&source) {
+                Err(Error::Corrupt { .. }) if last > known.confirmed => index.drop_last(Tail::Torn),
+                Err(Error::Corrupt { .. }) => index.drop_last(Tail::Damaged),
+                Err(error) if last > known.confirmed => return Err(error),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        index.is_settled = true;
         Ok(())
     }
 
@@ -404,6 +433,7 @@ impl ColdDir {
             Some(place) => !failed && place.open(&source)?.as_slice() == events,
             None => false,
         };
+        index.is_settled = verified;
         if !verified {
             drop(fence.cut(&path, offset));
             return Err(Error::corrupt(

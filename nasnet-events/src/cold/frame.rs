@@ -32,7 +32,8 @@ const SEARCH: [CParameter; 6] = [
 ];
 /// Magic number of the first kind of skippable frame.
 pub(crate) const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
-const MAGIC: &[u8; 4] = b"NNEV";
+/// Begins each description.
+pub(crate) const MAGIC: &[u8; 4] = b"NNEV";
 const VERSION: u8 = 2;
 /// Magic number and length of a skippable frame.
 pub(crate) const PREFIX_BYTES: usize = 8;

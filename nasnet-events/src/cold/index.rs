@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cold::frame::{self, Header, PREFIX_BYTES, SKIPPABLE};
+use crate::cold::frame::{self, Header, MAGIC, PREFIX_BYTES, SKIPPABLE};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::query::Query;
@@ -100,6 +100,10 @@ pub(crate) struct Index {
     /// Bytes after the last whole frame, and what they are.
     pub(crate) tail_bytes: u64,
     pub(crate) tail: Tail,
+    /// The file begins as those of this crate do.
+    begins_as_ours: bool,
+    /// The last frame is known to be on this medium, and not in the page cache alone, as long as the file is as it was.
+    pub(crate) is_settled: bool,
 }
 
 impl Index {
@@ -117,7 +121,11 @@ impl Index {
         if !kept {
             *self = Self { file: identity, ..Self::default() };
         }
+        if self.whole_bytes == 0 {
+            self.begins_as_ours = begins_as_ours(source, end)?;
+        }
         self.changed = changed;
+        self.is_settled = false;
         self.tail = Tail::None;
         while self.whole_bytes < end {
             let found = match look(source, self.whole_bytes, end)? {
@@ -150,12 +158,12 @@ impl Index {
         Ok(matches!(look(source, last.offset, end)?, Look::Frame(place) if place.header == last.header))
     }
 
-    /// Forgets the last frame, whose bytes turned out never to have arrived.
-    pub(crate) fn drop_last(&mut self) {
+    /// Forgets the last frame, whose bytes turned out not to be there.
+    pub(crate) fn drop_last(&mut self, tail: Tail) {
         if let Some(place) = self.frames.pop() {
             self.tail_bytes += self.whole_bytes - place.offset;
             self.whole_bytes = place.offset;
-            self.tail = Tail::Torn;
+            self.tail = tail;
         }
     }
 
@@ -164,10 +172,17 @@ impl Index {
         (self.tail, self.tail_bytes) = (Tail::None, 0);
     }
 
-    /// True when the file holds no frame of ours at all, nor the beginning of one.
+    /// True when the file holds no frame of ours at all, nor the beginning of one, whole or damaged.
     pub(crate) fn is_foreign(&self) -> bool {
-        self.frames.is_empty() && self.damaged.is_empty() && self.tail == Tail::Damaged
+        self.frames.is_empty() && self.damaged.is_empty() && self.tail == Tail::Damaged && !self.begins_as_ours
     }
+}
+
+/// True when either of the two magic numbers stands where the first frame has it: damage to one does not make the file
+/// somebody else's.
+fn begins_as_ours(source: &Source, end: u64) -> Result<bool, Error> {
+    let start = source.bytes(0, end.min((PREFIX_BYTES + MAGIC.len()) as u64))?;
+    Ok(start.starts_with(&SKIPPABLE) || start.get(PREFIX_BYTES..).is_some_and(|described| described == MAGIC))
 }
 
 /// What stands at `offset`, which lies before `end`.

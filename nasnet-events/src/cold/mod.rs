@@ -12,7 +12,7 @@ mod month;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use dir::{Archived, ColdDir, Session};
+pub(crate) use dir::{Archived, ColdDir, Known, Session};
 pub use dir::{ColdFindings, ColdState};
 pub use fence::prepare_cold_dir;
 pub(crate) use frame::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX};

@@ -14,8 +14,8 @@ const SUFFIX: &str = ".jsonl.zst";
 /// A file of the cold tier, ordered as its frames are: files of a trusted month after those without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum FileName {
-    /// No event with a trusted clock is known yet; by epoch.
-    Unsynced(u32),
+    /// No event with a trusted clock is known yet: epoch, and part as for a month.
+    Unsynced(u32, u16),
     /// Year, month and part: 1, or more when a file of this name is somebody else's.
     Month(u16, u8, u16),
 }
@@ -32,7 +32,7 @@ impl FileName {
         let own = trusted.filter_map(|event| Self::of_wall_ms(event.wall_ms)).find(plausible);
         let current = current.filter(|current| matches!(current, Self::Month(..)) && plausible(current));
         let epoch = events.last().map_or(0, |event| event.position.epoch);
-        own.max(current).unwrap_or(Self::Unsynced(epoch))
+        own.max(current).unwrap_or(Self::Unsynced(epoch, 1))
     }
 
     /// The file of an instant.
@@ -43,7 +43,7 @@ impl FileName {
 
     const fn month(self) -> Option<(u16, u8)> {
         match self {
-            Self::Unsynced(_) => None,
+            Self::Unsynced(..) => None,
             Self::Month(year, month, _) => Some((year, month)),
         }
     }
@@ -51,7 +51,7 @@ impl FileName {
     /// The file to take when this one is somebody else's, `None` when there is no other.
     pub(crate) fn next_part(self) -> Option<Self> {
         match self {
-            Self::Unsynced(_) => None,
+            Self::Unsynced(epoch, part) => Some(Self::Unsynced(epoch, part.checked_add(1)?)),
             Self::Month(year, month, part) => Some(Self::Month(year, month, part.checked_add(1)?)),
         }
     }
@@ -60,7 +60,8 @@ impl FileName {
 impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unsynced(epoch) => write!(f, "{PREFIX}unsynced-{epoch}{SUFFIX}"),
+            Self::Unsynced(epoch, 1) => write!(f, "{PREFIX}unsynced-{epoch}{SUFFIX}"),
+            Self::Unsynced(epoch, part) => write!(f, "{PREFIX}unsynced-{epoch}.{part}{SUFFIX}"),
             Self::Month(year, month, 1) => write!(f, "{PREFIX}{year:04}-{month:02}{SUFFIX}"),
             Self::Month(year, month, part) => write!(f, "{PREFIX}{year:04}-{month:02}.{part}{SUFFIX}"),
         }
@@ -73,12 +74,13 @@ impl FromStr for FileName {
     fn from_str(name: &str) -> Result<Self, ()> {
         let stem = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)).ok_or(())?;
         let (first, second) = stem.split_once('-').ok_or(())?;
+        let (second, part) = second.split_once('.').unwrap_or((second, "1"));
+        let part = part.parse().map_err(drop)?;
         let parsed = if first == "unsynced" {
-            Self::Unsynced(second.parse().map_err(drop)?)
+            Self::Unsynced(second.parse().map_err(drop)?, part)
         } else {
-            let (month, part) = second.split_once('.').unwrap_or((second, "1"));
-            let month = month.parse().ok().filter(|month| (1..=12).contains(month)).ok_or(())?;
-            Self::Month(first.parse().map_err(drop)?, month, part.parse().map_err(drop)?)
+            let month = second.parse().ok().filter(|month| (1..=12).contains(month)).ok_or(())?;
+            Self::Month(first.parse().map_err(drop)?, month, part)
         };
         // Only the one spelling this crate writes.
         if parsed.to_string() == name { Ok(parsed) } else { Err(()) }
@@ -115,7 +117,7 @@ mod tests {
     fn a_clock_that_went_back_does_not_open_an_earlier_file() {
         let frame = events(&[(0, ClockQuality::Synced)]);
         assert_eq!(FileName::of(&frame, Some(FileName::Month(2026, 11, 2)), None), FileName::Month(2026, 11, 2));
-        assert_eq!(FileName::of(&frame, Some(FileName::Unsynced(3)), None), FileName::Month(1970, 1, 1));
+        assert_eq!(FileName::of(&frame, Some(FileName::Unsynced(3, 1)), None), FileName::Month(1970, 1, 1));
     }
 
     #[test]
@@ -135,13 +137,15 @@ mod tests {
         let wrong = FileName::of(&frame, None, FileName::of_wall_ms(ahead));
         assert!(matches!(wrong, FileName::Month(2099, ..)), "{wrong}");
         assert_eq!(FileName::of(&frame, Some(wrong), today), FileName::Month(2026, 10, 1));
-        assert_eq!(FileName::of(&frame[1..], Some(wrong), today), FileName::Unsynced(7));
+        assert_eq!(FileName::of(&frame[1..], Some(wrong), today), FileName::Unsynced(7, 1));
     }
 
     #[test]
     fn other_files_are_left_alone() {
         for name in [
             "events-2026-11.1.jsonl.zst",
+            "events-unsynced-7.1.jsonl.zst",
+            "events-unsynced-7.02.jsonl.zst",
             "events-2026-11.02.jsonl.zst",
             "events-2026-13.jsonl.zst",
             "events-2026-1.jsonl.zst",
@@ -156,7 +160,7 @@ mod tests {
     proptest! {
         #[test]
         fn names_come_back(year in 0..10_000_u16, month in 1..=12_u8, part in 1..u16::MAX, epoch: u32) {
-            for name in [FileName::Month(year, month, part), FileName::Unsynced(epoch)] {
+            for name in [FileName::Month(year, month, part), FileName::Unsynced(epoch, part)] {
                 prop_assert_eq!(name.to_string().parse::<FileName>(), Ok(name));
             }
         }

@@ -184,3 +184,61 @@ async fn a_frame_that_an_earlier_run_left_is_confirmed_only_once_it_is_synced() 
     cold.lock().unwrap_or_else(PoisonError::into_inner).failing = Some(Step::Settle);
     assert_eq!(store.archive().await.unwrap().failed.len(), 0, "what is confirmed is not synced again");
 }
+
+/// Makes zeros of the lines of the last frame: its description and the length of the file had reached the medium.
+fn lose_lines(path: &std::path::Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let length = bytes.len();
+    bytes[length - 60..].fill(0);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// What is confirmed was confirmed on one medium, and nobody knows which.
+#[tokio::test]
+async fn a_frame_that_was_never_whole_on_this_medium_is_written_again_although_another_has_it() {
+    let place = Place::new().await;
+    let open = async || EventStore::open(&place.manager, EventOptions::default().cold(place.cold())).await.unwrap();
+    let store = open().await;
+    append(&store, &place.manager).await;
+    store.archive().await.unwrap();
+    append(&store, &place.manager).await;
+    assert_eq!(store.archive().await.unwrap().frames, 1);
+    let path = place.dir.path().join("cold/system/events-2026-11.jsonl.zst");
+    let whole = std::fs::read(&path).unwrap();
+
+    // Found by the next process.
+    store.shutdown().await.unwrap();
+    lose_lines(&path);
+    let store = open().await;
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.frames, report.failed.len()), (1, 0), "{report:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+
+    // And by the same, when it was put in meanwhile.
+    let (cold, first) = (place.dir.path().join("cold"), place.dir.path().join("first"));
+    std::fs::rename(&cold, &first).unwrap();
+    prepare_cold_dir(&place.manager, &cold).unwrap();
+    std::fs::create_dir(cold.join("system")).unwrap();
+    std::fs::write(&path, &whole).unwrap();
+    lose_lines(&path);
+    let report = store.archive().await.unwrap();
+    assert_eq!((report.frames, report.failed.len()), (1, 0), "{report:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    let aside = format!("{}.damaged-{}", path.display(), whole.len() / 2);
+    let kept = std::fs::read_dir(cold.join("system")).unwrap().count();
+    assert_eq!(kept, 2, "what was confirmed somewhere is set aside, as {aside} or near it");
+
+    // What is in no other tier stays where it is, and is told.
+    let forget = "INSERT INTO event_retained (what, through_pos) VALUES (0, 9223372036854775807)
+            ON CONFLICT (what) DO NOTHING; DELETE FROM event_segments";
+    let forgotten = place.manager.system().write(nasnet_dbmanager::Cause::new("test"), move |conn| {
+        Box::pin(async move { Ok::<_, Error>(sqlx::raw_sql(forget).execute(conn).await?.rows_affected()) })
+    });
+    forgotten.await.unwrap();
+    store.shutdown().await.unwrap();
+    lose_lines(&path);
+    let damaged = std::fs::read(&path).unwrap();
+    let store = open().await;
+    assert_eq!(store.archive().await.unwrap().frames, 0);
+    assert_eq!(std::fs::read(&path).unwrap(), damaged);
+}

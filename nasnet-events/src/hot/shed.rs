@@ -19,9 +19,9 @@ use crate::flush::FlushReason;
 use crate::hot::flushed::{self, Flushed};
 use crate::hot::log::{self, Order, Row, RowState};
 use crate::hot::truncated::{self, Removed};
+use crate::merge::Range;
 use crate::observe;
 use crate::options::ColdPolicy;
-use crate::position::Position;
 use crate::shared::Shared;
 use crate::store::EventStore;
 
@@ -84,7 +84,7 @@ pub(crate) async fn sweep(
     epoch: u32,
     from: u64,
     spare: Spare,
-    archived: &HashMap<Scope, Position>,
+    archived: &HashMap<Scope, Range>,
     bytes_wanted: u64,
 ) -> Result<Swept, Error> {
     let view = log::view(conn).await?;
@@ -163,7 +163,7 @@ enum Part {
 }
 
 /// What of a row goes; `None` when nothing does. Pure.
-fn part(row: Row, spare: Spare, flushed: &Flushed, archived: &HashMap<Scope, Position>) -> Option<Part> {
+fn part(row: Row, spare: Spare, flushed: &Flushed, archived: &HashMap<Scope, Range>) -> Option<Part> {
     let mirrored = match row.state {
         RowState::Block => false,
         RowState::Mirrored => true,
@@ -195,7 +195,7 @@ fn part(row: Row, spare: Spare, flushed: &Flushed, archived: &HashMap<Scope, Pos
     for event in events {
         let on_flash = event.class != Class::Low && event.position.seq <= flushed.of(&event.scope);
         let in_archive = || {
-            event.class == Class::Low && archived.get(&event.scope).is_some_and(|through| event.position <= *through)
+            event.class == Class::Low && archived.get(&event.scope).is_some_and(|range| range.contains(event.position))
         };
         match (spare, event.class) {
             // It is read from there, and nobody misses it.
@@ -390,7 +390,7 @@ impl EventStore {
         let epoch = shared.heads().epoch();
         let (mut from, mut events) = (1, 0);
         loop {
-            let archived: Arc<HashMap<Scope, Position>> = shared.archived();
+            let archived: Arc<HashMap<Scope, Range>> = shared.archived();
             let swept = hot
                 .write(EXPIRE, move |conn| {
                     Box::pin(async move { sweep(conn, epoch, from, spare, &archived, u64::MAX).await })
