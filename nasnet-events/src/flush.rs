@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nasnet_dbmanager::{Cause, Database, Scope};
@@ -14,7 +15,7 @@ use crate::hot::log::{self, Order, Row, RowState};
 use crate::hot::truncated;
 use crate::pace;
 use crate::position::Position;
-use crate::shared::Shared;
+use crate::shared::{FlushTurn, Shared};
 use crate::store::{EventStore, blocking};
 use crate::truncation;
 use crate::warm::segment::{self, Lane};
@@ -109,13 +110,18 @@ impl EventStore {
 
 impl Shared {
     async fn flush(&self, reason: FlushReason) -> Result<FlushReport, Error> {
-        let _one_at_a_time = self.flushing.lock().await;
-        self.flush_bytes(reason, u64::MAX).await
+        let turn = self.flush_turn().await;
+        self.flush_bytes(turn, reason, u64::MAX).await
     }
 
     /// Flushes until rows of so many bytes have been looked at, oldest first, and notes each step, so that what is done
-    /// counts whatever becomes of the rest. The caller holds `flushing`.
-    pub(crate) async fn flush_bytes(&self, reason: FlushReason, bytes: u64) -> Result<FlushReport, Error> {
+    /// counts whatever becomes of the rest.
+    pub(crate) async fn flush_bytes(
+        &self,
+        turn: FlushTurn,
+        reason: FlushReason,
+        bytes: u64,
+    ) -> Result<FlushReport, Error> {
         let shared = self;
         let hot = shared.hot().await?;
         let (view, before) = hot
@@ -168,7 +174,8 @@ impl Shared {
                     .await?;
             }
             truncation::save(self, &hot).await?;
-            self.write_step(step.by_scope, Position::new(epoch, step.through), &flushed, &mut report).await?;
+            let through = Position::new(epoch, step.through);
+            self.write_step(&turn, step.by_scope, through, &flushed, &mut report).await?;
             // Who fails now is on flash up to where this step began.
             for scope in report.failed_scopes() {
                 flushed.behind.entry(scope.clone()).or_insert(flushed.through);
@@ -284,6 +291,7 @@ impl Shared {
     /// the claim that every scope is flushed through this position, those aside that are behind.
     async fn write_step(
         &self,
+        turn: &FlushTurn,
         by_scope: BTreeMap<Scope, Vec<Recorded>>,
         through: Position,
         flushed: &Flushed,
@@ -296,7 +304,7 @@ impl Shared {
             let failed_now = report.failed_scopes().any(|failed| !flushed.behind.contains_key(failed));
             let complete = others.map(|(_, through)| *through).fold(through.seq, u64::min);
             let complete = (left == 0 && !failed_now).then_some(Position::new(through.epoch, complete));
-            match self.write_segment(&scope, events, through, complete).await {
+            match self.write_segment(turn, &scope, events, through, complete).await {
                 Ok(Written::Segment { events, bytes }) => {
                     report.segments += 1;
                     report.events += events;
@@ -313,6 +321,7 @@ impl Shared {
     /// Writes one segment of the events the database of the scope lacks.
     async fn write_segment(
         &self,
+        turn: &FlushTurn,
         scope: &Scope,
         mut events: Vec<Recorded>,
         through: Position,
@@ -348,10 +357,11 @@ impl Shared {
             let taken = std::mem::take(&mut events);
             let prepared = blocking(move || segment::prepare(taken, dictionary.as_ref())).await?;
             let complete = complete.map_or(tail.complete, |complete| complete.max(tail.complete));
-            let (own, annexes) = (scope.clone(), database.annexes().cloned());
+            let (own, annexes, turn) = (scope.clone(), database.annexes().cloned(), Arc::clone(turn));
             let (done, prepared) = database
                 .write(FLUSH, move |conn| {
                     Box::pin(async move {
+                        let _until_it_ends = turn;
                         let now = segment::tail(conn, &own).await?;
                         if now.through != tail.through {
                             return Ok::<_, Error>((None, prepared));

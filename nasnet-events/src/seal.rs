@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::Order;
 use crate::position::Position;
+use crate::shared::FlushTurn;
 use crate::store::{EventStore, blocking};
 use crate::warm::bodies;
 use crate::warm::dictionary::{self, Dictionary};
@@ -117,16 +118,16 @@ impl EventStore {
     /// Safe: a segment is written and its rows removed in one transaction.
     pub async fn seal(&self) -> Result<SealReport, Error> {
         let mut report = SealReport::default();
-        let _one_at_a_time = self.shared().flushing.lock().await;
+        let turn = self.shared().flush_turn().await;
         for scope in epoch::scopes(&self.shared().manager).await? {
-            if let Err(error) = self.seal_scope(&scope, &mut report).await {
+            if let Err(error) = self.seal_scope(&turn, &scope, &mut report).await {
                 report.failed.push((scope, error));
             }
         }
         Ok(report)
     }
 
-    async fn seal_scope(&self, scope: &Scope, report: &mut SealReport) -> Result<(), Error> {
+    async fn seal_scope(&self, turn: &FlushTurn, scope: &Scope, report: &mut SealReport) -> Result<(), Error> {
         let shared = Arc::clone(self.shared());
         let database = shared.manager.scope(scope).await?;
         // A good moment: nothing is flushed or sealed meanwhile.
@@ -156,10 +157,11 @@ impl EventStore {
             let prepared = blocking(move || segment::prepare(run, dictionary.as_ref())).await?;
             let events = prepared.events.len() as u64;
             let chained = step.before;
-            let annexes = database.annexes().cloned();
+            let (annexes, turn) = (database.annexes().cloned(), Arc::clone(turn));
             let done = database
                 .write(SEAL, move |conn| {
                     Box::pin(async move {
+                        let _until_it_ends = turn;
                         // Another process may have sealed them, or retention removed some.
                         if before(conn, first).await? != chained || rows::count(conn, first, last).await? != events {
                             return Ok::<_, Error>(None);

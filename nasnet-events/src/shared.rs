@@ -111,7 +111,7 @@ pub(crate) struct Shared {
     /// Wakes `maintain` when a flush is due earlier than it was.
     pub(crate) promised: Notify,
     /// One flush at a time, and one archive.
-    pub(crate) flushing: tokio::sync::Mutex<()>,
+    flushing: Arc<tokio::sync::Mutex<()>>,
     /// Wakes whoever waits for room in the hot log: a flush has got further.
     pub(crate) flushed: watch::Sender<u64>,
     /// Where all events of a scope, Low ones too, are in the cold tier, as an archive of this process has seen.
@@ -162,7 +162,7 @@ impl Shared {
             turns: Turns::new(),
             loading: Mutex::default(),
             promised: Notify::new(),
-            flushing: tokio::sync::Mutex::new(()),
+            flushing: Arc::default(),
             flushed: watch::Sender::new(0),
             archived: Mutex::default(),
             archiving: tokio::sync::Mutex::default(),
@@ -476,6 +476,11 @@ impl Shared {
         }
     }
 
+    /// Waits until nobody else of this store flushes or seals.
+    pub(crate) async fn flush_turn(&self) -> FlushTurn {
+        Arc::new(Arc::clone(&self.flushing).lock_owned().await)
+    }
+
     /// When a flush is due because of what was promised.
     pub(crate) fn flush_due(&self) -> Option<Instant> {
         self.promises().next()
@@ -518,6 +523,10 @@ impl Shared {
         self.unclassified.load(Ordering::Relaxed)
     }
 }
+
+/// The right to flush or seal. Each write on the way holds a part of it: a write runs to its end, also when whoever waited for
+/// it has gone.
+pub(crate) type FlushTurn = Arc<tokio::sync::OwnedMutexGuard<()>>;
 
 /// A number of an incarnation; in another one it is the first.
 fn from_in(known: &Mutex<(u32, u64)>, epoch: u32) -> u64 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{Durability, Error, EventOptions, EventStore, Expected, FlushPolicy, FlushReason, Receipt};
-use support::{Site, event, normal, on_scope, router, stream};
+use support::{Site, TEST, event, normal, on_scope, router, stream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -190,4 +190,40 @@ async fn a_daily_flush_that_could_not_be_done_is_done_as_soon_as_it_can() {
     assert_eq!(store.flush_due().await, None);
     assert_eq!(store.status().await.unwrap().flushed_through, before);
     running.end().await;
+}
+
+/// Who seals or removes files counts on nothing being flushed meanwhile.
+#[tokio::test]
+async fn a_flush_that_nobody_waits_for_keeps_its_turn_until_its_write_has_ended() {
+    let site = Site::new();
+    let (manager, store) = site.open_with(every(HOUR)).await;
+    append(&manager, &store, &router("r1"), 3).await;
+    let (release, released) = oneshot::channel::<()>();
+    let (entered, inside) = oneshot::channel::<()>();
+    let database = manager.scope(&router("r1")).await.unwrap();
+    let held = tokio::spawn(async move {
+        let hold = database.write(TEST, move |_| {
+            Box::pin(async move {
+                entered.send(()).unwrap();
+                drop(released.await);
+                Ok::<_, Error>(())
+            })
+        });
+        hold.await
+    });
+    inside.await.unwrap();
+    // Its write waits behind the other, and is done afterwards whatever becomes of the flush.
+    let asked = Instant::now();
+    loop {
+        let flush = tokio::time::timeout(Duration::from_millis(50), store.flush(FlushReason::Requested));
+        assert!(flush.await.is_err(), "nothing can be written yet");
+        if tokio::time::timeout(Duration::from_millis(100), store.seal()).await.is_err() {
+            break;
+        }
+        assert!(asked.elapsed() < PATIENCE, "others go ahead although a flush is under way");
+    }
+    release.send(()).unwrap();
+    held.await.unwrap().unwrap();
+    store.seal().await.unwrap();
+    assert_eq!(segments(&store, &router("r1")).await, (1, 3));
 }

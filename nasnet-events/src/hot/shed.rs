@@ -303,8 +303,8 @@ async fn flush_for(shared: &Shared, hot: &Database, epoch: u32, needed: u64, wan
     loop {
         let flushed = tokio::time::timeout_at(until, async {
             tokio::select! {
-                _one_at_a_time = shared.flushing.lock() => {
-                    Some(shared.flush_bytes(FlushReason::LowTmpfs, part).await)
+                turn = shared.flush_turn() => {
+                    Some(shared.flush_bytes(turn, FlushReason::LowTmpfs, part).await)
                 }
                 _ = steps.changed() => None,
             }

@@ -247,7 +247,7 @@ impl EventStore {
         }
         if !report.is_dry {
             // A file of bodies goes once no segment is left in it, and is noted as such now.
-            let _nothing_is_flushed = self.shared().flushing.lock().await;
+            let _nothing_is_flushed = self.shared().flush_turn().await;
             bodies::remove_unnamed(&database, bodies::UNNAMED_KEPT).await?;
         }
         Ok(())

@@ -376,6 +376,8 @@ impl Walk {
             (Err(_), _) | (_, Err(_)) if troubled => return Ok(None),
             (after, guards) => (after?, guards?),
         };
+        // An append does not wait for long for a flush that makes room. Its segments come when they can.
+        let after = if troubled { after.without_new_segments(before) } else { after };
         let there_for = |number: usize| self.ran - self.appended[number];
         let terms = Terms {
             policy: self.policy,

@@ -142,6 +142,12 @@ pub(super) struct Warm {
 }
 
 impl Warm {
+    /// As if nothing had been flushed since.
+    pub(super) fn without_new_segments(mut self, before: &Self) -> Self {
+        self.units.retain(|unit| unit.kind != UnitKind::Segment || before.units.contains(unit));
+        self
+    }
+
     /// Looks at the tables themselves.
     pub(super) async fn look(open: &Open) -> Result<Self, Failure> {
         let mut warm = Self::default();
