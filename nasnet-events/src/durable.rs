@@ -81,8 +81,9 @@ impl EventStore {
     /// # Errors
     /// [`Error::Conflict`] (in a transaction on system.db without what was missed: to look for it there may have to wait for
     /// that very transaction), [`Error::IdReused`], [`Error::NotDurable`] (an event is known from the hot tier only),
-    /// [`Error::TooLarge`], [`Error::Invalid`]: nothing was reserved. [`Error::Storage`], [`Error::Sqlite`]: the
-    /// transaction must be rolled back.
+    /// [`Error::TooLarge`], [`Error::Invalid`]: nothing was reserved. [`Error::Renewing`] (the hot tier was lost and a
+    /// new one begins: readers would not see what commits at a position of the old one; try again),
+    /// [`Error::Storage`], [`Error::Sqlite`]: the transaction must be rolled back.
     ///
     /// # Cancel safety
     /// A dropped call leaves a reservation that is voided, or published when the transaction commits nevertheless.

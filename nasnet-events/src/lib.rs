@@ -6,6 +6,8 @@ mod arbitrary;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(test)]
+mod place;
 
 // What an event is.
 mod body;

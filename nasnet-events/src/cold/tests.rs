@@ -1,10 +1,10 @@
 //! What only the parts inside can show: a failure at every step, and how much a narrow query reads.
 
 use std::io::Write;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use futures_util::TryStreamExt;
-use nasnet_dbmanager::{DbManager, ManualClock, Options, Scope};
+use nasnet_dbmanager::{DbManager, Scope};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::json;
@@ -20,6 +20,7 @@ use crate::expected::Expected;
 use crate::merge::Range;
 use crate::name::{EventType, StreamName};
 use crate::options::{ColdOptions, EventOptions};
+use crate::place::Place as Databases;
 use crate::position::Position;
 use crate::query::Query;
 use crate::store::EventStore;
@@ -31,11 +32,7 @@ struct Place {
 
 impl Place {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = Options::new(dir.path().join("data")).run_dir(dir.path().join("run"));
-        options = options.schemas(crate::schema_sets());
-        options.clock = Arc::new(ManualClock::new(1_795_000_000_000));
-        let manager = DbManager::open(options).await.unwrap();
+        let Databases { dir, manager, .. } = Databases::new().await;
         prepare_cold_dir(&manager, &dir.path().join("cold")).unwrap();
         Self { dir, manager }
     }

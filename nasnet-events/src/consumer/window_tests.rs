@@ -1,25 +1,20 @@
 //! Delivery windows, looked at without waiting for any.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use nasnet_dbmanager::{DbManager, ManualClock, Options, Scope};
+use nasnet_dbmanager::Scope;
 
 use crate::consumer::{Consumer, ConsumerName, StartAt};
 use crate::event::NewEvent;
 use crate::expected::Expected;
 use crate::name::{EventType, StreamName};
 use crate::options::EventOptions;
+use crate::place::Place;
 use crate::store::EventStore;
 
 #[tokio::test]
 async fn nothing_is_handed_out_before_the_window_is_over_whatever_its_class() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = ManualClock::new(1_795_000_000_000);
-    let mut options = Options::new(dir.path().join("data")).run_dir(dir.path().join("run"));
-    options = options.schemas(crate::schema_sets());
-    options.clock = Arc::new(clock.clone());
-    let manager = DbManager::open(options).await.unwrap();
+    let Place { dir: _dir, clock, manager } = Place::new().await;
     let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
     let append = async |kind: &str| {
         let event = NewEvent::new(manager.next_ulid(), EventType::parse(kind).unwrap(), &1).unwrap();

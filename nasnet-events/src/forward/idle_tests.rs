@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nasnet_dbmanager::{BoxFuture, Cause, Database, DbManager, ManualClock, NewRouter, Options, RouterId, Scope};
+use nasnet_dbmanager::{BoxFuture, Cause, Database, NewRouter, RouterId, Scope};
 
 use crate::consumer::{Consumer, ConsumerName};
 use crate::error::Error;
@@ -11,9 +11,10 @@ use crate::event::NewEvent;
 use crate::expected::Expected;
 use crate::flush::FlushReason;
 use crate::forward::pause::IDLE_PAUSE;
-use crate::forward::{Batch, Delivery, Forwarder, Sink};
+use crate::forward::{Batch, Delivery, Forwarder, Forwarding, Sink};
 use crate::name::{EventType, StreamName};
 use crate::options::EventOptions;
+use crate::place::Place;
 use crate::store::EventStore;
 
 const EMPTY_HOT: &str = "INSERT INTO hot_log (first_seq, count, state, scope, reservation)
@@ -21,31 +22,25 @@ const EMPTY_HOT: &str = "INSERT INTO hot_log (first_seq, count, state, scope, re
     DELETE FROM hot_log WHERE first_seq < (SELECT MAX(first_seq) FROM hot_log)";
 const BREAK: &str = "ALTER TABLE event_segments RENAME TO elsewhere";
 
-struct Place {
-    _dir: tempfile::TempDir,
-    clock: ManualClock,
-    manager: DbManager,
+struct Queue {
+    place: Place,
     store: EventStore,
     router: Scope,
 }
 
-impl Place {
+impl Queue {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let clock = ManualClock::new(1_795_000_000_000);
-        let mut options = Options::new(dir.path().join("data")).run_dir(dir.path().join("run"));
-        options = options.schemas(crate::schema_sets());
-        options.clock = Arc::new(clock.clone());
-        let manager = DbManager::open(options).await.unwrap();
+        let place = Place::new().await;
         let id = RouterId::parse("r1").unwrap();
-        manager.create_router(NewRouter::new(id.clone())).await.unwrap();
+        place.manager.create_router(NewRouter::new(id.clone())).await.unwrap();
         let options = EventOptions { stall_after: Duration::ZERO, ..EventOptions::default() };
-        let store = EventStore::open(&manager, options).await.unwrap();
-        Self { _dir: dir, clock, manager, store, router: Scope::Router(id) }
+        let store = EventStore::open(&place.manager, options).await.unwrap();
+        Self { place, store, router: Scope::Router(id) }
     }
 
     async fn append(&self) {
-        let event = NewEvent::new(self.manager.next_ulid(), EventType::parse("resource.updated").unwrap(), &1).unwrap();
+        let event =
+            NewEvent::new(self.place.manager.next_ulid(), EventType::parse("resource.updated").unwrap(), &1).unwrap();
         let stream = StreamName::parse("s").unwrap();
         self.store.append(&self.router, &stream, Expected::Any, vec![event]).await.unwrap();
     }
@@ -63,6 +58,14 @@ impl Place {
     fn forwarder(&self, sink: &Arc<Scripted>) -> Forwarder<Arc<Scripted>> {
         let consumer = Consumer::new(ConsumerName::parse("cloud").unwrap());
         Forwarder::new(self.store.clone(), consumer, Arc::clone(sink))
+    }
+
+    /// Begins to send, and fails with the first event.
+    async fn block<'f>(&self, forwarder: &'f Forwarder<Arc<Scripted>>) -> Forwarding<'f, Arc<Scripted>> {
+        let mut forwarding = forwarder.open().await.unwrap();
+        self.append().await;
+        assert_eq!(forwarding.round().await.unwrap().failed, 1, "the stream is blocked");
+        forwarding
     }
 }
 
@@ -84,13 +87,11 @@ impl Sink for Scripted {
 
 #[tokio::test]
 async fn a_stream_that_is_due_wakes_nobody_while_the_sink_is_away() {
-    let place = Place::new().await;
+    let queue = Queue::new().await;
     let sink = Scripted::retries();
-    let forwarder = place.forwarder(&sink);
-    let mut forwarding = forwarder.open().await.unwrap();
-    place.append().await;
-    assert_eq!(forwarding.round().await.unwrap().failed, 1, "the stream is blocked");
-    place.clock.advance(Duration::from_secs(121));
+    let forwarder = queue.forwarder(&sink);
+    let mut forwarding = queue.block(&forwarder).await;
+    queue.place.clock.advance(Duration::from_secs(121));
     assert!(forwarding.idle_for() < IDLE_PAUSE, "it is due");
     *sink.0.lock().unwrap() = Delivery::Offline { why: "told by a test".to_owned() };
     assert!(forwarding.round().await.unwrap().offline.is_some());
@@ -99,21 +100,19 @@ async fn a_stream_that_is_due_wakes_nobody_while_the_sink_is_away() {
 
 #[tokio::test]
 async fn a_stream_of_a_scope_that_cannot_be_read_is_not_due() {
-    let place = Place::new().await;
+    let queue = Queue::new().await;
     let sink = Scripted::retries();
-    let forwarder = place.forwarder(&sink);
-    let mut forwarding = forwarder.open().await.unwrap();
-    place.append().await;
-    assert_eq!(forwarding.round().await.unwrap().failed, 1, "the stream is blocked");
-    place.append().await;
-    place.store.flush(FlushReason::Requested).await.unwrap();
-    place.run(&place.manager.hot(), EMPTY_HOT).await;
-    let database = place.manager.scope(&place.router).await.unwrap();
-    place.run(&database, BREAK).await;
+    let forwarder = queue.forwarder(&sink);
+    let mut forwarding = queue.block(&forwarder).await;
+    queue.append().await;
+    queue.store.flush(FlushReason::Requested).await.unwrap();
+    queue.run(&queue.place.manager.hot(), EMPTY_HOT).await;
+    let database = queue.place.manager.scope(&queue.router).await.unwrap();
+    queue.run(&database, BREAK).await;
     forwarding.round().await.unwrap();
     let name = ConsumerName::parse("cloud").unwrap();
-    assert_eq!(place.store.left_out(&name).await.unwrap().len(), 1);
-    place.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(queue.store.left_out(&name).await.unwrap().len(), 1);
+    queue.place.clock.advance(Duration::from_secs(3_600));
     let round = forwarding.round().await.unwrap();
     assert_eq!((round.failed, round.delivered), (0, 0), "it comes after what was left out");
     assert_eq!(forwarding.idle_for(), IDLE_PAUSE);
