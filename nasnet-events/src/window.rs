@@ -54,8 +54,8 @@ fn note(shared: &Shared, scope: &Scope, beside: [u8; 16], window: Window) -> boo
 
 /// Loads a scope once, through a reader.
 ///
-/// Once is enough while the hot tier lasts: what is committed to the warm tier later passes through its log first. Callers who come meanwhile
-/// wait for the first, instead of all reading the same.
+/// Once is enough while the hot tier lasts: what is committed to the warm tier later passes through its log first. Callers
+/// who come meanwhile wait for the first, instead of all reading the same.
 pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
     if shared.heads().is_loaded(scope) {
         return Ok(());

@@ -88,7 +88,12 @@ enum Fate {
 
 fn op() -> impl Strategy<Value = Op> {
     let guess = prop_oneof![Just(Guess::Any), Just(Guess::Right), Just(Guess::Wrong)];
-    let fate = prop_oneof![3 => Just(Fate::Published), 1 => Just(Fate::ReceiptDropped), 1 => Just(Fate::RolledBack), 1 => Just(Fate::Refused)];
+    let fate = prop_oneof![
+        3 => Just(Fate::Published),
+        1 => Just(Fate::ReceiptDropped),
+        1 => Just(Fate::RolledBack),
+        1 => Just(Fate::Refused),
+    ];
     prop_oneof![
         8 => (0..2_usize, 0..3_usize, 0..3_usize, vec(0..3_usize, 1..4), guess).prop_map(
             |(by, scope, stream, kinds, expected)| Op::Append { by, scope, stream, kinds, expected }
