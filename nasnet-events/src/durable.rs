@@ -146,7 +146,7 @@ impl EventStore {
             .collect();
         let (reply, answer) = oneshot::channel();
         let reserve = Reserve { scope: scope.clone(), streams, looked, reply };
-        self.queue().send(Command::Reserve(reserve)).map_err(|_| Error::Closed)?;
+        self.seat().send(Command::Reserve(reserve))?;
         let mut answer = answer;
         let answered = loop {
             match tokio::time::timeout(RENEWAL_LOOK, &mut answer).await {
@@ -202,7 +202,7 @@ impl EventStore {
         let receipts = std::mem::take(&mut pending.receipts);
         let Some((first, last_seq)) = pending.range else { return receipts };
         self.shared().land(first);
-        match resolve::end(self.queue(), first, last_seq, Resolution::Published).await {
+        match resolve::end(self.seat(), first, last_seq, Resolution::Published).await {
             // Nothing is left to the resolver.
             Ok(()) => pending.range = None,
             Err(error) => tracing::warn!(%error, %first, "events on flash are published later"),

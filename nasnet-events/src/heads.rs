@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
-use indexmap::IndexMap;
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
 
@@ -14,6 +12,7 @@ use crate::event::Recorded;
 use crate::hot::index::StreamIndex;
 use crate::hot::log::Order;
 use crate::hot::summary::{Summaries, Wanted};
+use crate::ids::Ids;
 use crate::name::StreamName;
 use crate::plan::Changes;
 use crate::position::Position;
@@ -21,10 +20,6 @@ use crate::sealing;
 
 /// How many ids there are before those beyond the window are looked for.
 const IDS_SWEPT_MIN: usize = 256;
-
-/// What is known by id, one after the other in memory: a table of whole entries would be written all over, and moved when it
-/// grows.
-pub(crate) type Ids = IndexMap<Ulid, Known, RandomState>;
 
 /// Number of a stream in [`Heads`].
 pub(crate) type Slot = u32;
@@ -115,8 +110,6 @@ pub(crate) struct Heads {
     streams: Vec<StreamState>,
     loaded: HashSet<Scope>,
     ids: Ids,
-    /// No larger one has ever been among them.
-    largest_id: Ulid,
     /// How many of them were left when those beyond the window were last taken out.
     ids_kept: usize,
     reservations: BTreeMap<u64, Reservation>,
@@ -141,7 +134,6 @@ impl Heads {
             streams: Vec::new(),
             loaded: HashSet::new(),
             ids: Ids::default(),
-            largest_id: Ulid::nil(),
             ids_kept: 0,
             reservations: BTreeMap::new(),
             backlog: Backlog::new(),
@@ -217,7 +209,7 @@ impl Heads {
         let slot = self.slot(scope, stream);
         if self.known(id).is_none() {
             let content = None;
-            self.note_id(id, Known { position, version, slot, content, durable: true, pending: false, sealed: false });
+            self.ids.insert(id, Known { position, version, slot, content, durable: true, pending: false, sealed: false });
         }
     }
 
@@ -227,13 +219,7 @@ impl Heads {
     }
 
     pub(crate) fn known(&self, id: Ulid) -> Option<Known> {
-        // Most ids ascend, so a new one need not be looked for.
-        if id > self.largest_id { None } else { self.ids.get(&id).copied() }
-    }
-
-    fn note_id(&mut self, id: Ulid, known: Known) {
-        self.largest_id = self.largest_id.max(id);
-        self.ids.insert(id, known);
+        self.ids.get(id)
     }
 
     /// The scope of an event whose id is known and that is not in an open transaction.
@@ -246,7 +232,7 @@ impl Heads {
     /// As after the store was opened anew and the window has moved on.
     #[cfg(test)]
     pub(crate) fn forget_ids(&mut self) {
-        self.ids.clear();
+        self.ids = Ids::default();
     }
 
     #[cfg(test)]
@@ -279,7 +265,7 @@ impl Heads {
                 pending: false,
                 sealed: false,
             };
-            self.note_id(event.id, known);
+            self.ids.insert(event.id, known);
             self.by_stream.add(slot, event.position.seq);
             self.summaries.add(event);
             if !durable {
@@ -319,7 +305,7 @@ impl Heads {
                 pending: true,
                 sealed: false,
             };
-            self.note_id(event.id, known);
+            self.ids.insert(event.id, known);
         }
         self.hold(reservation);
     }
@@ -349,7 +335,7 @@ impl Heads {
         }
         let range = reservation.first_seq..=reservation.last_seq();
         for id in &reservation.ids {
-            let Some(known) = self.ids.get_mut(id) else { continue };
+            let Some(known) = self.ids.get_mut(*id) else { continue };
             // The id may have been appended again after its first transaction failed.
             if known.position.epoch != self.epoch || !range.contains(&known.position.seq) {
                 continue;
@@ -357,7 +343,7 @@ impl Heads {
             match resolution {
                 Resolution::Published => known.pending = false,
                 Resolution::Void => {
-                    self.ids.swap_remove(id);
+                    self.ids.remove(*id);
                 }
             }
         }
@@ -378,25 +364,24 @@ impl Heads {
             return;
         }
         let epoch = self.epoch;
-        self.ids.retain(|_, known| {
+        self.ids.retain(|known| {
             let is_hot = known.position.epoch == epoch && known.position.seq >= floor;
             known.pending || is_hot || (known.durable && !known.sealed)
         });
         self.ids_kept = self.ids.len();
-        self.ids.shrink_to(self.ids_kept.saturating_mul(2));
     }
 
     /// Forgets ids of events that were given up.
     pub(crate) fn forget_given_up(&mut self, ids: &[Ulid]) {
         for id in ids {
-            self.ids.swap_remove(id);
+            self.ids.remove(*id);
         }
     }
 
     /// Takes note that durable rows were sealed: their ids are beyond the window once they have left the hot log.
     pub(crate) fn note_sealed(&mut self, ids: &[Ulid]) {
         for id in ids {
-            if let Some(known) = self.ids.get_mut(id) {
+            if let Some(known) = self.ids.get_mut(*id) {
                 known.sealed = true;
             }
         }
@@ -461,8 +446,8 @@ impl Heads {
     ) {
         self.advance_to(changes.next_seq);
         self.ids.reserve(changes.ids.len());
-        for (id, known) in changes.ids {
-            self.note_id(id, known);
+        for (id, known) in changes.ids.into_entries() {
+            self.ids.insert(id, known);
         }
         for (slot, seq) in changes.placed {
             self.by_stream.add(slot, seq);

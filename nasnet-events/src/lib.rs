@@ -56,6 +56,7 @@ mod flush;
 pub mod forward;
 mod head;
 pub mod history;
+mod ids;
 mod largest_id;
 mod maintain;
 pub mod observe;

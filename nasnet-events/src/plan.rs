@@ -6,7 +6,8 @@ use ulid::Ulid;
 
 use crate::event::Recorded;
 use crate::expected::Expected;
-use crate::heads::{Heads, Ids, Known, Reservation, Slot, content_of};
+use crate::heads::{Heads, Known, Reservation, Slot, content_of};
+use crate::ids::Ids;
 use crate::name::StreamName;
 use crate::position::Position;
 use crate::receipt::{Achieved, Receipt};
@@ -119,10 +120,9 @@ impl<'a> Plan<'a> {
             self.placed.truncate(placed);
             for (id, known) in self.replaced.drain(..).rev() {
                 match known {
-                    Some(known) => self.ids.insert(id, known),
-                    // The last one in, so nothing else moves.
-                    None => self.ids.swap_remove(&id),
-                };
+                    Some(known) => drop(self.ids.insert(id, known)),
+                    None => self.ids.remove(id),
+                }
             }
         }
         result
@@ -231,7 +231,7 @@ impl<'a> Plan<'a> {
             if events.len() > 1 && !seen.insert(event.id) {
                 return Err(Refusal::IdReused(event.id));
             }
-            let known = self.ids.get(&event.id).copied().or_else(|| self.heads.known(event.id));
+            let known = self.ids.get(event.id).or_else(|| self.heads.known(event.id));
             if let Some(known) = known {
                 let seen =
                     looked.and_then(|looked| looked.get(&event.id)).filter(|seen| seen.position == known.position);
@@ -384,7 +384,7 @@ mod tests {
         let changes = plan.into_changes();
         assert_eq!(changes.next_seq, 4);
         assert_eq!((changes.placed.len(), changes.ids.len()), (2, 2));
-        assert!(!changes.ids.contains_key(&drawn[3].id));
+        assert!(changes.ids.get(drawn[3].id).is_none());
     }
 
     #[test]

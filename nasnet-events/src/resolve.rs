@@ -1,14 +1,15 @@
 //! Ends the reservations nobody else will end: of dropped receipts and of dead processes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nasnet_dbmanager::{Cause, Database};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::heads::{Reservation, Resolution};
 use crate::hot::appender::{Command, Resolve};
+use crate::hot::seat::Seat;
 use crate::hot::{log, session};
 use crate::position::Position;
 use crate::shared::Shared;
@@ -23,7 +24,7 @@ const VOIDED: &str = "INSERT INTO event_cursors (name, pos) VALUES ('voided', ?1
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Resolves what is left to it whenever it is woken, until the store closes.
-pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::WeakUnboundedSender<Command>) {
+pub(crate) async fn run(shared: Arc<Shared>, seat: Weak<Seat>) {
     let mut retry = false;
     while !shared.is_closing() {
         if retry {
@@ -34,17 +35,17 @@ pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::WeakUnboundedSender<Co
         } else {
             shared.resolver.notified().await;
         }
-        let Some(queue) = queue.upgrade() else { return };
+        let Some(seat) = seat.upgrade() else { return };
         if shared.is_closing() {
             return;
         }
         // A reader may have met a reservation this store has not heard of.
-        retry = catch_up(&queue).await.is_err() || !sweep(&shared, &queue).await;
+        retry = catch_up(&seat).await.is_err() || !sweep(&shared, &seat).await;
     }
 }
 
 /// Resolves every reservation that has no living owner. False when one could not be resolved.
-pub(crate) async fn sweep(shared: &Shared, queue: &mpsc::UnboundedSender<Command>) -> bool {
+pub(crate) async fn sweep(shared: &Shared, seat: &Seat) -> bool {
     let (own, dir) = (shared.owner(), shared.sessions_dir());
     let (epoch, left): (u32, Vec<Reservation>) = {
         let heads = shared.heads();
@@ -57,7 +58,7 @@ pub(crate) async fn sweep(shared: &Shared, queue: &mpsc::UnboundedSender<Command
         if !forsaken {
             continue;
         }
-        if let Err(error) = resolve(shared, queue, epoch, &reservation).await {
+        if let Err(error) = resolve(shared, seat, epoch, &reservation).await {
             tracing::warn!(%error, scope = %reservation.scope, first_seq = reservation.first_seq,
                 "a reservation cannot be resolved yet");
             all = false;
@@ -84,7 +85,7 @@ async fn stall(shared: &Shared, first: Position, last_seq: u64) -> Result<(), Er
 /// Looks into the database of the scope: found = published, absent = void.
 async fn resolve(
     shared: &Shared,
-    queue: &mpsc::UnboundedSender<Command>,
+    seat: &Seat,
     epoch: u32,
     reservation: &Reservation,
 ) -> Result<(), Error> {
@@ -111,7 +112,7 @@ async fn resolve(
             }
         }
     };
-    end(queue, first, last.seq, resolution).await
+    end(seat, first, last.seq, resolution).await
 }
 
 /// Makes sure that a transaction of a dead process, of which nothing can be seen, stays without effect.
@@ -137,20 +138,20 @@ async fn bury(database: &Database, first: Position, last: Position, count: u64) 
 
 /// Has the appender end a reservation.
 pub(crate) async fn end(
-    queue: &mpsc::UnboundedSender<Command>,
+    seat: &Seat,
     first: Position,
     last_seq: u64,
     resolution: Resolution,
 ) -> Result<(), Error> {
     let (reply, answer) = oneshot::channel();
     let command = Command::Resolve(Resolve { first, last_seq, resolution, reply });
-    queue.send(command).map_err(|_| Error::Closed)?;
+    seat.send(command)?;
     answer.await.map_err(|_| Error::Closed)?
 }
 
 /// Has the appender take the work of other processes into account.
-pub(crate) async fn catch_up(queue: &mpsc::UnboundedSender<Command>) -> Result<(), Error> {
+pub(crate) async fn catch_up(seat: &Seat) -> Result<(), Error> {
     let (reply, answer) = oneshot::channel();
-    queue.send(Command::CatchUp(reply)).map_err(|_| Error::Closed)?;
+    seat.send(Command::CatchUp(reply))?;
     answer.await.map_err(|_| Error::Closed)?
 }

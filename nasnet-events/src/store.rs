@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use nasnet_dbmanager::{DbManager, Now, Scope};
 use serde_json::value::RawValue;
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::body::Body;
@@ -18,6 +18,7 @@ use crate::event::{Head, NewEvent, Recorded};
 use crate::expected::Expected;
 use crate::flush::FlushReason;
 use crate::hot::appender::{self, Answers, Append, Command, Part};
+use crate::hot::seat::Seat;
 use crate::hot::session::{self, Session};
 use crate::name::StreamName;
 use crate::options::EventOptions;
@@ -39,7 +40,7 @@ pub struct EventStore {
 
 struct Inner {
     shared: Arc<Shared>,
-    queue: mpsc::UnboundedSender<Command>,
+    seat: Arc<Seat>,
     /// Bounds the queue by events rather than by calls.
     places: Arc<Semaphore>,
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
@@ -78,22 +79,20 @@ impl EventStore {
         let queue_places = queue_places(&options);
         let shared = Arc::new(Shared::new(manager.clone(), options, session, opened));
         appender::catch_up(&shared).await?;
-        let (queue, commands) = mpsc::unbounded_channel();
-        let tasks = vec![
-            tokio::spawn(appender::run(Arc::clone(&shared), commands)),
-            tokio::spawn(resolve::run(Arc::clone(&shared), queue.downgrade())),
-        ];
-        resolve::sweep(&shared, &queue).await;
+        let (seat, appending) = Seat::start(|queue| Box::pin(appender::run(Arc::clone(&shared), queue)));
+        let resolving = resolve::run(Arc::clone(&shared), Arc::downgrade(&seat));
+        let tasks = vec![tokio::spawn(appending), tokio::spawn(resolving)];
+        resolve::sweep(&shared, &seat).await;
         let places = Arc::new(Semaphore::new(queue_places));
-        Ok(Self { inner: Arc::new(Inner { shared, queue, places, tasks: tokio::sync::Mutex::new(tasks) }) })
+        Ok(Self { inner: Arc::new(Inner { shared, seat, places, tasks: tokio::sync::Mutex::new(tasks) }) })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
     }
 
-    pub(crate) fn queue(&self) -> &mpsc::UnboundedSender<Command> {
-        &self.inner.queue
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.inner.seat
     }
 
     /// Appends events to one stream, as durably as the most important of them asks for: a batch with a Critical event
@@ -177,7 +176,7 @@ impl EventStore {
     ) -> Result<Answers, Error> {
         let (reply, answers) = oneshot::channel();
         let append = Append { scope: scope.clone(), parts, events, reply, places };
-        self.queue().send(Command::Append(append)).map_err(|_| Error::Closed)?;
+        self.seat().send(Command::Append(append))?;
         answers.await.map_err(|_| Error::Closed)
     }
 
@@ -291,8 +290,8 @@ impl EventStore {
     /// # Cancel safety
     /// Safe.
     pub async fn resolve(&self) -> Result<(), Error> {
-        resolve::catch_up(self.queue()).await?;
-        resolve::sweep(self.shared(), self.queue()).await;
+        resolve::catch_up(self.seat()).await?;
+        resolve::sweep(self.shared(), self.seat()).await;
         Ok(())
     }
 
@@ -313,11 +312,11 @@ impl EventStore {
     pub async fn shutdown(&self) -> Result<(), Error> {
         let shared = self.shared();
         shared.close();
-        resolve::sweep(shared, self.queue()).await;
+        resolve::sweep(shared, self.seat()).await;
         let flushed = self.flush(FlushReason::Shutdown).await;
         let checkpoints = shared.consumers.save(shared, true).await;
         // Already gone when this is the second call.
-        drop(self.queue().send(Command::Stop));
+        drop(self.seat().send(Command::Stop));
         {
             // A call that is dropped leaves them here for the next one: the session must not end before them.
             let mut tasks = self.inner.tasks.lock().await;

@@ -1,11 +1,11 @@
-//! The one task that gives positions: it drains a queue and writes each batch as one transaction of hot.db.
+//! The one that gives positions: it drains a queue and writes each batch as one transaction of hot.db.
 
 use std::iter;
 use std::sync::Arc;
 
 use nasnet_dbmanager::{Cause, Scope};
 use smallvec::SmallVec;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::block::{self, Packing};
 use crate::durable::PendingReceipt;
@@ -15,6 +15,7 @@ use crate::expected::Expected;
 use crate::heads::{Reservation, ReservedBy, Resolution};
 use crate::hot::log::{self, Found, NewRow, Order, ROW_EVENTS_MAX, RowState};
 use crate::hot::newest::Newest;
+use crate::hot::seat::Queue;
 use crate::hot::{flushed, shed};
 use crate::name::StreamName;
 use crate::plan::{Changes, DurableStream, Looked, Plan, Refusal};
@@ -154,14 +155,14 @@ struct Batch {
     epoch: u32,
 }
 
-/// Answers commands until every sender is gone or it is told to stop.
-pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<Command>) {
+/// Answers commands until it is told to stop.
+pub(crate) async fn run(shared: Arc<Shared>, queue: Arc<Queue>) {
     let mut commands = Vec::new();
     let mut stale = false;
     // Commands of the last two batches.
     let (mut last, mut before) = (0, 0);
-    while queue.recv_many(&mut commands, DRAIN_MAX).await > 0 {
-        gather(&mut queue, &mut commands, (last + before) / 2).await;
+    while queue.receive(&mut commands, DRAIN_MAX).await {
+        gather(&queue, &mut commands, (last + before) / 2).await;
         (before, last) = (last, commands.len());
         if commands.iter().any(|command| matches!(command, Command::Stop)) {
             queue.close();
@@ -183,13 +184,11 @@ pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<
 /// Waits, as long as more keep coming, until half of those who came with the last two batches are back: each who was
 /// answered is awake already, and many small batches cost more than the moment this takes. Not for all of them, since those
 /// of one half prepare what is next while the batch of the other is written.
-async fn gather(queue: &mut mpsc::UnboundedReceiver<Command>, received: &mut Vec<Command>, wanted: usize) {
+async fn gather(queue: &Queue, received: &mut Vec<Command>, wanted: usize) {
     while received.len() < wanted.min(DRAIN_MAX) {
         let before = received.len();
         tokio::task::yield_now().await;
-        while let Ok(command) = queue.try_recv() {
-            received.push(command);
-        }
+        queue.take(received, DRAIN_MAX);
         if received.len() == before {
             break;
         }

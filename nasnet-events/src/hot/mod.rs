@@ -1,4 +1,4 @@
-//! The hot tier: the log in tmpfs, the task that appends to it, and who owns its reservations.
+//! The hot tier: the log in tmpfs, what appends to it, and who owns its reservations.
 
 pub(crate) mod appender;
 pub(crate) mod compact;
@@ -7,6 +7,7 @@ pub(crate) mod index;
 pub(crate) mod log;
 pub(crate) mod look;
 pub(crate) mod newest;
+pub(crate) mod seat;
 pub(crate) mod session;
 pub(crate) mod shed;
 pub(crate) mod summary;
