@@ -66,7 +66,10 @@ impl Rows {
 fn hot_append(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let place = Place::new(None).expect("two directories");
-    let hot = runtime.block_on(Hot::open(&place, EventOptions::default())).expect("a store");
+    // All of them are to stay in the hot tier, as they do in the table.
+    let mut options = EventOptions::default();
+    options.hot_bytes_max = Some(2 << 30);
+    let hot = runtime.block_on(Hot::open(&place, options)).expect("a store");
     let mut rows = runtime.block_on(Rows::open(place.tmpfs.path()));
     // Each batch goes to one stream, the streams in turn, for both alike.
     let names: Vec<String> = (0..STREAMS).map(|number| format!("resource/{number:026}")).collect();

@@ -1,4 +1,4 @@
-//! What does it cost to move events down, and to read a short range of the archive?
+//! What does it cost to move events down, to append while that is what makes room, and to read a short range of the archive?
 #![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -57,6 +57,29 @@ async fn archived(place: &Place) -> Result<Hot, Failure> {
     let elsewhere = warm.chain(status.hot.oldest).map(|oldest| oldest.seq).min();
     assert!(elsewhere.is_none_or(|oldest| oldest > read), "the archive alone has them: {elsewhere:?}");
     Ok(hot)
+}
+
+/// A hot tier that is full of events that are not on flash: each append has to wait until there is room.
+async fn full(place: &Place, generator: &mut Generator) -> Result<Hot, Failure> {
+    let mut options = EventOptions::default();
+    options.hot_bytes_max = Some(4 << 20);
+    let hot = Hot::open(place, options).await?;
+    // About twice as much as there is room for.
+    for _ in 0..60 {
+        hot.append(generator.samples(1_000)).await?;
+    }
+    Ok(hot)
+}
+
+async fn appends(hot: &Hot, generator: &mut Generator, events: usize, rounds: u64) -> Result<Duration, Failure> {
+    let mut spent = Duration::ZERO;
+    for _ in 0..rounds {
+        let appends = hot.appends(generator.samples(events))?;
+        let start = Instant::now();
+        hot.append_each(appends).await?;
+        spent += start.elapsed();
+    }
+    Ok(spent)
 }
 
 /// The time of the step alone; what it works on is made before.
@@ -127,6 +150,16 @@ fn tiers(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("1000", |bencher| {
         bencher.iter_custom(|rounds| runtime.block_on(archives(&hot, &mut generator, 1_000, rounds)).expect("archive"));
+    });
+    group.finish();
+
+    let place = Place::new(None).expect("two directories");
+    let hot = runtime.block_on(full(&place, &mut generator)).expect("a full hot tier");
+    let mut group = criterion.benchmark_group("append_to_full_hot");
+    group.sample_size(20);
+    group.throughput(Throughput::Elements(1_000));
+    group.bench_function("1000", |bencher| {
+        bencher.iter_custom(|rounds| runtime.block_on(appends(&hot, &mut generator, 1_000, rounds)).expect("append"));
     });
     group.finish();
 

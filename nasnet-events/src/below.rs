@@ -160,7 +160,7 @@ async fn read_warm(
 ) -> Result<Vec<Slice>, Error> {
     let kinds = match (&query.kind, &query.kind_prefix) {
         (Some(kind), _) => Some(names::starting(conn, kind.as_str()).await?),
-        (None, Some(prefix)) => Some(names::starting(conn, prefix.trim_end_matches('.')).await?),
+        (None, Some(prefix)) => Some(names::starting(conn, prefix).await?),
         (None, None) => None,
     };
     let streams = match (&query.stream, &query.stream_prefix) {

@@ -209,7 +209,8 @@ impl Heads {
         let slot = self.slot(scope, stream);
         if self.known(id).is_none() {
             let content = None;
-            self.ids.insert(id, Known { position, version, slot, content, durable: true, pending: false, sealed: false });
+            self.ids
+                .insert(id, Known { position, version, slot, content, durable: true, pending: false, sealed: false });
         }
     }
 

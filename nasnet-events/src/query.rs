@@ -96,9 +96,13 @@ impl Query {
         self
     }
 
-    /// Of the types under a dotted prefix: `resource` and `resource.` cover `resource.created`.
+    /// Of the types under a dotted prefix: `resource` and `resource.` cover `resource.created`, and an empty one everything.
     pub fn kind_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.kind_prefix = Some(prefix.into());
+        let mut prefix = prefix.into();
+        if prefix.ends_with('.') {
+            prefix.pop();
+        }
+        self.kind_prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
         self
     }
 
@@ -195,9 +199,11 @@ impl Query {
 
     /// True when events of this type may be wanted.
     pub(crate) fn wants_kind(&self, kind: &str) -> bool {
+        // Where it would have to end first: that alone tells most types apart.
         let under = |prefix: &String| {
-            let prefix = prefix.strip_suffix('.').unwrap_or(prefix);
-            kind.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('.'))
+            kind.len() >= prefix.len()
+                && kind.as_bytes().get(prefix.len()).is_none_or(|next| *next == b'.')
+                && kind.starts_with(prefix.as_str())
         };
         self.kind.as_ref().is_none_or(|wanted| wanted.as_str() == kind) && self.kind_prefix.as_ref().is_none_or(under)
     }

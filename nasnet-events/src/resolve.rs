@@ -83,12 +83,7 @@ async fn stall(shared: &Shared, first: Position, last_seq: u64) -> Result<(), Er
 }
 
 /// Looks into the database of the scope: found = published, absent = void.
-async fn resolve(
-    shared: &Shared,
-    seat: &Seat,
-    epoch: u32,
-    reservation: &Reservation,
-) -> Result<(), Error> {
+async fn resolve(shared: &Shared, seat: &Seat, epoch: u32, reservation: &Reservation) -> Result<(), Error> {
     let first = Position::new(epoch, reservation.first_seq);
     let last = Position::new(epoch, reservation.last_seq());
     let resolution = match shared.manager.scope(&reservation.scope).await {
@@ -137,12 +132,7 @@ async fn bury(database: &Database, first: Position, last: Position, count: u64) 
 }
 
 /// Has the appender end a reservation.
-pub(crate) async fn end(
-    seat: &Seat,
-    first: Position,
-    last_seq: u64,
-    resolution: Resolution,
-) -> Result<(), Error> {
+pub(crate) async fn end(seat: &Seat, first: Position, last_seq: u64, resolution: Resolution) -> Result<(), Error> {
     let (reply, answer) = oneshot::channel();
     let command = Command::Resolve(Resolve { first, last_seq, resolution, reply });
     seat.send(command)?;

@@ -13,7 +13,7 @@ use nasnet_events::{
     Achieved, Class, ClassRules, Error, EventOptions, Expected, FlushReason, Level, NewEvent, Query, StreamAppend,
     types,
 };
-use support::{Site, append_in, empty_hot, event, large, normal, on_scope, read, read_ids, router, stream};
+use support::{Site, TEST, append_in, empty_hot, event, large, normal, on_scope, read, read_ids, router, stream};
 
 #[tokio::test]
 async fn the_class_of_the_type_decides_what_is_achieved() {
@@ -298,12 +298,27 @@ async fn a_full_queue_is_a_typed_refusal() {
     let (manager, store) = site.open_with(options).await;
     let (scope, name) = (router("r1"), stream("s"));
     store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
-    // On this one thread the appender cannot run between the two calls being queued.
+    // As long as somebody else writes to the hot tier, what is queued stays there.
+    let ((busy, is_busy), (done, is_done)) = (tokio::sync::oneshot::channel(), tokio::sync::oneshot::channel::<()>());
+    let hot = manager.hot();
+    let writing = hot.write(TEST, |_| {
+        Box::pin(async move {
+            busy.send(()).unwrap();
+            is_done.await.unwrap();
+            Ok::<_, Error>(())
+        })
+    });
     let full: Vec<NewEvent> = (0..EventOptions::BATCH_EVENTS_MAX).map(|_| normal(&manager)).collect();
-    let (first, second) = tokio::join!(
-        store.append(&scope, &name, Expected::Any, full),
-        store.append(&scope, &name, Expected::Any, vec![normal(&manager)]),
-    );
+    let appending = async {
+        is_busy.await.unwrap();
+        tokio::join!(store.append(&scope, &name, Expected::Any, full), async {
+            let second = store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await;
+            done.send(()).unwrap();
+            second
+        })
+    };
+    let (written, (first, second)) = tokio::join!(writing, appending);
+    written.unwrap();
     assert_eq!(first.unwrap().last.seq, 1 + EventOptions::BATCH_EVENTS_MAX as u64);
     let refused = second.unwrap_err();
     assert!(matches!(refused, Error::Overloaded { .. }) && refused.is_retryable(), "{refused:?}");

@@ -132,8 +132,10 @@ impl Filter {
         };
         query.stream.clone_from(&self.stream);
         query.stream_prefix.clone_from(&self.stream_prefix);
-        query.kind_prefix.clone_from(&self.kind_prefix);
         query.classes.clone_from(&self.classes);
+        if let Some(prefix) = &self.kind_prefix {
+            query = query.kind_prefix(prefix);
+        }
         query.level_min(self.level_min)
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{Conflict, Error};
 use crate::event::Recorded;
 use crate::expected::Expected;
 use crate::heads::{Reservation, ReservedBy, Resolution};
-use crate::hot::log::{self, Found, NewRow, Order, ROW_EVENTS_MAX, RowState};
+use crate::hot::log::{self, Found, JOINED_EVENTS_MAX, NewRow, Order, ROW_EVENTS_MAX, RowState};
 use crate::hot::newest::Newest;
 use crate::hot::seat::Queue;
 use crate::hot::{flushed, shed};
@@ -224,7 +224,7 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
             return Ok(batch);
         }
         let rows = std::mem::take(&mut batch.rows);
-        let small = rows.iter().filter(|row| row.count < ROW_EVENTS_MAX as u64 / 2).count() as u64;
+        let small = rows.iter().filter(|row| row.count <= JOINED_EVENTS_MAX as u64 / 2).count() as u64;
         let bytes = rows.iter().map(|row| row.body.len() as u64 + ROW_BYTES).sum();
         shed::make_room(shared, &hot, epoch, bytes, false).await?;
         let written = hot

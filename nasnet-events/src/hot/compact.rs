@@ -9,7 +9,7 @@ use sqlx::SqliteConnection;
 use crate::block::{self, Packing};
 use crate::error::Error;
 use crate::event::Recorded;
-use crate::hot::log::{self, Order, ROW_EVENTS_MAX, Row, RowState};
+use crate::hot::log::{self, JOINED_EVENTS_MAX, Order, Row, RowState};
 use crate::store::EventStore;
 
 const COMPACT: Cause = Cause::new("event-compact");
@@ -53,7 +53,7 @@ pub struct CompactReport {
 ///
 /// The last of `sizes` is the newest row of the log or the first of the next look: it stays as it is.
 fn groups(sizes: &[Size]) -> (Vec<Range<usize>>, usize) {
-    let most = ROW_EVENTS_MAX as u64;
+    let most = JOINED_EVENTS_MAX as u64;
     let Some(end) = sizes.len().checked_sub(1) else { return (Vec::new(), 0) };
     let mut found = Vec::new();
     let (mut from, mut events, mut bytes, mut longest) = (0, 0, 0, 0);
@@ -140,7 +140,7 @@ fn events_of(rows: Vec<Row>) -> Option<Vec<Recorded>> {
 }
 
 impl EventStore {
-    /// Joins small rows of the hot tier into rows of up to 64 events, compressed: what was appended event by event then
+    /// Joins small rows of the hot tier into rows of up to 32 events, compressed: what was appended event by event then
     /// takes a fraction of the memory, and is read faster. Nothing changes for readers. Called by
     /// [`EventStore::maintain`].
     ///
@@ -217,7 +217,7 @@ mod tests {
                 end = group.end;
                 let joined = &sizes[group.clone()];
                 prop_assert!(joined.iter().all(|size| size.is_whole));
-                prop_assert!(joined.iter().map(|size| size.count).sum::<u64>() <= ROW_EVENTS_MAX as u64);
+                prop_assert!(joined.iter().map(|size| size.count).sum::<u64>() <= JOINED_EVENTS_MAX as u64);
                 prop_assert!(joined.iter().map(|size| size.bytes).sum::<u64>() <= ROW_BYTES_MAX);
             }
             prop_assert!(next <= sizes.len());
@@ -247,7 +247,7 @@ mod tests {
             prop_assert_eq!(log.iter().sum::<u64>(), events as u64);
             prop_assert!(written <= 9 * events as u64, "{} events written for {}", written, events);
             // Beside the long rows: what came since the last time, and a tail shorter than twice its longest row.
-            prop_assert!(log.len() <= 2 * events / ROW_EVENTS_MAX + every + ROW_EVENTS_MAX / 2 + 2, "{} rows of {} events", log.len(), events);
+            prop_assert!(log.len() <= 2 * events / JOINED_EVENTS_MAX + every + JOINED_EVENTS_MAX / 2 + 2, "{} rows of {} events", log.len(), events);
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::position::Position;
 
 /// The most events of one row: reading one event of a stream decodes a whole block.
 pub(crate) const ROW_EVENTS_MAX: usize = 64;
+/// The most events of a row that small ones are joined to. Fewer than what is appended together may have: what comes event by
+/// event is of many streams and stays for a day, and a read by stream opens a row for each event.
+pub(crate) const JOINED_EVENTS_MAX: usize = 32;
 /// Whether the log ends elsewhere than right before a number, as after writes of another process, or the file is of another
 /// incarnation.
 const TAKEN: &str = "SELECT COALESCE((SELECT first_seq + count FROM hot_log ORDER BY first_seq DESC LIMIT 1) <> ?1, 0) \

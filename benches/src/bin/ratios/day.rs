@@ -15,7 +15,7 @@ use ulid::Ulid;
 use crate::Failure;
 
 /// Queries by each key, once with an idle and once with a busy second core.
-const QUERIES: usize = 100;
+const QUERIES: usize = 400;
 /// Refreshes of the dashboard.
 const REFRESHES: u64 = 200;
 const DAY_MS: i64 = 86_400_000;
