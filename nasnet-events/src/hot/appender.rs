@@ -164,6 +164,7 @@ pub(crate) async fn run(shared: Arc<Shared>, queue: Arc<Queue>) {
     while queue.receive(&mut commands, DRAIN_MAX).await {
         gather(&queue, &mut commands, (last + before) / 2).await;
         (before, last) = (last, commands.len());
+        queue.note_batch(last);
         if commands.iter().any(|command| matches!(command, Command::Stop)) {
             queue.close();
         }

@@ -1,14 +1,15 @@
-//! Who appends: a caller that finds nobody at it does it on its own thread, and a task of the store does the rest.
+//! Who appends: a caller that seems to be the only one does it on its own thread, and a task of the store does the rest.
 //!
 //! To wake a task on another thread costs more than a small append takes. The appender stays one future that one thread at a
 //! time polls, so commands keep their order. A caller polls it once, which is one batch at most, and does not own it: whatever
-//! has to be waited for is waited for by the task, and a caller that is dropped takes nothing along.
+//! has to be waited for is waited for by the task, and a caller that is dropped takes nothing along. Where several callers
+//! come together all of it is left to the task: a commit for each of them would cost more than that they share one.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -25,12 +26,35 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     /// Somebody wants the appender to be polled.
     asked: AtomicBool,
+    /// How many batches in a row were of one caller, with nobody else there.
+    calm: AtomicUsize,
+    /// Batches that may be done in this poll.
+    left: AtomicUsize,
 }
+
+/// So many batches of one caller are taken for a sign that there is only one.
+const CALM: usize = 8;
+/// Batches done for one call, and by the task before it lets others go on.
+const BATCHES_OF_CALLER: usize = 1;
+const BATCHES_OF_TASK: usize = 32;
 
 #[derive(Default)]
 struct State {
     commands: VecDeque<Command>,
     is_closed: bool,
+    /// The appender has nothing to do.
+    is_idle: bool,
+}
+
+/// What whoever has added a command does next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Nothing: the appender is at work, and looks again before it waits.
+    Leave,
+    /// Wakes the appender's task.
+    Wake,
+    /// As that, or lets the appender go on itself: there seems to be no other caller.
+    Do,
 }
 
 impl Queue {
@@ -42,13 +66,24 @@ impl Queue {
         self.asked.store(true, Ordering::SeqCst);
     }
 
-    fn push(&self, command: Command) -> Result<(), Error> {
+    /// Adds a command.
+    fn push(&self, command: Command) -> Result<Next, Error> {
         let mut state = self.state();
         if state.is_closed {
             return Err(Error::Closed);
         }
         state.commands.push_back(command);
-        Ok(())
+        Ok(match mem::take(&mut state.is_idle) {
+            false => Next::Leave,
+            true if self.calm.load(Ordering::Relaxed) < CALM => Next::Wake,
+            true => Next::Do,
+        })
+    }
+
+    /// Takes note of how many commands a batch has.
+    pub(crate) fn note_batch(&self, commands: usize) {
+        let calm = if commands > 1 { 0 } else { self.calm.load(Ordering::Relaxed).saturating_add(1) };
+        self.calm.store(calm, Ordering::Relaxed);
     }
 
     /// Takes no more commands; those that wait are done.
@@ -65,23 +100,24 @@ impl Queue {
 
     /// Waits for commands and takes them. False once the queue is closed and empty.
     ///
-    /// Never in the poll it is called in: whoever polls has done one batch then.
+    /// Waits for the next poll when this one has done its batches.
     pub(crate) async fn receive(&self, commands: &mut Vec<Command>, most: usize) -> bool {
-        let mut rested = false;
         poll_fn(|_| {
-            let is_closed = {
-                let state = self.state();
-                if !mem::replace(&mut rested, true) {
-                    if !state.commands.is_empty() || state.is_closed {
-                        self.ask();
-                    }
+            {
+                let mut state = self.state();
+                if state.commands.is_empty() && !state.is_closed {
+                    // Nobody is to be told who waits here: whoever adds a command sees to it that this is polled.
+                    state.is_idle = true;
                     return Poll::Pending;
                 }
-                state.is_closed
+            }
+            let Some(left) = self.left.load(Ordering::Relaxed).checked_sub(1) else {
+                self.ask();
+                return Poll::Pending;
             };
-            // Nobody is to be told who waits here: whoever adds a command asks for a poll.
+            self.left.store(left, Ordering::Relaxed);
             self.take(commands, most);
-            if commands.is_empty() && !is_closed { Poll::Pending } else { Poll::Ready(!commands.is_empty()) }
+            Poll::Ready(!commands.is_empty())
         })
         .await
     }
@@ -135,7 +171,7 @@ impl Seat {
         let task = poll_fn(move |context| {
             bell.0.register(context.waker());
             match held.upgrade() {
-                Some(seat) if seat.turn() => Poll::Pending,
+                Some(seat) if seat.turn(BATCHES_OF_TASK) => Poll::Pending,
                 _ => Poll::Ready(()),
             }
         });
@@ -144,31 +180,38 @@ impl Seat {
 
     /// Does a command at once, or leaves it to whoever is at it.
     pub(crate) fn send(&self, command: Command) -> Result<(), Error> {
-        self.queue.push(command)?;
-        if Handle::try_current().is_ok_and(|current| current.id() == self.runtime) {
-            self.turn();
-        } else {
-            self.queue.ask();
-            self.bell.0.wake();
+        let is_here = || Handle::try_current().is_ok_and(|current| current.id() == self.runtime);
+        match self.queue.push(command)? {
+            Next::Leave => {}
+            Next::Do if is_here() => {
+                self.turn(BATCHES_OF_CALLER);
+            }
+            Next::Do | Next::Wake => self.bell.0.wake(),
         }
         Ok(())
     }
 
     /// Polls the appender, unless another thread is just doing so: that one sees afterwards that it was asked to. False once
     /// the appender has ended.
-    fn turn(&self) -> bool {
+    fn turn(&self, batches: usize) -> bool {
         self.queue.ask();
         // Either this thread gets the lock, or who gives it back sees what was asked.
         fence(Ordering::SeqCst);
         let Ok(mut work) = self.work.try_lock() else { return true };
         if self.queue.asked.swap(false, Ordering::SeqCst) {
+            self.queue.left.store(batches, Ordering::Relaxed);
             self.poll(&mut work);
         }
         let is_alive = work.is_some();
         drop(work);
         fence(Ordering::SeqCst);
-        if self.queue.asked.load(Ordering::SeqCst) || !is_alive {
-            // More has come. That is for the task: a caller has its answer by now.
+        let more = self.queue.asked.load(Ordering::SeqCst);
+        if more && batches == BATCHES_OF_CALLER {
+            // This thread was at it, so it was another that came.
+            self.queue.calm.store(0, Ordering::Relaxed);
+        }
+        if more || !is_alive {
+            // What has come meanwhile is for the task: a caller has its answer by now.
             self.bell.0.wake();
         }
         is_alive
@@ -212,6 +255,7 @@ mod tests {
     async fn answering(queue: Arc<Queue>, waits: bool, panics_at: usize) {
         let (mut commands, mut done) = (Vec::new(), 0);
         while queue.receive(&mut commands, 3).await {
+            queue.note_batch(commands.len());
             if waits {
                 tokio::task::yield_now().await;
             }
@@ -231,6 +275,16 @@ mod tests {
         (seat, tokio::spawn(task))
     }
 
+    /// Lets the appender begin, and be used to a single caller.
+    async fn calm(seat: &Seat) {
+        for _ in 0..CALM {
+            let (command, answer) = command();
+            seat.send(command).unwrap();
+            assert!(matches!(answer.await, Ok(Ok(()))));
+            turn_of_others().await;
+        }
+    }
+
     async fn turn_of_others() {
         for _ in 0..8 {
             tokio::task::yield_now().await;
@@ -240,7 +294,7 @@ mod tests {
     #[tokio::test]
     async fn who_finds_nobody_at_it_has_the_answer_when_it_has_asked() {
         let (seat, _task) = start(false, 0);
-        turn_of_others().await;
+        calm(&seat).await;
         for _ in 0..5 {
             let (command, answer) = command();
             seat.send(command).unwrap();
@@ -249,9 +303,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn those_who_come_together_are_left_to_the_task() {
+        let (seat, _task) = start(false, 0);
+        calm(&seat).await;
+        let together: Vec<Answer> = (0..3)
+            .map(|_| {
+                let (command, answer) = command();
+                seat.queue.push(command).unwrap();
+                answer
+            })
+            .collect();
+        seat.bell.0.wake();
+        let (alone, mut answer) = command();
+        seat.send(alone).unwrap();
+        assert!((&mut answer).now_or_never().is_none(), "it is not the first of those who wait");
+        for answer in together.into_iter().chain([answer]) {
+            assert!(matches!(answer.await, Ok(Ok(()))));
+        }
+        let (alone, mut answer) = command();
+        seat.send(alone).unwrap();
+        assert!((&mut answer).now_or_never().is_none(), "more may come");
+        assert!(matches!(answer.await, Ok(Ok(()))));
+        calm(&seat).await;
+        let (alone, answer) = command();
+        seat.send(alone).unwrap();
+        assert!(matches!(answer.now_or_never(), Some(Ok(Ok(())))));
+    }
+
+    #[tokio::test]
     async fn what_is_waited_for_is_left_to_the_task() {
         let (seat, _task) = start(true, 0);
-        turn_of_others().await;
+        calm(&seat).await;
         let (command, mut answer) = command();
         seat.send(command).unwrap();
         assert!((&mut answer).now_or_never().is_none());
