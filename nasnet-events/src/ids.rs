@@ -17,7 +17,7 @@ pub(crate) struct Ids {
     /// Those that came after a larger one. One after the other in memory: a table of whole entries would be written all
     /// over, and moved when it grows.
     late: IndexMap<Ulid, Known, RandomState>,
-    /// No larger one has ever been here.
+    /// None here is larger.
     largest: Option<Ulid>,
 }
 
@@ -80,6 +80,8 @@ impl Ids {
         self.list.retain(|(_, known)| known.as_ref().is_some_and(&keep));
         self.holes = 0;
         self.late.retain(|_, known| keep(known));
+        // One from a clock that was far ahead would make all that follow late.
+        self.largest = self.list.last().map(|(id, _)| *id).max(self.late.keys().max().copied());
         self.list.shrink_to(self.list.len().saturating_mul(2));
         self.late.shrink_to(self.late.len().saturating_mul(2));
     }

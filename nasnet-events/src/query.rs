@@ -213,3 +213,26 @@ impl Query {
         self.wall_ms.as_ref().is_none_or(|range| *range.start() <= to && *range.end() >= from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_of_types_ends_where_a_word_does() {
+        let all = ["resource", "resource.created", "resource.created.late", "resources.created", "res.ource", "route"];
+        let wanted = |prefix: &str| {
+            let query = Query::all().kind_prefix(prefix);
+            all.into_iter().filter(|kind| query.wants_kind(kind)).collect::<Vec<_>>()
+        };
+        for prefix in ["resource", "resource."] {
+            assert_eq!(wanted(prefix), all[..3], "{prefix}");
+        }
+        assert_eq!(wanted("resource.created"), all[1..3]);
+        assert_eq!(wanted("res"), all[4..5]);
+        assert_eq!(wanted("resource.created.late.more"), [""; 0]);
+        for everything in ["", "."] {
+            assert_eq!(wanted(everything), all, "{everything:?}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use nasnet_dbmanager::Scope;
 use nasnet_events::{
     Achieved, Class, ClassRules, Error, EventOptions, Expected, FlushReason, Level, NewEvent, Query, StreamAppend,
@@ -272,6 +272,21 @@ async fn many_callers_share_writes_and_get_every_position_once() {
     for number in 0..8 {
         let versions = read(&store, Query::all().stream(stream(&format!("s/{number}")))).await;
         assert_eq!(versions.iter().map(|event| event.version).collect::<Vec<_>>(), (1..=160).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_single_caller_has_its_receipt_without_waiting_for_a_task() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    for _ in 0..20 {
+        store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    for version in 21..=30 {
+        let append = store.append(&scope, &name, Expected::Any, vec![normal(&manager)]);
+        assert_eq!(append.now_or_never().expect("done in one poll").unwrap().version, version);
     }
 }
 

@@ -250,6 +250,21 @@ mod tests {
         (Command::CatchUp(reply), answer)
     }
 
+    fn send(seat: &Seat) -> Answer {
+        let (command, answer) = command();
+        seat.send(command).unwrap();
+        answer
+    }
+
+    /// The answer was there when asking for it had returned.
+    fn is_done(answer: &mut Answer) -> bool {
+        matches!(answer.now_or_never(), Some(Ok(Ok(()))))
+    }
+
+    async fn done(answer: Answer) {
+        assert!(matches!(answer.await, Ok(Ok(()))));
+    }
+
     /// An appender that answers every command and does nothing else, after it has been polled once more for each batch if
     /// `waits`, and panics at this command.
     async fn answering(queue: Arc<Queue>, waits: bool, panics_at: usize) {
@@ -278,9 +293,7 @@ mod tests {
     /// Lets the appender begin, and be used to a single caller.
     async fn calm(seat: &Seat) {
         for _ in 0..CALM {
-            let (command, answer) = command();
-            seat.send(command).unwrap();
-            assert!(matches!(answer.await, Ok(Ok(()))));
+            done(send(seat)).await;
             turn_of_others().await;
         }
     }
@@ -296,9 +309,7 @@ mod tests {
         let (seat, _task) = start(false, 0);
         calm(&seat).await;
         for _ in 0..5 {
-            let (command, answer) = command();
-            seat.send(command).unwrap();
-            assert!(matches!(answer.now_or_never(), Some(Ok(Ok(())))));
+            assert!(is_done(&mut send(&seat)));
         }
     }
 
@@ -314,30 +325,25 @@ mod tests {
             })
             .collect();
         seat.bell.0.wake();
-        let (alone, mut answer) = command();
-        seat.send(alone).unwrap();
-        assert!((&mut answer).now_or_never().is_none(), "it is not the first of those who wait");
-        for answer in together.into_iter().chain([answer]) {
-            assert!(matches!(answer.await, Ok(Ok(()))));
+        let mut alone = send(&seat);
+        assert!(!is_done(&mut alone), "it is not the first of those who wait");
+        for answer in together.into_iter().chain([alone]) {
+            done(answer).await;
         }
-        let (alone, mut answer) = command();
-        seat.send(alone).unwrap();
-        assert!((&mut answer).now_or_never().is_none(), "more may come");
-        assert!(matches!(answer.await, Ok(Ok(()))));
+        let mut next = send(&seat);
+        assert!(!is_done(&mut next), "more may come");
+        done(next).await;
         calm(&seat).await;
-        let (alone, answer) = command();
-        seat.send(alone).unwrap();
-        assert!(matches!(answer.now_or_never(), Some(Ok(Ok(())))));
+        assert!(is_done(&mut send(&seat)));
     }
 
     #[tokio::test]
     async fn what_is_waited_for_is_left_to_the_task() {
         let (seat, _task) = start(true, 0);
         calm(&seat).await;
-        let (command, mut answer) = command();
-        seat.send(command).unwrap();
-        assert!((&mut answer).now_or_never().is_none());
-        assert!(matches!(answer.await, Ok(Ok(()))));
+        let mut answer = send(&seat);
+        assert!(!is_done(&mut answer));
+        done(answer).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -349,9 +355,7 @@ mod tests {
                 let seat = Arc::clone(&seat);
                 callers.spawn(async move {
                     for round in 0..500 {
-                        let (command, answer) = command();
-                        seat.send(command).unwrap();
-                        assert!(matches!(answer.await, Ok(Ok(()))), "caller {caller}, round {round}");
+                        assert!(matches!(send(&seat).await, Ok(Ok(()))), "caller {caller}, round {round}");
                     }
                 });
             }
@@ -395,9 +399,8 @@ mod tests {
         let seat = own.block_on(async { start(true, 0).0 });
         let other = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for _ in 0..100 {
-            let (command, answer) = command();
-            other.block_on(async { seat.send(command) }).unwrap();
-            assert!(matches!(other.block_on(answer), Ok(Ok(()))));
+            let answer = other.block_on(async { send(&seat) });
+            other.block_on(done(answer));
         }
     }
 }
