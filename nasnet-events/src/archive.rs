@@ -10,6 +10,7 @@ use sqlx::SqliteConnection;
 
 use crate::class::Class;
 use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, FileName, Known, Session};
+use crate::copied::{self, Copied};
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
@@ -68,12 +69,13 @@ async fn cursor(conn: &mut SqliteConnection, name: &'static str) -> Result<Optio
     Ok(found.and_then(Position::from_key))
 }
 
-/// What the database knows of the archive, and up to where that was written without Low events.
-async fn known(conn: &mut SqliteConnection) -> Result<(Known, Position), Error> {
+/// What the database knows of the archive, up to where that was written without Low events, and what was copied from here.
+async fn known(conn: &mut SqliteConnection, file_uid: [u8; 16]) -> Result<(Known, Position, Option<Copied>), Error> {
     let confirmed = confirmed(&mut *conn).await?.unwrap_or(Position::START);
     let without_low = cursor(&mut *conn, WITHOUT_LOW).await?.unwrap_or(Position::START);
+    let copied = copied::noted(&mut *conn, file_uid).await?;
     let oldest: Option<i64> = sqlx::query_scalar(OLDEST).fetch_one(conn).await?;
-    Ok((Known { confirmed, oldest: oldest.and_then(Position::from_key) }, without_low))
+    Ok((Known { confirmed, oldest: oldest.and_then(Position::from_key) }, without_low, copied))
 }
 
 /// Events of the warm tier behind a position.
@@ -181,10 +183,13 @@ impl EventStore {
         failing: &mut Failing,
     ) -> Result<(), Error> {
         let database = self.shared().manager.scope(scope).await?;
-        let (known, without_low) = database.read(ARCHIVE, |conn| Box::pin(known(conn))).await?;
+        let uid = database.file_uid();
+        let (known, without_low, copied_before) =
+            database.read(ARCHIVE, move |conn| Box::pin(known(conn, uid))).await?;
         let confirmed = known.confirmed;
         let (session, own) = (Arc::clone(run.session), scope.clone());
-        let last = with_cold(run.cold, move |cold| cold.mount(&session, &own, known)).await?;
+        let mounted = with_cold(run.cold, move |cold| cold.mount(&session, &own, known)).await?;
+        let last = mounted.map(|tip| tip.last);
         let failed_before = failing.0.remove(scope).unwrap_or_default();
 
         let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(run.until);
@@ -195,7 +200,7 @@ impl EventStore {
         let mut end = last;
         let mut frame: Vec<Recorded> = Vec::new();
         let (mut bytes, mut frames) = (0, 0);
-        let mut stopped = None;
+        let (mut stopped, mut copied) = (None, None);
         loop {
             let next = cursor.next().await;
             let mut ended = next.is_none();
@@ -239,7 +244,8 @@ impl EventStore {
                     }
                 };
                 end = through;
-                report.frames += added.frames;
+                copied = Some(Copied::grown(copied_before, mounted, added.tip));
+                report.frames += 1;
                 report.events += added.events;
                 report.bytes += added.bytes;
             }
@@ -257,8 +263,18 @@ impl EventStore {
             // Under which policy that was written nobody has noted.
             ColdPolicy::Everything => last.filter(|last| *last > confirmed),
         };
-        if let Some(end) = end.filter(|end| *end > confirmed || lacks_low.is_some()) {
-            database.write(ARCHIVE, move |conn| Box::pin(async move { confirm(conn, end, lacks_low).await })).await?;
+        if let Some(end) = end.filter(|end| *end > confirmed || lacks_low.is_some() || copied.is_some()) {
+            database
+                .write(ARCHIVE, move |conn| {
+                    Box::pin(async move {
+                        confirm(conn, end, lacks_low).await?;
+                        match copied {
+                            Some(copied) => copied::note(conn, uid, copied).await,
+                            None => Ok(()),
+                        }
+                    })
+                })
+                .await?;
         }
         if let (ColdPolicy::Everything, Some(high)) = (run.policy, end) {
             let low = lacks_low.map_or(without_low, |lacking| lacking.max(without_low));

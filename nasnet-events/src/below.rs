@@ -3,7 +3,7 @@
 //! A step ends after so much was looked at, wanted or not, and the page ends with the step that came least far. What comes
 //! after it looks no further, so a page holds and reads what it can use, however many scopes there are.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nasnet_dbmanager::{Annexes, Cause, Scope};
@@ -11,6 +11,7 @@ use sqlx::SqliteConnection;
 
 use crate::block::Peek;
 use crate::cold::ColdDir;
+use crate::copied::{self, Copied};
 use crate::error::Error;
 use crate::hot::log::Order;
 use crate::merge::{self, Range, Slice};
@@ -49,13 +50,16 @@ pub(crate) struct Below<'c> {
     /// What of it everybody so far has looked at.
     rest: Range,
     slices: Vec<Slice>,
+    /// What need not be looked for in the archive of a scope, because its database has it.
+    copied: HashMap<Scope, Copied>,
     held: (usize, usize),
 }
 
 impl<'c> Below<'c> {
     /// A page of which the hot tier may hold something.
     pub(crate) fn new(shared: &'c Arc<Shared>, query: &'c Arc<Query>, part: Range, hot: Option<Slice>) -> Self {
-        let mut below = Self { shared, query, part, rest: part, slices: Vec::new(), held: (0, 0) };
+        let (slices, copied) = (Vec::new(), HashMap::new());
+        let mut below = Self { shared, query, part, rest: part, slices, copied, held: (0, 0) };
         if let Some(slice) = hot {
             below.add(slice);
         }
@@ -92,19 +96,27 @@ impl<'c> Below<'c> {
         let found = match self.shared.manager.scope(scope).await {
             Ok(database) => {
                 let (query, scope) = (Arc::clone(self.query), scope.clone());
-                let annexes = database.annexes().cloned();
+                let (annexes, uid) = (database.annexes().cloned(), database.file_uid());
+                let has_cold = self.shared.cold.is_some();
                 database
                     .read(READ, move |conn| {
-                        Box::pin(async move { read_warm(conn, annexes.as_ref(), &query, &scope, range).await })
+                        Box::pin(async move {
+                            let slices = read_warm(conn, annexes.as_ref(), &query, &scope, range).await?;
+                            // What is damaged here may be in the archive.
+                            let is_whole = slices.iter().all(|slice| slice.errors.is_empty());
+                            let copied = if has_cold && is_whole { copied::read(conn, uid).await? } else { None };
+                            Ok((slices, copied))
+                        })
                     })
                     .await
             }
             // A router that is gone has no warm tier; the cold one may remember it.
-            Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => Ok(Vec::new()),
+            Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => Ok((Vec::new(), None)),
             Err(error) => Err(error.into()),
         };
         match found {
-            Ok(slices) => {
+            Ok((slices, copied)) => {
+                self.copied.extend(copied.map(|copied| (scope.clone(), copied)));
                 self.shared.note_readable(scope);
                 slices.into_iter().for_each(|slice| self.add(slice));
             }
@@ -129,8 +141,8 @@ impl<'c> Below<'c> {
             if self.rest.is_empty() {
                 return;
             }
-            let (query, range) = (Arc::clone(self.query), self.rest);
-            match with_cold(cold, move |cold| cold.read(&scope, &query, range)).await {
+            let (query, range, copied) = (Arc::clone(self.query), self.rest, self.copied.get(&scope).copied());
+            match with_cold(cold, move |cold| cold.read(&scope, &query, range, copied)).await {
                 Ok(slice) => self.add(slice),
                 Err(Error::ColdAbsent { .. }) => return,
                 Err(error) => self.add(self.failed(error)),

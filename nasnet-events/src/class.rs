@@ -21,6 +21,11 @@ pub enum Class {
 impl Class {
     pub(crate) const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::Critical];
 
+    /// The bit that stands for it in a set of classes.
+    pub(crate) const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
     /// The word used in rows and reports.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

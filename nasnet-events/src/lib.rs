@@ -35,6 +35,7 @@ mod varint;
 
 // The tiers.
 mod cold;
+mod copied;
 mod epoch;
 mod hot;
 mod schedule;

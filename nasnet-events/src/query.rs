@@ -208,6 +208,11 @@ impl Query {
         self.kind.as_ref().is_none_or(|wanted| wanted.as_str() == kind) && self.kind_prefix.as_ref().is_none_or(under)
     }
 
+    /// The classes that may be wanted, each as its bit.
+    pub(crate) fn class_bits(&self) -> u8 {
+        self.classes.as_ref().map_or(u8::MAX, |classes| classes.iter().fold(0, |bits, class| bits | class.bit()))
+    }
+
     /// True when events recorded in this span may be wanted.
     pub(crate) fn wants_span(&self, (from, to): (i64, i64)) -> bool {
         self.wall_ms.as_ref().is_none_or(|range| *range.start() <= to && *range.end() >= from)

@@ -293,12 +293,13 @@ impl Cursor {
         }
     }
 
-    async fn wanted_scopes(&self) -> Result<Vec<Scope>, Error> {
+    async fn wanted_scopes(&mut self) -> Result<Vec<Scope>, Error> {
         if let Some(scopes) = &self.query.scopes {
             return Ok(scopes.clone());
         }
-        // Where the scope of a known id is known as well, no other database needs to be asked.
+        // Where the scope of a known id is known as well, nobody else needs to be asked, nor their archives.
         if let Some(scope) = self.query.id.and_then(|id| self.shared.heads().scope_of(id)) {
+            Arc::make_mut(&mut self.query).scopes = Some(vec![scope.clone()]);
             return Ok(vec![scope]);
         }
         epoch::scopes(&self.shared.manager).await

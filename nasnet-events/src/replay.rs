@@ -286,7 +286,7 @@ async fn from_cold(mut cold: ColdDir, found: &mut Found) -> Result<(), Error> {
         let scope = found.scope.clone();
         let query = Query::scope(scope.clone()).after(low);
         let (back, slice) = blocking(move || {
-            let slice = cold.read(&scope, &query, Range { low, high: Position::END })?;
+            let slice = cold.read(&scope, &query, Range { low, high: Position::END }, None)?;
             Ok::<_, Error>((cold, slice))
         })
         .await?;

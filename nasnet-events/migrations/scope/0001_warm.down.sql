@@ -5,6 +5,7 @@ DROP TABLE event_restored;
 DROP TABLE event_truncated;
 DROP TABLE event_received;
 DROP TABLE event_projections;
+DROP TABLE event_copied;
 DROP TABLE event_cursors;
 DROP TABLE event_sealed;
 DROP TABLE event_segments;

@@ -109,6 +109,16 @@ CREATE TABLE event_cursors (
     pos  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Which part of an archive holds nothing that was not here when it was copied: after a position, up to where its chain had
+-- this digest. Of the file with this uid.
+CREATE TABLE event_copied (
+    one       INTEGER PRIMARY KEY CHECK (one = 1),
+    file_uid  BLOB NOT NULL CHECK (length(file_uid) = 16),
+    after_pos INTEGER NOT NULL CHECK (after_pos >= 0),
+    last_pos  INTEGER NOT NULL CHECK (last_pos > after_pos),
+    digest    BLOB NOT NULL CHECK (length(digest) = 32)
+) STRICT;
+
 -- Where the two chains stood behind rows and segments that were removed, so that they go on and what is left can still be
 -- checked. Of several removed in a row the last one is kept.
 CREATE TABLE event_chain (

@@ -14,6 +14,7 @@ use crate::cold::fence::{Fence, Site, absent};
 use crate::cold::frame;
 use crate::cold::index::{Index, Place, Source, Tail};
 use crate::cold::month::FileName;
+use crate::copied::{Copied, Link, Tip};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::Order;
@@ -64,12 +65,13 @@ pub(crate) struct ColdTotals {
     pub(crate) findings: ColdFindings,
 }
 
-/// What an append to the cold tier added.
-#[derive(Debug, Default)]
+/// The frame that an append to the cold tier added.
+#[derive(Debug)]
 pub(crate) struct Archived {
-    pub(crate) frames: u64,
     pub(crate) events: u64,
     pub(crate) bytes: u64,
+    /// Where the archive of the scope ends now.
+    pub(crate) tip: Tip,
 }
 
 /// The right to write to one medium, which no other store has at the same time.
@@ -232,13 +234,20 @@ impl ColdDir {
         }
     }
 
-    /// Events of one scope for a page. Frames outside of the range, the time or the types are not read, and no more than a
-    /// few, whatever is in them.
-    pub(crate) fn read(&mut self, scope: &Scope, query: &Query, range: Range) -> Result<Slice, Error> {
+    /// Events of one scope for a page. Frames outside of the range, the time, the types or the classes are not read, nor
+    /// those that were `copied` from a database that has been looked at, and no more than a few, whatever is in them.
+    pub(crate) fn read(
+        &mut self,
+        scope: &Scope,
+        query: &Query,
+        range: Range,
+        copied: Option<Copied>,
+    ) -> Result<Slice, Error> {
         let fence = self.site.open()?;
         let order = query.order;
         let mut slice = Slice::whole(range, order);
         let mut wanted: Vec<(PathBuf, Place)> = Vec::new();
+        let mut links = Vec::new();
         for (_, path) in Self::files(&fence, scope)? {
             let index = match self.index(&fence, &path) {
                 Ok((index, _)) => index,
@@ -259,9 +268,22 @@ impl ColdDir {
                 header.last > range.low
                     && header.first <= range.high
                     && query.wants_span(header.wall_ms)
+                    && header.classes & query.class_bits() != 0
                     && header.kinds.iter().any(|kind| query.wants_kind(kind))
             };
             wanted.extend(index.frames.iter().filter(meets).map(|place| (path.clone(), place.clone())));
+            if copied.is_some() {
+                links.extend(
+                    index.frames.iter().map(|Place { header, .. }| Link { last: header.last, chain: header.chain }),
+                );
+            }
+        }
+        if let Some(copied) = copied.filter(|_| !wanted.is_empty()) {
+            let chained = copied.chained(links);
+            wanted.retain(|(_, Place { header, .. })| {
+                let part = Range { low: header.first.before().max(range.low), high: header.last.min(range.high) };
+                !chained.contains(&header.last) || !copied.has(part, header.classes, query)
+            });
         }
         match order {
             Order::Forwards => wanted.sort_by_key(|(_, place)| place.header.first),
@@ -291,12 +313,12 @@ impl ColdDir {
         Ok(slice)
     }
 
-    /// The last position a scope has on the medium, after cutting what a torn write left. Nothing else is ever cut: what
+    /// Where the archive of a scope on the medium ends, after cutting what a torn write left. Nothing else is ever cut: what
     /// was confirmed, be it on another medium, and a tail that is no torn frame are set aside in a file of their own, so
     /// that the ones to come stay readable by `zstd -dc`.
-    pub(crate) fn mount(&mut self, session: &Session, scope: &Scope, known: Known) -> Result<Option<Position>, Error> {
+    pub(crate) fn mount(&mut self, session: &Session, scope: &Scope, known: Known) -> Result<Option<Tip>, Error> {
         let fence = &session.fence;
-        let mut last = None;
+        let mut tip: Option<Tip> = None;
         let current = self.current(fence, scope)?.map(|(name, _)| name);
         for (name, path) in Self::files(fence, scope)? {
             let (index, _) = self.index(fence, &path)?;
@@ -323,10 +345,10 @@ impl ColdDir {
                 fence.cut(&path, from).map_err(|error| Error::io("cut", shown, error))?;
                 index.forget_tail();
             }
-            let newest = index.frames.iter().map(|place| place.header.last).max();
-            last = last.max(newest);
+            let newest = index.frames.iter().map(|place| place.header.tip()).max_by_key(|tip| tip.last);
+            tip = tip.into_iter().chain(newest).max_by_key(|tip| tip.last);
         }
-        Ok(last)
+        Ok(tip)
     }
 
     /// Makes sure that what is read of a file is on the medium. A sync that failed leaves what it should have written in the
@@ -441,7 +463,7 @@ impl ColdDir {
                 "the frame does not read back as it was written",
             ));
         }
-        Ok(Archived { frames: 1, events: header.events, bytes: bytes.len() as u64 })
+        Ok(Archived { events: header.events, bytes: bytes.len() as u64, tip: header.tip() })
     }
 
     fn write(&mut self, fence: &Fence, dir: &Path, file: &mut File, is_first: bool, bytes: &[u8]) -> io::Result<()> {

@@ -1,13 +1,14 @@
 //! One frame of a cold file: a skippable zstd frame that describes it, then up to 1,000 lines of JSON as a zstd frame.
 //!
 //! `zstd -dc` skips the first and prints the second. The description is `NNEV`, version u8, then varints: count, first
-//! and last key, wall clock span, compressed and raw length, the event types; the SHA-256 of the lines; the
+//! and last key, wall clock span, classes, compressed and raw length, the event types; the SHA-256 of the lines; the
 //! chain before and after them; and a CRC32C.
 
 use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::{CParameter, Strategy};
 
 use crate::chain::{self, Digest};
+use crate::copied::Tip;
 use crate::event::Recorded;
 use crate::line;
 use crate::position::Position;
@@ -34,7 +35,7 @@ const SEARCH: [CParameter; 6] = [
 pub(crate) const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 /// Begins each description.
 pub(crate) const MAGIC: &[u8; 4] = b"NNEV";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Magic number and length of a skippable frame.
 pub(crate) const PREFIX_BYTES: usize = 8;
 /// The longest description accepted, so that damage cannot ask for memory.
@@ -49,6 +50,8 @@ pub(crate) struct Header {
     pub(crate) first: Position,
     pub(crate) last: Position,
     pub(crate) wall_ms: (i64, i64),
+    /// The bits of the classes of its events.
+    pub(crate) classes: u8,
     /// Bytes of the compressed lines that follow.
     pub(crate) packed_bytes: u64,
     pub(crate) raw_bytes: u64,
@@ -76,6 +79,7 @@ pub(crate) fn encode(events: &[Recorded], before: Digest) -> Result<(Header, Vec
         first: first.position,
         last: last.position,
         wall_ms: (times.clone().min().unwrap_or(0), times.max().unwrap_or(0)),
+        classes: class_bits(events),
         packed_bytes: packed.len() as u64,
         raw_bytes: lines.len() as u64,
         kinds,
@@ -85,6 +89,10 @@ pub(crate) fn encode(events: &[Recorded], before: Digest) -> Result<(Header, Vec
     let mut bytes = header.prefixed()?;
     bytes.extend_from_slice(&packed);
     Ok((header, bytes))
+}
+
+fn class_bits(events: &[Recorded]) -> u8 {
+    events.iter().fold(0, |bits, event| bits | event.class.bit())
 }
 
 fn compress(lines: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -103,6 +111,11 @@ pub(crate) fn header_length(prefix: [u8; PREFIX_BYTES]) -> Option<usize> {
 }
 
 impl Header {
+    /// Where an archive ends whose last frame this is.
+    pub(crate) const fn tip(&self) -> Tip {
+        Tip { last: self.last, digest: self.chain.1 }
+    }
+
     /// The description as a skippable frame.
     pub(crate) fn prefixed(&self) -> Result<Vec<u8>, Malformed> {
         let described = self.encode()?;
@@ -124,6 +137,7 @@ impl Header {
         }
         varint::put_signed(&mut bytes, self.wall_ms.0);
         varint::put_signed(&mut bytes, self.wall_ms.1);
+        varint::put(&mut bytes, u64::from(self.classes));
         varint::put(&mut bytes, self.packed_bytes);
         varint::put(&mut bytes, self.raw_bytes);
         varint::put(&mut bytes, self.kinds.len() as u64);
@@ -170,6 +184,7 @@ impl Header {
         let mut position = || Position::from_key(reader.varint()?.cast_signed()).ok_or(Malformed("position too large"));
         let (first, last) = (position()?, position()?);
         let wall_ms = (reader.signed()?, reader.signed()?);
+        let classes = u8::try_from(reader.varint()?).map_err(|_| Malformed("unknown classes"))?;
         let (packed_bytes, raw_bytes) = (reader.varint()?, reader.varint()?);
         let kind_count = reader.count(1)?;
         let kinds = (0..kind_count).map(|_| reader.text().map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
@@ -178,7 +193,7 @@ impl Header {
         if first > last || events == 0 || raw_bytes > RAW_BYTES_MAX {
             return Err(Malformed("description contradicts itself"));
         }
-        let header = Self { events, first, last, wall_ms, packed_bytes, raw_bytes, kinds, digest, chain };
+        let header = Self { events, first, last, wall_ms, classes, packed_bytes, raw_bytes, kinds, digest, chain };
         Ok((header, reader.remaining()))
     }
 
@@ -188,11 +203,8 @@ impl Header {
         let events = text.lines().map(event_of).collect::<Result<Vec<Recorded>, _>>()?;
         let ends = (events.first().map(|event| event.position), events.last().map(|event| event.position));
         let ascending = events.windows(2).all(|pair| pair[0].position < pair[1].position);
-        if ends == (Some(self.first), Some(self.last)) && events.len() as u64 == self.events && ascending {
-            Ok(events)
-        } else {
-            Err(MISDESCRIBED)
-        }
+        let described = (Some(self.first), Some(self.last)) == ends && self.classes == class_bits(&events);
+        if described && events.len() as u64 == self.events && ascending { Ok(events) } else { Err(MISDESCRIBED) }
     }
 
     /// As [`Header::open`], of the wanted events. The digest has shown that the lines are as they were written, so those

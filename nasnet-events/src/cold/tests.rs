@@ -134,7 +134,7 @@ async fn a_narrow_range_reads_a_small_part_of_a_large_file() {
     let mut cold = ColdDir::new(&place.cold(), &place.manager);
     let (low, high) = (Position::new(1, 123_400), Position::new(1, 123_500));
     let query = Query::scope(Scope::System).after(low).until(high);
-    let slice = cold.read(&Scope::System, &query, Range { low, high }).unwrap();
+    let slice = cold.read(&Scope::System, &query, Range { low, high }, None).unwrap();
     assert!(slice.errors.is_empty(), "{:?}", slice.errors);
     assert_eq!(slice.events.len(), 100);
     let totals = cold.totals().unwrap();
@@ -143,10 +143,10 @@ async fn a_narrow_range_reads_a_small_part_of_a_large_file() {
     println!("{read} of {size} bytes read, {:.2} %", read as f64 * 100.0 / size as f64);
     assert!(read * 50 <= size, "{read} of {size} bytes are more than 2 %");
     // The second time nothing but the frame.
-    let _ = cold.read(&Scope::System, &query, Range { low, high }).unwrap();
+    let _ = cold.read(&Scope::System, &query, Range { low, high }, None).unwrap();
     assert!(cold.totals().unwrap().findings.bytes_read - read < size / 150);
     assert!(matches!(
-        cold.read(&Scope::System, &query, Range { low: Position::START, high }).unwrap().errors[..],
+        cold.read(&Scope::System, &query, Range { low: Position::START, high }, None).unwrap().errors[..],
         [Error::Corrupt { .. }, ..]
     ));
 }

@@ -6,7 +6,6 @@ use std::hash::BuildHasher as _;
 
 use foldhash::fast::FixedState;
 
-use crate::class::Class;
 use crate::event::{Level, Recorded};
 use crate::hot::log::Order;
 use crate::query::Query;
@@ -80,7 +79,7 @@ impl Stretch {
 
     fn add(&mut self, event: &Recorded) {
         self.wall_ms = (self.wall_ms.0.min(event.wall_ms), self.wall_ms.1.max(event.wall_ms));
-        self.classes |= class_bit(event.class);
+        self.classes |= event.class.bit();
         self.levels |= level_bit(event.level);
         self.scopes.add(hash(event.scope.as_str().as_bytes()));
         self.kinds.add(hash(event.kind.as_str().as_bytes()));
@@ -95,10 +94,6 @@ impl Stretch {
 
 fn hash(bytes: &[u8]) -> u64 {
     FixedState::default().hash_one(bytes)
-}
-
-const fn class_bit(class: Class) -> u8 {
-    1 << class as u8
 }
 
 const fn level_bit(level: Level) -> u8 {
@@ -127,12 +122,11 @@ impl Wanted {
     }
 
     fn new(query: &Query) -> Self {
-        let classes = query.classes.as_ref();
         let levels = Level::ALL.into_iter().filter(|level| *level >= query.level_min);
         let scopes = query.scopes.as_ref();
         Self {
             wall_ms: query.wall_ms.as_ref().map(|range| (*range.start(), *range.end())),
-            classes: classes.map_or(u8::MAX, |classes| classes.iter().fold(0, |bits, class| bits | class_bit(*class))),
+            classes: query.class_bits(),
             levels: levels.fold(0, |bits, level| bits | level_bit(level)),
             scopes: scopes.map(|scopes| scopes.iter().map(|scope| hash(scope.as_str().as_bytes())).collect()),
             kind: query.kind.as_ref().map(|kind| hash(kind.as_str().as_bytes())),
