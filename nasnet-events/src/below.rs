@@ -1,4 +1,4 @@
-//! What the tiers below the hot one hold of a page: one scope after the other, each step bounded, and all of them together.
+//! What the tiers below the hot one hold of a page: a few scopes at a time, each step bounded, and all of them together.
 //!
 //! A step ends after so much was looked at, wanted or not, and the page ends with the step that came least far. What comes
 //! after it looks no further, so a page holds and reads what it can use, however many scopes there are.
@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::join_all;
 use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
@@ -24,15 +25,17 @@ use crate::warm::{names, rows, segment};
 
 const READ: Cause = Cause::new("event-read");
 
-/// Most events of all places together that wait for the page to be complete, and most bytes of their bodies. One step more
-/// may come on top.
+/// Scopes whose databases are looked into at the same time.
+const SCOPES_TOGETHER: usize = 4;
+/// Most events of all places together that wait for the page to be complete, and most bytes of their bodies. A step more of
+/// each of these scopes may come on top.
 const HELD_EVENTS_MAX: usize = 16_384;
 const HELD_BYTES_MAX: usize = 8 << 20;
 /// Rows fetched by the first statement of a step, and by one at most: bodies may be large.
 const ROWS_FIRST: usize = 8;
 const ROWS_MAX: usize = 64;
 /// Bytes of bodies after which a step through rows ends.
-const ROWS_BYTES_MAX: usize = 4 << 20;
+const ROWS_BYTES_MAX: usize = 1 << 20;
 /// Segments looked up by one statement.
 const SEGMENTS: u32 = 8;
 /// Segments after which a step ends, those that were opened and those whose description was enough.
@@ -86,14 +89,23 @@ impl<'c> Below<'c> {
         }
     }
 
-    /// Looks into the database of a scope. One that cannot be read is an error beside the events of the others, and so for
-    /// all of the page: it is not asked again for the next.
-    pub(crate) async fn look_at_warm(&mut self, scope: &Scope) {
-        if self.rest.is_empty() {
-            return;
+    /// Looks into the databases of scopes, a few at the same time: most of it is waiting for their threads. One that cannot
+    /// be read is an error beside the events of the others, and so for all of the page: it is not asked again for the next.
+    pub(crate) async fn look_at_warm(&mut self, scopes: &[Scope]) {
+        for together in scopes.chunks(SCOPES_TOGETHER) {
+            if self.rest.is_empty() {
+                return;
+            }
+            let found = join_all(together.iter().map(|scope| self.find_warm(scope))).await;
+            for (scope, found) in together.iter().zip(found) {
+                self.take_warm(scope, found);
+            }
         }
-        let (order, range) = (self.query.order, self.rest);
-        let found = match self.shared.manager.scope(scope).await {
+    }
+
+    async fn find_warm(&self, scope: &Scope) -> Result<(Vec<Slice>, Option<Copied>), Error> {
+        let range = self.rest;
+        match self.shared.manager.scope(scope).await {
             Ok(database) => {
                 let (query, scope) = (Arc::clone(self.query), scope.clone());
                 let (annexes, uid) = (database.annexes().cloned(), database.file_uid());
@@ -113,7 +125,10 @@ impl<'c> Below<'c> {
             // A router that is gone has no warm tier; the cold one may remember it.
             Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => Ok((Vec::new(), None)),
             Err(error) => Err(error.into()),
-        };
+        }
+    }
+
+    fn take_warm(&mut self, scope: &Scope, found: Result<(Vec<Slice>, Option<Copied>), Error>) {
         match found {
             Ok((slices, copied)) => {
                 self.copied.extend(copied.map(|copied| (scope.clone(), copied)));
@@ -123,7 +138,7 @@ impl<'c> Below<'c> {
             Err(error) => {
                 let (after, through) = (self.part.low, self.part.high);
                 let error = Error::Unreadable { scope: scope.clone(), after, through, source: Box::new(error) };
-                self.add(Slice { errors: vec![error], ..Slice::whole(self.part, order) });
+                self.add(Slice { errors: vec![error], ..Slice::whole(self.part, self.query.order) });
             }
         }
     }

@@ -17,9 +17,10 @@ use crate::merge::Range;
 use crate::position::Position;
 use crate::query::Query;
 
-const READ: &str = "SELECT after_pos, last_pos, digest FROM event_copied WHERE file_uid = ?1";
+const NOTED: &str = "SELECT after_pos, last_pos, digest FROM event_copied WHERE file_uid = ?1";
 /// What retention removed is in the archive alone. What sealing removed is in segments.
-const REMOVED: &str = "SELECT MAX(through_pos) FROM event_retained WHERE what <> -4";
+const HELD: &str = "SELECT MAX(after_pos, COALESCE((SELECT MAX(through_pos) FROM event_retained WHERE what <> -4), 0)), \
+     last_pos, digest FROM event_copied WHERE file_uid = ?1";
 const WRITE: &str = "INSERT INTO event_copied (one, file_uid, after_pos, last_pos, digest) VALUES (1, ?1, ?2, ?3, ?4) \
      ON CONFLICT (one) DO UPDATE SET file_uid = excluded.file_uid, after_pos = excluded.after_pos, \
      last_pos = excluded.last_pos, digest = excluded.digest";
@@ -81,15 +82,16 @@ impl Copied {
 /// What was copied from the database, as far as it still holds it. `file_uid` is that of the file: a salvaged one may have
 /// the note without the events.
 pub(crate) async fn read(conn: &mut SqliteConnection, file_uid: [u8; 16]) -> Result<Option<Copied>, Error> {
-    let Some(mut copied) = noted(&mut *conn, file_uid).await? else { return Ok(None) };
-    let removed: Option<i64> = sqlx::query_scalar(REMOVED).fetch_one(conn).await?;
-    copied.after = removed.and_then(Position::from_key).map_or(copied.after, |removed| copied.after.max(removed));
-    Ok(Some(copied))
+    find(conn, HELD, file_uid).await
 }
 
 /// What was copied from the database.
 pub(crate) async fn noted(conn: &mut SqliteConnection, file_uid: [u8; 16]) -> Result<Option<Copied>, Error> {
-    let found: Option<(i64, i64, Vec<u8>)> = sqlx::query_as(READ).bind(&file_uid[..]).fetch_optional(conn).await?;
+    find(conn, NOTED, file_uid).await
+}
+
+async fn find(conn: &mut SqliteConnection, sql: &'static str, file_uid: [u8; 16]) -> Result<Option<Copied>, Error> {
+    let found: Option<(i64, i64, Vec<u8>)> = sqlx::query_as(sql).bind(&file_uid[..]).fetch_optional(conn).await?;
     Ok(found.and_then(|(after, last, digest)| {
         let tip = Tip { last: Position::from_key(last)?, digest: Digest::from_slice(&digest)? };
         Some(Copied { after: Position::from_key(after)?, tip })

@@ -238,9 +238,7 @@ impl Cursor {
             let mut scopes = self.wanted_scopes().await?;
             scopes.retain(|scope| !self.passes(scope, &mut part));
             let mut below = Below::new(&self.shared, &self.query, part, hot.slice);
-            for scope in &scopes {
-                below.look_at_warm(scope).await;
-            }
+            below.look_at_warm(&scopes).await;
             if let (Tiers::All, Some(cold)) = (self.tiers, &self.shared.cold) {
                 self.shared.reads.note(&mut self.depth, Depth::Cold);
                 below.look_at_cold(cold).await;
