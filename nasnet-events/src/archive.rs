@@ -258,6 +258,8 @@ impl EventStore {
                 break;
             }
         }
+        // What was written without being on flash is in the archive alone once the hot tier has forgotten it.
+        let copied = copied.and_then(|copied: Copied| copied.beyond(cursor.in_hot_alone()));
         let lacks_low = match run.policy {
             ColdPolicy::WarmOnly => end.filter(|end| *end > confirmed || Some(*end) > last),
             // Under which policy that was written nobody has noted.

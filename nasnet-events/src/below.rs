@@ -91,32 +91,32 @@ impl<'c> Below<'c> {
 
     /// Looks into the databases of scopes, a few at the same time: most of it is waiting for their threads. One that cannot
     /// be read is an error beside the events of the others, and so for all of the page: it is not asked again for the next.
-    pub(crate) async fn look_at_warm(&mut self, scopes: &[Scope]) {
+    /// They tell what of it need not be looked for in the archive when that comes next.
+    pub(crate) async fn look_at_warm(&mut self, scopes: &[Scope], before_cold: bool) {
         for together in scopes.chunks(SCOPES_TOGETHER) {
             if self.rest.is_empty() {
                 return;
             }
-            let found = join_all(together.iter().map(|scope| self.find_warm(scope))).await;
+            let found = join_all(together.iter().map(|scope| self.find_warm(scope, before_cold))).await;
             for (scope, found) in together.iter().zip(found) {
                 self.take_warm(scope, found);
             }
         }
     }
 
-    async fn find_warm(&self, scope: &Scope) -> Result<(Vec<Slice>, Option<Copied>), Error> {
+    async fn find_warm(&self, scope: &Scope, before_cold: bool) -> Result<(Vec<Slice>, Option<Copied>), Error> {
         let range = self.rest;
         match self.shared.manager.scope(scope).await {
             Ok(database) => {
                 let (query, scope) = (Arc::clone(self.query), scope.clone());
                 let (annexes, uid) = (database.annexes().cloned(), database.file_uid());
-                let has_cold = self.shared.cold.is_some();
                 database
                     .read(READ, move |conn| {
                         Box::pin(async move {
                             let slices = read_warm(conn, annexes.as_ref(), &query, &scope, range).await?;
                             // What is damaged here may be in the archive.
                             let is_whole = slices.iter().all(|slice| slice.errors.is_empty());
-                            let copied = if has_cold && is_whole { copied::read(conn, uid).await? } else { None };
+                            let copied = if before_cold && is_whole { copied::read(conn, uid).await? } else { None };
                             Ok((slices, copied))
                         })
                     })

@@ -11,17 +11,17 @@ use crate::name::EventType;
 #[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Hot tier only (24 h), and the cold tier when there is one.
-    Low,
+    Low = 0,
     /// Hot first, flushed to flash in segments, 7 days.
-    Normal,
+    Normal = 1,
     /// On flash before the append returns, 30 days.
-    Critical,
+    Critical = 2,
 }
 
 impl Class {
     pub(crate) const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::Critical];
 
-    /// The bit that stands for it in a set of classes.
+    /// The bit that stands for it in a set of classes, also of a stored one.
     pub(crate) const fn bit(self) -> u8 {
         1 << self as u8
     }

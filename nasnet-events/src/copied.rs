@@ -1,9 +1,9 @@
-//! Which frames of an archive were copied from this very database. What they hold it holds as well, until retention removes
-//! it, so a read that has looked there needs none of them.
+//! Which frames of an archive hold nothing that this very database did not hold when they were written, Low events aside. It
+//! holds that still, until retention removes it, so a read that has looked there needs none of them.
 //!
-//! The database notes where the archive ended when it was copied to, by the digest of the archive's chain. A database that
-//! came back from a backup has the note of that time, and so it says nothing about frames that were written later; another
-//! medium has another chain.
+//! The database notes where the archive ended then, by the digest of the archive's chain. One that comes back as it was has
+//! the note of that time, and so it says nothing about frames that were written later; one that is built from a backup has
+//! none until it is archived again; another medium has another chain.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -56,16 +56,22 @@ impl Copied {
         Self { after: after.unwrap_or(Position::START), tip }
     }
 
-    /// Those of the frames of an archive that stand in its chain before the tip, by their last position. None when the tip
-    /// is not among them: it is another archive.
-    pub(crate) fn chained(&self, mut links: Vec<Link>) -> HashSet<Position> {
-        links.retain(|link| link.last > self.after && link.last <= self.tip.last);
+    /// The part behind an event that is not in the database, if there is any.
+    pub(crate) fn beyond(self, lacking: Option<Position>) -> Option<Self> {
+        let after = lacking.map_or(self.after, |lacking| self.after.max(lacking));
+        (after < self.tip.last).then_some(Self { after, ..self })
+    }
+
+    /// Those of the frames of an archive that stand in its chain before the tip and reach beyond `low`, by the chain behind
+    /// each. None when the tip is not among them: it is another archive.
+    pub(crate) fn chained(&self, low: Position, mut links: Vec<Link>) -> HashSet<Digest> {
+        links.retain(|link| link.last > self.after.max(low) && link.last <= self.tip.last);
         links.sort_unstable_by_key(|link| Reverse(link.last));
         let mut next = self.tip.digest;
         let mut chained = HashSet::new();
         for Link { last, chain } in links {
             if chain.1 == next && (last == self.tip.last || !chained.is_empty()) {
-                chained.insert(last);
+                chained.insert(chain.1);
                 next = chain.0;
             }
         }
@@ -79,8 +85,8 @@ impl Copied {
     }
 }
 
-/// What was copied from the database, as far as it still holds it. `file_uid` is that of the file: a salvaged one may have
-/// the note without the events.
+/// What was copied from the database, as far as it still holds it. `file_uid` is that of the file: one built from the rows
+/// of another may have its note without its events.
 pub(crate) async fn read(conn: &mut SqliteConnection, file_uid: [u8; 16]) -> Result<Option<Copied>, Error> {
     find(conn, HELD, file_uid).await
 }
@@ -151,18 +157,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_database_lacks_is_left_to_the_archive() {
+        let copied = Copied { after: position(10), tip: tip(4) };
+        assert_eq!(copied.beyond(None), Some(copied));
+        assert_eq!(copied.beyond(Some(position(5))), Some(copied));
+        assert_eq!(copied.beyond(Some(position(25))), Some(Copied { after: position(25), ..copied }));
+        assert_eq!(copied.beyond(Some(position(40))), None);
+    }
+
+    #[test]
     fn frames_count_that_stand_in_the_chain_before_the_tip() {
         let copied = Copied { after: position(10), tip: tip(4) };
         let links = || (1..=6).rev().map(link).collect::<Vec<_>>();
-        let lasts = |numbers: &[u64]| numbers.iter().map(|number| position(number * 10)).collect::<HashSet<_>>();
-        assert_eq!(copied.chained(links()), lasts(&[2, 3, 4]));
-        let strange = Link { last: position(25), chain: (digest(8), digest(9)) };
-        assert_eq!(copied.chained([links(), vec![strange]].concat()), lasts(&[2, 3, 4]));
+        let chained = |links| copied.chained(Position::START, links);
+        let of = |numbers: &[u8]| numbers.iter().map(|number| digest(*number)).collect::<HashSet<_>>();
+        assert_eq!(chained(links()), of(&[2, 3, 4]));
+        assert_eq!(copied.chained(position(25), links()), of(&[3, 4]));
+        for last in [25, 30] {
+            let strange = Link { last: position(last), chain: (digest(8), digest(9)) };
+            assert_eq!(chained([vec![strange], links()].concat()), of(&[2, 3, 4]));
+        }
         let without = |gone: u8| links().into_iter().filter(|at| at.last != link(gone).last).collect();
-        assert_eq!(copied.chained(without(3)), lasts(&[4]));
-        assert_eq!(copied.chained(without(4)), lasts(&[]), "another archive");
+        assert_eq!(chained(without(3)), of(&[4]));
+        assert_eq!(chained(without(4)), of(&[]), "another archive");
         let other = Copied { tip: Tip { digest: digest(7), ..tip(4) }, ..copied };
-        assert_eq!(other.chained(links()), lasts(&[]));
+        assert_eq!(other.chained(Position::START, links()), of(&[]));
     }
 
     #[test]

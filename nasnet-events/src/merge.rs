@@ -1,7 +1,9 @@
 //! Joins what several places found for one page into one ordered answer without duplicates. Pure.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 
+use crate::class::Class;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::Order;
@@ -95,6 +97,19 @@ pub(crate) fn merge(range: Range, order: Order, slices: Vec<Slice>) -> (Vec<Reco
     (events, errors, left)
 }
 
+/// The last durable event of a page forwards that the first place alone has.
+pub(crate) fn alone_in_first(range: Range, slices: &[Slice]) -> Option<Position> {
+    let (first, others) = slices.split_first()?;
+    let through = slices.iter().map(|slice| slice.covered).fold(range.high, Position::min);
+    let elsewhere: HashSet<Position> =
+        others.iter().flat_map(|slice| &slice.events).map(|event| event.position).collect();
+    let page = Range { low: range.low, high: through };
+    let alone = first.events.iter().filter(|event| {
+        event.class != Class::Low && page.contains(event.position) && !elsewhere.contains(&event.position)
+    });
+    alone.map(|event| event.position).max()
+}
+
 /// Ends a page early that holds too much: the nearest events stay, at least one and at most as many, with as many bytes of
 /// bodies, as the limits say. Returns how many that are; `rest` ends with the last of them.
 pub(crate) fn cut(
@@ -180,7 +195,7 @@ mod tests {
             let order = if backwards { Order::Backwards } else { Order::Forwards };
             let mut range = Range { low: Position::START, high: Position::END };
             let mut read = Vec::new();
-            let mut rounds = 0;
+            let (mut rounds, mut alone) = (0, None);
             while !range.is_empty() {
                 let mut slices: Vec<Slice> = Vec::new();
                 let mut rest = range;
@@ -192,6 +207,7 @@ mod tests {
                     // Three copies of one event at most stay together.
                     prop_assert!(events <= limits.0 + 2 && (events <= 3 || bytes <= limits.1 * 3));
                 }
+                alone = alone.max(alone_in_first(range, &slices).filter(|_| !backwards));
                 let (events, _, left) = merge(range, order, slices);
                 prop_assert_ne!(left, range, "a page must make progress");
                 read.extend(events);
@@ -202,7 +218,9 @@ mod tests {
             if backwards {
                 read.reverse();
             }
-            prop_assert_eq!(read, events);
+            prop_assert_eq!(&read, &events);
+            let of_first = events.iter().zip(&homes).filter(|(event, home)| **home == 1 && event.class != Class::Low);
+            prop_assert_eq!(alone, of_first.map(|(event, _)| event.position).max().filter(|_| !backwards));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::{self, Order, View};
 use crate::hot::look::{Hot, fetch, is_stalled};
-use crate::merge::{Range, merge};
+use crate::merge::{Range, alone_in_first, merge};
 use crate::position::Position;
 use crate::present::present;
 use crate::query::Query;
@@ -33,6 +33,7 @@ const HOT_EVENTS_MAX: u64 = 4_096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tiers {
     All,
+    /// For the archive, which has to know what is on flash: that is looked into for what the hot tier has as well.
     HotAndWarm,
 }
 
@@ -44,7 +45,8 @@ impl EventStore {
     /// A damaged block, segment or frame is one item with its error; the events around it follow. A database that cannot be
     /// read is one item too, [`Error::Unreadable`] with the scope and the range that is left out; those of other scopes and
     /// what the other tiers have of it follow. To go on later, ask
-    /// again with [`Query::after`] the last position seen: cursors survive the move of events between tiers.
+    /// again with [`Query::after`] the last position seen: cursors survive the move of events between tiers. While a page is
+    /// being read up to four databases are kept open.
     ///
     /// # Cancel safety
     /// Safe: dropping the stream ends the read.
@@ -88,6 +90,8 @@ pub(crate) struct Cursor {
     below: Option<Vec<Scope>>,
     /// How far down it has looked, when that is counted.
     depth: Option<Depth>,
+    /// The last event met that the hot tier alone has although it is no Low one, where that is looked for.
+    in_hot_alone: Option<Position>,
     /// Where databases could not be read: told once, and not asked again before the end of that range.
     unread: Vec<(Scope, Range)>,
 }
@@ -126,6 +130,7 @@ impl Cursor {
             left,
             told,
             below: None,
+            in_hot_alone: None,
             unread: Vec::new(),
             depth: None,
         }
@@ -197,6 +202,11 @@ impl Cursor {
         items
     }
 
+    /// The last event met in a read for the archive that is not on flash although it should be.
+    pub(crate) const fn in_hot_alone(&self) -> Option<Position> {
+        self.in_hot_alone
+    }
+
     /// True once the end of the read is fixed.
     pub(crate) const fn is_started(&self) -> bool {
         self.started
@@ -231,15 +241,16 @@ impl Cursor {
         }
         // What stands in the place of an open transaction is nowhere else to be shown.
         let damaged = hot.slice.as_ref().is_some_and(|slice| slice.errors.iter().any(|error| !is_stalled(error)));
-        let beyond_hot = hot.slice.is_none() || damaged || hot.has_holes;
+        let beyond_hot = hot.slice.is_none() || damaged || hot.has_holes || self.tiers == Tiers::HotAndWarm;
         let (mut part, is_hot) = (hot.part, hot.slice.is_some());
         let slices = if beyond_hot && !part.is_empty() {
             self.shared.reads.note(&mut self.depth, Depth::Warm);
             let mut scopes = self.wanted_scopes().await?;
             scopes.retain(|scope| !self.passes(scope, &mut part));
             let mut below = Below::new(&self.shared, &self.query, part, hot.slice);
-            below.look_at_warm(&scopes).await;
-            if let (Tiers::All, Some(cold)) = (self.tiers, &self.shared.cold) {
+            let cold = self.shared.cold.as_ref().filter(|_| self.tiers == Tiers::All);
+            below.look_at_warm(&scopes, cold.is_some()).await;
+            if let Some(cold) = cold {
                 self.shared.reads.note(&mut self.depth, Depth::Cold);
                 below.look_at_cold(cold).await;
             }
@@ -249,6 +260,9 @@ impl Cursor {
         } else {
             hot.slice.into_iter().collect()
         };
+        if is_hot && self.tiers == Tiers::HotAndWarm {
+            self.in_hot_alone = self.in_hot_alone.max(alone_in_first(part, &slices));
+        }
         let (events, mut errors, left) = merge(part, order, slices);
         self.note_unread(&mut errors, is_hot, left);
         match order {

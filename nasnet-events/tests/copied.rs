@@ -7,10 +7,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use futures_util::StreamExt;
-use nasnet_dbmanager::{DbManager, RestoreMode, RouterId, Which};
-use nasnet_events::{Class, Error, EventStore, Expected, Query, prepare_cold_dir};
+use nasnet_dbmanager::{DbManager, RestoreMode, RouterId, Scope, Which};
+use nasnet_events::{Class, Error, EventStore, Expected, FlushReason, Query, prepare_cold_dir};
 use support::{
-    Site, append_normal, empty_hot, empty_warm, event, normal, on_scope, open_with_cold, read_ids, router, stream,
+    Site, append_normal, empty_hot, empty_warm, event, normal, on_scope, open_with_cold, options, read_ids, router,
+    stream,
 };
 use ulid::Ulid;
 
@@ -133,4 +134,49 @@ async fn a_database_that_came_back_from_a_backup_does_not_hide_what_came_later()
         let later = Query::all().after(all[known - 1].position);
         assert_eq!(read_of_cold(&store, later, &ids[known..]).await, 0);
     }
+}
+
+/// What nobody could flush any more is in the hot tier, and gets into the archive from there.
+#[tokio::test]
+async fn what_never_reached_flash_is_read_from_the_archive() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    let (id, scope) = (RouterId::parse("r1").unwrap(), router("r1"));
+    let mut ids = append_normal(&manager, &store, &scope, 3).await;
+    manager.retire(&id).await.unwrap();
+    assert_eq!(store.flush(FlushReason::Requested).await.unwrap().given_up, 3);
+    manager.reinstate(&id).await.unwrap();
+    archive(&store, 1).await;
+    ids.extend(append_normal(&manager, &store, &scope, 2).await);
+    archive(&store, 1).await;
+    let (manager, store) = reopen(&site, manager, store).await;
+    assert!(read_of_cold(&store, Query::scope(scope.clone()), &ids).await > 0);
+
+    // What comes after it is here.
+    let all = support::read(&store, Query::all()).await;
+    assert_eq!(read_of_cold(&store, Query::all().after(all[2].position), &ids[3..]).await, 0);
+    drop(manager);
+}
+
+/// The system database keeps its uid when it is restored, and the note of the archive as it was then.
+#[tokio::test]
+async fn a_restored_system_database_does_not_hide_what_came_later() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    let mut ids = append_normal(&manager, &store, &Scope::System, 3).await;
+    archive(&store, 1).await;
+    let manifest = manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
+    ids.extend(append_normal(&manager, &store, &Scope::System, 4).await);
+    archive(&store, 1).await;
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+    DbManager::restore_system(&options(site.dir.path()), &manifest).await.unwrap();
+    site.wipe_hot();
+    let (manager, store) = open_with_cold(&site).await;
+    assert!(read_of_cold(&store, Query::all(), &ids).await > 0);
+    ids.extend(append_normal(&manager, &store, &Scope::System, 2).await);
+    archive(&store, 1).await;
+    let (_manager, store) = reopen(&site, manager, store).await;
+    assert!(read_of_cold(&store, Query::all(), &ids).await > 0);
 }

@@ -109,7 +109,7 @@ CREATE TABLE event_cursors (
     pos  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Which part of an archive holds nothing that was not here when it was copied: after a position, up to where its chain had
+-- Which part of an archive holds nothing but Low events that was not here when it was written (docs/adr/0015): after a position, up to where its chain had
 -- this digest. Of the file with this uid.
 CREATE TABLE event_copied (
     one       INTEGER PRIMARY KEY CHECK (one = 1),

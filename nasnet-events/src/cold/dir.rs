@@ -279,10 +279,10 @@ impl ColdDir {
             }
         }
         if let Some(copied) = copied.filter(|_| !wanted.is_empty()) {
-            let chained = copied.chained(links);
+            let chained = copied.chained(range.low, links);
             wanted.retain(|(_, Place { header, .. })| {
                 let part = Range { low: header.first.before().max(range.low), high: header.last.min(range.high) };
-                !chained.contains(&header.last) || !copied.has(part, header.classes, query)
+                !chained.contains(&header.chain.1) || !copied.has(part, header.classes, query)
             });
         }
         match order {

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::{CParameter, Strategy};
 
 use crate::chain::{self, Digest};
+use crate::class::Class;
 use crate::copied::Tip;
 use crate::event::Recorded;
 use crate::line;
@@ -90,6 +91,9 @@ pub(crate) fn encode(events: &[Recorded], before: Digest) -> Result<(Header, Vec
     bytes.extend_from_slice(&packed);
     Ok((header, bytes))
 }
+
+/// All classes there are.
+const CLASSES: u8 = Class::Low.bit() | Class::Normal.bit() | Class::Critical.bit();
 
 fn class_bits(events: &[Recorded]) -> u8 {
     events.iter().fold(0, |bits, event| bits | event.class.bit())
@@ -184,7 +188,8 @@ impl Header {
         let mut position = || Position::from_key(reader.varint()?.cast_signed()).ok_or(Malformed("position too large"));
         let (first, last) = (position()?, position()?);
         let wall_ms = (reader.signed()?, reader.signed()?);
-        let classes = u8::try_from(reader.varint()?).map_err(|_| Malformed("unknown classes"))?;
+        let classes = u8::try_from(reader.varint()?).ok().filter(|bits| (1..=CLASSES).contains(bits));
+        let classes = classes.ok_or(Malformed("unknown classes"))?;
         let (packed_bytes, raw_bytes) = (reader.varint()?, reader.varint()?);
         let kind_count = reader.count(1)?;
         let kinds = (0..kind_count).map(|_| reader.text().map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
