@@ -76,13 +76,26 @@ async fn low_events_are_read_from_the_archive() {
     let scope = router("r1");
     let (low, other) = (event(&manager, "metric.cpu"), normal(&manager));
     let ids = [low.id, other.id];
-    let receipt = store.append(&scope, &stream("s"), Expected::Any, vec![low]).await.unwrap();
+    store.append(&scope, &stream("s"), Expected::Any, vec![low]).await.unwrap();
     store.append(&scope, &stream("t"), Expected::Any, vec![other]).await.unwrap();
-    assert_eq!(read_ids(&store, Query::all().class(Class::Low)).await, ids[..1], "{receipt:?}");
+    assert_eq!(read_ids(&store, Query::all().class(Class::Low)).await, ids[..1]);
     archive(&store, 1).await;
     empty_hot(&manager).await;
     assert!(read_of_cold(&store, Query::all(), &ids).await > 0);
     assert_eq!(read_of_cold(&store, Query::all().class(Class::Normal), &ids[1..]).await, 0);
+}
+
+/// Frames of other scopes begin before it and end after it, too.
+#[tokio::test]
+async fn a_known_id_is_looked_for_in_the_archive_of_its_own_scope() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    append_normal(&manager, &store, &router("r2"), 2).await;
+    let ids = append_normal(&manager, &store, &router("r1"), 1).await;
+    append_normal(&manager, &store, &router("r2"), 2).await;
+    archive(&store, 2).await;
+    empty_hot(&manager).await;
+    assert_eq!(read_of_cold(&store, Query::by_id(ids[0]), &ids).await, 0);
 }
 
 /// Puts another medium in the place of the one that is there.
@@ -149,13 +162,12 @@ async fn what_never_reached_flash_is_read_from_the_archive() {
     archive(&store, 1).await;
     ids.extend(append_normal(&manager, &store, &scope, 2).await);
     archive(&store, 1).await;
-    let (manager, store) = reopen(&site, manager, store).await;
-    assert!(read_of_cold(&store, Query::scope(scope.clone()), &ids).await > 0);
+    let (_manager, store) = reopen(&site, manager, store).await;
+    assert!(read_of_cold(&store, Query::scope(scope), &ids).await > 0);
 
     // What comes after it is here.
     let all = support::read(&store, Query::all()).await;
     assert_eq!(read_of_cold(&store, Query::all().after(all[2].position), &ids[3..]).await, 0);
-    drop(manager);
 }
 
 /// The system database keeps its uid when it is restored, and the note of the archive as it was then.

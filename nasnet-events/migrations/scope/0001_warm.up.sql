@@ -109,8 +109,8 @@ CREATE TABLE event_cursors (
     pos  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Which part of an archive holds nothing but Low events that was not here when it was written (docs/adr/0015): after a position, up to where its chain had
--- this digest. Of the file with this uid.
+-- Which part of an archive holds nothing but Low events that was not here when it was written (docs/adr/0015): after a
+-- position, up to where its chain had this digest. Of the file with this uid.
 CREATE TABLE event_copied (
     one       INTEGER PRIMARY KEY CHECK (one = 1),
     file_uid  BLOB NOT NULL CHECK (length(file_uid) = 16),

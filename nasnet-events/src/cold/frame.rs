@@ -264,6 +264,11 @@ mod tests {
         Ok((Header::decode(header)?, &bytes[PREFIX_BYTES + length..]))
     }
 
+    #[test]
+    fn the_bits_of_classes_are_those_of_the_format() {
+        assert_eq!(Class::ALL.map(Class::bit), [1, 2, 4]);
+    }
+
     proptest! {
         #[test]
         fn a_frame_comes_back(events in arbitrary::events(1..20)) {
