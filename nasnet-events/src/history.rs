@@ -86,7 +86,7 @@ pub async fn events_after(
         .await?
         .filter(|removed| removed.versions.any_between(snapshot.version, u64::MAX));
     let (last, at) = (Some(snapshot.version), snapshot.position);
-    let gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, last, at };
+    let mut gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, is_exact: false, last, at };
     let place = async || match until {
         Until::Position(position) => Ok(position),
         Until::WallMs(wall_ms) => place_of(store, whole, wall_ms).await,
@@ -136,6 +136,9 @@ impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
             self.ended = true;
             return self.gaps.at_the_end(&self.store, self.query.clone(), self.until).await.map(Err);
         };
+        if self.gaps.suspects(&item) {
+            self.gaps.look_for_removed(&self.store, self.query.clone()).await;
+        }
         match self.gaps.before(&item) {
             Some(hole) => {
                 self.waiting = Some(item);
@@ -195,6 +198,8 @@ struct Gaps {
     scope: Scope,
     stream: StreamName,
     removed: Option<Removed>,
+    /// Those of them that can be read were looked for, and do not count.
+    is_exact: bool,
     /// The version read last, `None` behind a place that cannot be read, where any may follow.
     last: Option<u64>,
     /// The position of the event read last.
@@ -213,29 +218,54 @@ impl Gaps {
         self.removed.as_ref().is_some_and(|removed| removed.versions.any_between(after, before))
     }
 
+    /// Leaves out of what was removed the versions that can be read. They may stand anywhere: where a hot tier was lost,
+    /// versions of Low events are given again, so a history may begin with a later one.
+    async fn look_for_removed(&mut self, store: &EventStore, query: Query) {
+        let Some(removed) = self.removed.as_mut().filter(|_| !self.is_exact) else { return };
+        let mut events = store.read_stored(query.until(removed.through));
+        while let Some(item) = events.next().await {
+            // What cannot be read is missing; the reading of the history tells why.
+            if let Ok(event) = item {
+                removed.versions.remove(event.version);
+            }
+        }
+        self.is_exact = true;
+    }
+
     /// A history that does not begin where it should because that was removed is refused before anything of it is read.
-    async fn check_beginning(&self, store: &EventStore, query: Query) -> Result<(), Error> {
-        let first = match store.read_stored(query.limit(1)).next().await {
+    async fn check_beginning(&mut self, store: &EventStore, query: Query) -> Result<(), Error> {
+        let first = match store.read_stored(query.clone().limit(1)).next().await {
             None => u64::MAX,
             Some(Ok(event)) => event.version,
             // The reading of the history tells of what is damaged.
             Some(Err(_)) => return Ok(()),
         };
-        if self.has_removed(self.last.unwrap_or(0), first) { Err(self.beyond()) } else { Ok(()) }
+        let before = self.last.unwrap_or(0);
+        if self.has_removed(before, first) {
+            self.look_for_removed(store, query).await;
+        }
+        if self.has_removed(before, first) { Err(self.beyond()) } else { Ok(()) }
     }
 
     /// What is missing behind the last event and within the end of the history. Where removed events were is not known any
     /// more, so nothing is missing only if it ends with that event, or none was removed before the next one that is left.
-    async fn at_the_end(&self, store: &EventStore, query: Query, until: Until) -> Option<Error> {
+    async fn at_the_end(&mut self, store: &EventStore, query: Query, until: Until) -> Option<Error> {
         let last = self.last.filter(|last| self.has_removed(*last, u64::MAX))?;
         if until == Until::Position(self.at) {
             return None;
         }
+        self.look_for_removed(store, query.clone()).await;
         let next = match store.read_stored(query.after(self.at).limit(1)).next().await {
             Some(Ok(event)) => event.version,
             _ => u64::MAX,
         };
         self.has_removed(last, next).then(|| self.beyond())
+    }
+
+    /// True when a removed version seems to be missing directly before an item.
+    fn suspects(&self, item: &Result<Recorded, Error>) -> bool {
+        let next = item.as_ref().ok().map(|event| event.version);
+        self.last.zip(next).is_some_and(|(after, next)| self.has_removed(after, next))
     }
 
     /// What is missing directly before an item.

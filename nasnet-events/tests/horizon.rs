@@ -87,6 +87,28 @@ async fn a_version_that_was_never_given_is_no_removed_one_where_retention_has_be
     assert_eq!(told(&store, END).await, ["removed"], "without the archive the rest cannot be told");
 }
 
+/// A hot tier that was lost took versions of Low events along, which the archive has.
+#[tokio::test]
+async fn versions_that_are_given_again_make_no_history_begin_too_late() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    append_on_a_transaction_that_rolls_back(&manager, &store, event(&manager, "metric.updated")).await;
+    store.archive().await.unwrap();
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+    drop((manager, store));
+    site.wipe_hot();
+    let (manager, store) = open_with_cold(&site).await;
+    for version in 1..=3 {
+        assert_eq!(append(&store, normal(&manager)).await.version, version);
+        store.archive().await.unwrap();
+    }
+    assert_eq!(retain(&site, &manager, &store).await, 2);
+    assert_eq!(told(&store, END).await, ["0..2", "2", "1", "2", "3"]);
+    std::fs::rename(site.cold(), site.dir.path().join("away")).unwrap();
+    assert_eq!(told(&store, END).await, ["removed"], "without the archive the rest cannot be told");
+}
+
 #[tokio::test]
 async fn each_hole_of_a_history_is_told_as_what_it_is() {
     let site = Site::new();

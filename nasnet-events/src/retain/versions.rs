@@ -41,6 +41,15 @@ impl Versions {
         }
     }
 
+    /// Takes one out.
+    pub(crate) fn remove(&mut self, version: u64) {
+        let at = self.0.partition_point(|(_, last)| *last < version);
+        let Some((first, last)) = self.0.get(at).copied().filter(|(first, _)| *first <= version) else { return };
+        let below = (first < version).then(|| (first, version - 1));
+        let above = (version < last).then(|| (version + 1, last));
+        self.0.splice(at..=at, below.into_iter().chain(above));
+    }
+
     /// True when one of them lies between the two, which do not count.
     pub(crate) fn any_between(&self, after: u64, before: u64) -> bool {
         let at = self.0.partition_point(|(_, last)| *last <= after);
@@ -120,7 +129,13 @@ mod tests {
             prop_assert_eq!(versions.any_between(after, before), between);
             let apart = versions.0.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0);
             prop_assert!(apart, "{:?}", versions);
-            prop_assert_eq!(Versions::parse(&versions.encode()).unwrap(), versions);
+            prop_assert_eq!(&Versions::parse(&versions.encode()).unwrap(), &versions);
+            for version in [after, before] {
+                versions.remove(version);
+                model.remove(&version);
+            }
+            let left: BTreeSet<u64> = versions.0.iter().flat_map(|(first, last)| *first..=*last).collect();
+            prop_assert_eq!(left, model);
         }
 
         #[test]
