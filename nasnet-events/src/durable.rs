@@ -135,7 +135,8 @@ impl EventStore {
         // What is committed, through a reader: this transaction may have written rows already, and it may fail.
         window::load(shared, scope).await?;
         let wanted: BTreeSet<&str> = appends.iter().map(|(_, _, stream)| stream.as_str()).collect();
-        let versions = rows::versions(conn, &wanted).await?;
+        let known = shared.heads().rows_known(scope);
+        let versions = rows::versions(conn, &wanted, known).await?;
         let looked = self.look_for(conn, &appends).await?;
         let streams = appends
             .into_iter()
@@ -204,7 +205,12 @@ impl EventStore {
         self.shared().land(first);
         match resolve::end(self.seat(), first, last_seq, Resolution::Published).await {
             // Nothing is left to the resolver.
-            Ok(()) => pending.range = None,
+            Ok(()) => {
+                pending.range = None;
+                if self.shared().heads().has_grown() {
+                    self.shared().grown.notify_one();
+                }
+            }
             Err(error) => tracing::warn!(%error, %first, "events on flash are published later"),
         }
         receipts

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
+use foldhash::{HashMap, HashMapExt as _};
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
 
@@ -13,10 +13,12 @@ use crate::hot::index::StreamIndex;
 use crate::hot::log::Order;
 use crate::hot::summary::{Summaries, Wanted};
 use crate::ids::Ids;
+use crate::loaded::{Loaded, RowsKnown};
 use crate::name::StreamName;
 use crate::plan::Changes;
 use crate::position::Position;
 use crate::sealing;
+use crate::warm::rows::RowHead;
 
 /// How many ids there are before those beyond the window are looked for.
 const IDS_SWEPT_MIN: usize = 256;
@@ -108,7 +110,7 @@ pub(crate) struct Heads {
     next_seq: u64,
     index: HashMap<Scope, HashMap<StreamName, Slot>>,
     streams: Vec<StreamState>,
-    loaded: HashSet<Scope>,
+    loaded: Loaded,
     ids: Ids,
     /// How many of them were left when those beyond the window were last taken out.
     ids_kept: usize,
@@ -132,7 +134,7 @@ impl Heads {
             next_seq: 1,
             index: HashMap::new(),
             streams: Vec::new(),
-            loaded: HashSet::new(),
+            loaded: Loaded::default(),
             ids: Ids::default(),
             ids_kept: 0,
             reservations: BTreeMap::new(),
@@ -187,8 +189,17 @@ impl Heads {
         self.loaded.contains(scope)
     }
 
-    pub(crate) fn set_loaded(&mut self, scope: &Scope) {
-        self.loaded.insert(scope.clone());
+    /// Up to where the durable rows of a scope are taken into account.
+    pub(crate) fn rows_known(&self, scope: &Scope) -> RowsKnown {
+        self.loaded.rows(scope)
+    }
+
+    pub(crate) const fn has_grown(&self) -> bool {
+        self.loaded.has_grown()
+    }
+
+    pub(crate) fn take_grown(&mut self) -> Vec<Scope> {
+        self.loaded.take_grown()
     }
 
     /// Takes note of a version found in the warm tier.
@@ -199,19 +210,28 @@ impl Heads {
         }
     }
 
-    /// Takes note of a durable row found in the warm tier. A row of an unresolved reservation may be uncommitted when the
-    /// caller reads inside a transaction, so it is left to its resolution.
-    pub(crate) fn note_row(&mut self, scope: &Scope, stream: &StreamName, position: Position, version: u64, id: Ulid) {
-        if position.epoch == self.epoch && self.reservation_at(position.seq).is_some() {
-            return;
+    /// Takes note of all committed rows of a scope behind those that are known, in the order of their positions. A row of an
+    /// unresolved reservation is left to its resolution.
+    pub(crate) fn note_rows(&mut self, scope: &Scope, mut known: RowsKnown, rows: Vec<RowHead>) {
+        let mut all = true;
+        for row in rows {
+            let pending = row.position.epoch == self.epoch && self.reservation_at(row.position.seq).is_some();
+            all &= !pending;
+            if all {
+                known.through = row.position;
+            }
+            if pending {
+                continue;
+            }
+            self.note_version(scope, &row.stream, row.version);
+            if let Some(id) = row.id.filter(|id| self.known(*id).is_none()) {
+                let (slot, content) = (self.slot(scope, &row.stream), None);
+                let (position, version) = (row.position, row.version);
+                let known = Known { position, version, slot, content, durable: true, pending: false, sealed: false };
+                self.ids.insert(id, known);
+            }
         }
-        self.note_version(scope, stream, version);
-        let slot = self.slot(scope, stream);
-        if self.known(id).is_none() {
-            let content = None;
-            self.ids
-                .insert(id, Known { position, version, slot, content, durable: true, pending: false, sealed: false });
-        }
+        self.loaded.insert(scope, known);
     }
 
     fn reservation_at(&self, seq: u64) -> Option<&Reservation> {
@@ -333,6 +353,9 @@ impl Heads {
                     state.committed = state.committed.max(*top);
                 }
             }
+        }
+        if resolution == Resolution::Published {
+            self.loaded.note_published(&reservation.scope, reservation.count);
         }
         let range = reservation.first_seq..=reservation.last_seq();
         for id in &reservation.ids {

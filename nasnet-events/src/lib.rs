@@ -27,6 +27,7 @@ mod chain;
 mod durability;
 mod heads;
 mod line;
+mod loaded;
 mod merge;
 mod plan;
 mod query;

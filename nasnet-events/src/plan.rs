@@ -284,6 +284,8 @@ mod tests {
     use super::*;
     use crate::arbitrary;
     use crate::heads::Resolution;
+    use crate::loaded::RowsKnown;
+    use crate::warm::rows::RowHead;
 
     const OWNER: [u8; 16] = [1; 16];
 
@@ -341,6 +343,40 @@ mod tests {
         heads.resolve(2, Resolution::Published);
         assert_eq!(version(reserve(&mut heads, 1, drawn[2..].to_vec())), Ok(2));
         assert_eq!(heads.next_seq(), 4, "a position is never given again");
+    }
+
+    #[test]
+    fn rows_count_as_known_up_to_the_first_whose_transaction_may_not_have_ended() {
+        let mut heads = Heads::new(1);
+        let file = [1; 16];
+        let drawn = events(3);
+        for event in &drawn {
+            assert!(reserve(&mut heads, 0, vec![event.clone()]).is_ok());
+        }
+        let row = |seq: u64| RowHead {
+            position: Position::new(1, seq),
+            stream: StreamName::parse(&format!("row/{seq}")).expect("a name"),
+            version: 10 + seq,
+            id: None,
+        };
+        let look = |heads: &mut Heads| {
+            let through = heads.rows_known(&Scope::System).of(file);
+            heads.note_rows(&Scope::System, RowsKnown { file, through }, (through.seq + 1..=3).map(row).collect());
+            let tops = (1..=3).map(|seq| {
+                let slot = heads.slot(&Scope::System, &row(seq).stream);
+                heads.versions(slot).0
+            });
+            (tops.collect::<Vec<_>>(), heads.rows_known(&Scope::System).of(file))
+        };
+        heads.resolve(1, Resolution::Published);
+        heads.resolve(3, Resolution::Published);
+        assert_eq!(look(&mut heads), (vec![11, 0, 13], Position::new(1, 1)));
+        heads.resolve(2, Resolution::Published);
+        assert_eq!(look(&mut heads), (vec![11, 12, 13], Position::new(1, 3)));
+        // Rows of a lost incarnation, whose transaction ended after it, are nobody's here.
+        let mut next = Heads::new(2);
+        next.note_rows(&Scope::System, RowsKnown { file, ..RowsKnown::NONE }, vec![row(2)]);
+        assert_eq!(next.rows_known(&Scope::System).of(file), Position::new(1, 2));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nasnet_dbmanager::{Cause, Database};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::heads::{Reservation, Resolution};
@@ -14,6 +15,7 @@ use crate::hot::{log, session};
 use crate::position::Position;
 use crate::shared::Shared;
 use crate::warm::rows;
+use crate::window;
 
 const RESOLVE: Cause = Cause::new("event-resolve");
 /// Readers wait for it, so a full medium and a budget that is used up let it pass.
@@ -23,24 +25,25 @@ const VOIDED: &str = "INSERT INTO event_cursors (name, pos) VALUES ('voided', ?1
 /// Until a reservation whose database could not be asked is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Resolves what is left to it whenever it is woken, until the store closes.
+/// Resolves what is left to it whenever it is woken, until the store closes, and keeps up with new rows.
 pub(crate) async fn run(shared: Arc<Shared>, seat: Weak<Seat>) {
-    let mut retry = false;
+    let mut retry_at: Option<Instant> = None;
     while !shared.is_closing() {
-        if retry {
-            tokio::select! {
-                () = shared.resolver.notified() => {}
-                () = tokio::time::sleep(RETRY) => {}
+        tokio::select! {
+            () = shared.resolver.notified() => {}
+            () = tokio::time::sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {}
+            () = shared.grown.notified() => {
+                window::keep_up(&shared).await;
+                continue;
             }
-        } else {
-            shared.resolver.notified().await;
         }
         let Some(seat) = seat.upgrade() else { return };
         if shared.is_closing() {
             return;
         }
         // A reader may have met a reservation this store has not heard of.
-        retry = catch_up(&seat).await.is_err() || !sweep(&shared, &seat).await;
+        let resolved = catch_up(&seat).await.is_ok() && sweep(&shared, &seat).await;
+        retry_at = (!resolved).then(|| Instant::now() + RETRY);
     }
 }
 

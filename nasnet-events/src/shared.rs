@@ -95,6 +95,8 @@ pub(crate) struct Shared {
     pub(crate) cold: Option<Arc<Mutex<ColdDir>>>,
     /// Wakes the resolver.
     pub(crate) resolver: Notify,
+    /// Wakes whoever takes new rows of the warm tier into account.
+    pub(crate) grown: Notify,
     /// Wakes `maintain` when a page of events waits to be flushed.
     pub(crate) backlog: Notify,
     /// Wakes `maintain` when many small rows have come together.
@@ -153,6 +155,7 @@ impl Shared {
             unreadable: Mutex::new(HashMap::new()),
             cold,
             resolver: Notify::new(),
+            grown: Notify::new(),
             backlog: Notify::new(),
             crowded: Notify::new(),
             moved: watch::Sender::new(0),

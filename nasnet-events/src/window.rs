@@ -4,7 +4,9 @@ use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
 use crate::error::Error;
+use crate::loaded::RowsKnown;
 use crate::name::StreamName;
+use crate::position::Position;
 use crate::retain::horizon;
 use crate::shared::Shared;
 use crate::warm::rows::RowHead;
@@ -20,7 +22,7 @@ struct Window {
 }
 
 async fn fetch(conn: &mut SqliteConnection, annexes: Option<&Annexes>, scope: &Scope) -> Result<Window, Error> {
-    let rows = rows::window(conn).await?;
+    let rows = rows::window(conn, Position::START).await?;
     let StreamTops { mut by_number, by_name: mut tops } = segment::stream_tops(conn, annexes, scope).await?;
     for (stream, version) in horizon::tops(conn).await? {
         let top = by_number.entry(stream).or_default();
@@ -37,18 +39,15 @@ async fn fetch(conn: &mut SqliteConnection, annexes: Option<&Annexes>, scope: &S
 
 /// Takes it into the heads it was read beside; false when those are of another hot tier by now. What that one's events have
 /// become since, the next look shows.
-fn note(shared: &Shared, scope: &Scope, beside: [u8; 16], window: Window) -> bool {
+fn note(shared: &Shared, scope: &Scope, beside: [u8; 16], known: RowsKnown, window: Window) -> bool {
     let mut heads = shared.heads();
     if heads.file() != beside {
         return false;
     }
-    for row in window.rows {
-        heads.note_row(scope, &row.stream, row.position, row.version, row.id);
-    }
     for (stream, version) in window.tops {
         heads.note_version(scope, &stream, version);
     }
-    heads.set_loaded(scope);
+    heads.note_rows(scope, known, window.rows);
     true
 }
 
@@ -72,10 +71,84 @@ pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
         let window = database
             .read(LOAD, move |conn| Box::pin(async move { fetch(conn, annexes.as_ref(), &own_scope).await }))
             .await?;
-        if note(shared, scope, beside, window) {
+        let known = RowsKnown { file: database.file_uid(), ..RowsKnown::NONE };
+        if note(shared, scope, beside, known, window) {
             break;
         }
     }
     shared.note_loaded(scope);
     Ok(())
+}
+
+/// Takes the rows into account that came since, in the scopes that have many of them. Nobody waits for it: until then the
+/// transactions that add rows look at them all.
+pub(crate) async fn keep_up(shared: &Shared) {
+    let grown = shared.heads().take_grown();
+    for scope in grown {
+        if let Err(error) = look_again(shared, &scope).await {
+            tracing::debug!(%error, %scope, "what durable rows have come is not looked at yet");
+        }
+    }
+}
+
+async fn look_again(shared: &Shared, scope: &Scope) -> Result<(), Error> {
+    let database = shared.manager.scope(scope).await?;
+    let file = database.file_uid();
+    let (beside, through) = {
+        let heads = shared.heads();
+        (heads.file(), heads.rows_known(scope).of(file))
+    };
+    let rows = database.read(LOAD, move |conn| Box::pin(async move { rows::window(conn, through).await })).await?;
+    note(shared, scope, beside, RowsKnown { file, through }, Window { rows, tops: Vec::new() });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::NewEvent;
+    use crate::expected::Expected;
+    use crate::name::EventType;
+    use crate::options::EventOptions;
+    use crate::place::Place;
+    use crate::store::EventStore;
+
+    #[tokio::test]
+    async fn a_transaction_looks_at_the_rows_that_came_lately_only() {
+        const ROWS: u64 = 200;
+        let Place { dir: _dir, clock: _, manager } = Place::new().await;
+        let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        let (scope, stream) = (Scope::System, StreamName::parse("s").unwrap());
+        for version in 1..=ROWS {
+            let kind = EventType::parse("config.applied").unwrap();
+            let event = NewEvent::new(manager.next_ulid(), kind, &serde_json::json!({ "version": version })).unwrap();
+            let receipt = store.append(&scope, &stream, Expected::Exact(version - 1), vec![event]).await.unwrap();
+            assert_eq!(receipt.version, version);
+        }
+        let database = manager.scope(&scope).await.unwrap();
+        let file = database.file_uid();
+        let known = || store.shared().heads().rows_known(&scope);
+        let looked = async {
+            while known().of(file).seq < ROWS / 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), looked).await.expect("rows are taken into account in time");
+
+        let seen = async |known: RowsKnown| {
+            let look = database.read(LOAD, move |conn| {
+                Box::pin(async move { rows::versions(conn, &BTreeSet::from(["s"]), known).await })
+            });
+            look.await.unwrap().remove("s")
+        };
+        let of_file = |file| RowsKnown { file, through: Position::new(1, ROWS) };
+        assert_eq!(seen(of_file(file)).await, None);
+        assert_eq!(seen(RowsKnown { through: Position::new(1, ROWS - 1), file }).await, Some(ROWS));
+        assert_eq!(seen(of_file([9; 16])).await, Some(ROWS), "nothing is known of another file");
+        store.shutdown().await.unwrap();
+        manager.shutdown().await.unwrap();
+    }
 }

@@ -29,8 +29,8 @@ CREATE TABLE event_rows (
     digest         BLOB NOT NULL CHECK (length(digest) = 32),
     -- CRC32C over the event with its names spelled out, and the digest.
     crc            INTEGER NOT NULL
-    -- No index on (stream, version): it would cost a page of flash with each event (docs/adr/0010). Sealing keeps the
-    -- rows few, and the transaction that adds one looks at all of them for the version.
+    -- No index on (stream, version): it would cost a page of flash with each event (docs/adr/0010). The versions
+    -- are known in memory, and the transaction that adds a row looks at those that came lately.
 ) STRICT;
 
 -- What zstd is told beforehand about the events of this scope. Versions add up: one is never changed, nor deleted while

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
-use nasnet_dbmanager::{BootId, Scope};
+use nasnet_dbmanager::{BootId, FILE_UID, Scope};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use ulid::Ulid;
@@ -14,6 +14,7 @@ use crate::chain::{self, Digest};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::log::Order;
+use crate::loaded::RowsKnown;
 use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 use crate::warm::names;
@@ -32,12 +33,17 @@ static INSERT: LazyLock<HashMap<usize, String>> = LazyLock::new(|| {
     CHUNKS.into_iter().map(|rows| (rows, statement(rows))).collect()
 });
 
-const VERSIONS: &str = "SELECT (SELECT n.text FROM event_names n WHERE n.id = r.stream), MAX(r.version) FROM event_rows r \
-     WHERE r.stream IN (SELECT n.id FROM event_names n WHERE n.text IN (SELECT value FROM json_each(?1))) \
-     GROUP BY r.stream";
+static VERSIONS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT (SELECT n.text FROM event_names n WHERE n.id = r.stream), MAX(r.version) FROM event_rows r \
+         WHERE r.pos > CASE {FILE_UID} WHEN ?2 THEN ?3 ELSE 0 END \
+         AND r.stream IN (SELECT n.id FROM event_names n WHERE n.text IN (SELECT value FROM json_each(?1))) \
+         GROUP BY r.stream"
+    )
+});
 const COUNT: &str = "SELECT COUNT(*) FROM event_rows WHERE pos BETWEEN ?1 AND ?2";
 const WINDOW: &str = "SELECT r.pos, n.text, r.version, r.event_id FROM event_rows r \
-     LEFT JOIN event_names n ON n.id = r.stream ORDER BY r.pos";
+     LEFT JOIN event_names n ON n.id = r.stream WHERE r.pos > ?1 ORDER BY r.pos";
 const CHAINED: &str = "SELECT digest FROM (SELECT pos, digest FROM event_rows WHERE pos = (SELECT MAX(pos) FROM event_rows) \
      UNION ALL SELECT pos, digest FROM event_chain WHERE lane = 'rows') ORDER BY pos DESC LIMIT 1";
 const CHAINED_AT: &str = "SELECT pos, digest FROM (SELECT * FROM (SELECT pos, digest FROM event_rows WHERE pos <= ?1 \
@@ -75,6 +81,11 @@ const STREAM_BACKWARDS: &str = select!(
 /// The statements that read pages.
 #[cfg(test)]
 pub(super) const PAGES: [&str; 5] = [FORWARDS, BACKWARDS, STREAM_FORWARDS, STREAM_BACKWARDS, COUNT];
+
+#[cfg(test)]
+pub(super) fn versions_statement() -> &'static str {
+    &VERSIONS
+}
 
 /// CRC32C over an event with its names spelled out, so that a damaged name is noticed too, and over its place in the
 /// chain.
@@ -140,13 +151,16 @@ pub(crate) async fn insert(conn: &mut SqliteConnection, events: &[&Recorded]) ->
     Ok(())
 }
 
-/// The highest version each of `streams` has in the rows this connection sees.
+/// The highest version each of `streams` has in the rows this connection sees behind those that are known. There is no
+/// index for it (docs/adr/0010), so all of these are looked at.
 pub(crate) async fn versions(
     conn: &mut SqliteConnection,
     streams: &BTreeSet<&str>,
+    known: RowsKnown,
 ) -> Result<HashMap<String, u64>, Error> {
     let wanted = serde_json::to_string(streams).map_err(|error| Error::corrupt("stream names", error))?;
-    let found: Vec<(String, i64)> = sqlx::query_as(VERSIONS).bind(wanted).fetch_all(conn).await?;
+    let query = sqlx::query_as(VERSIONS.as_str()).bind(wanted).bind(&known.file[..]);
+    let found: Vec<(String, i64)> = query.bind(known.through.to_key_clamped()).fetch_all(conn).await?;
     Ok(found.into_iter().map(|(text, version)| (text, version.cast_unsigned())).collect())
 }
 
@@ -161,18 +175,20 @@ pub(crate) struct RowHead {
     pub(crate) position: Position,
     pub(crate) stream: StreamName,
     pub(crate) version: u64,
-    pub(crate) id: Ulid,
+    /// `None` when it is damaged.
+    pub(crate) id: Option<Ulid>,
 }
 
-/// Heads of all rows. Damaged ones are left out: reading them reports the damage.
-pub(crate) async fn window(conn: &mut SqliteConnection) -> Result<Vec<RowHead>, Error> {
-    let found: Vec<(i64, Option<String>, i64, Vec<u8>)> = sqlx::query_as(WINDOW).fetch_all(conn).await?;
+/// Heads of all rows after a position, in order. One whose stream is damaged is left out: reading it reports the damage.
+pub(crate) async fn window(conn: &mut SqliteConnection, after: Position) -> Result<Vec<RowHead>, Error> {
+    let found: Vec<(i64, Option<String>, i64, Vec<u8>)> =
+        sqlx::query_as(WINDOW).bind(after.to_key_clamped()).fetch_all(conn).await?;
     let head = |(pos, stream, version, id): (i64, Option<String>, i64, Vec<u8>)| {
         Some(RowHead {
             position: Position::from_key(pos)?,
             stream: StreamName::parse(&stream?).ok()?,
             version: version.cast_unsigned(),
-            id: Ulid::from_bytes(id.try_into().ok()?),
+            id: id.try_into().ok().map(Ulid::from_bytes),
         })
     };
     Ok(found.into_iter().filter_map(head).collect())
