@@ -92,3 +92,30 @@ async fn one_whose_progress_was_lost_with_tmpfs_goes_on_where_it_is() {
     let other = EventStore::open(&manager, EventOptions::default()).await.unwrap();
     assert!(matches!(other.subscribe(consumer("c")).await, Err(Error::ConsumerBusy { .. })));
 }
+
+/// A store that has not heard of it yet keeps what it knows to itself.
+#[tokio::test]
+async fn one_made_anew_by_another_store_is_not_moved_by_the_reader_of_the_old_one() {
+    for is_wiped in [false, true] {
+        let site = Site::new();
+        let (manager, store) = site.open().await;
+        let other = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        let all = append_normal(&manager, &store, &router("r1"), 3).await;
+        let mut subscription = store.subscribe(consumer("c")).await.unwrap();
+        let items = until_caught_up(&mut subscription).await;
+        subscription.ack(items[2].position()).await.unwrap();
+        assert!(other.forget_consumer(&name()).await.unwrap());
+        let anew = other.subscribe(consumer("c")).await.unwrap();
+        if is_wiped {
+            wipe_progress(&manager).await;
+            let done = subscription.confirm().await;
+            assert!(is_taken(&done), "{done:?}");
+        }
+        // It writes to flash where its consumers stand.
+        store.shutdown().await.unwrap();
+        let listed = other.consumers().await.unwrap();
+        assert_eq!(listed[0].saved, Position::START);
+        drop(anew);
+        assert_eq!(ids(&shown(&other, "c").await), all);
+    }
+}

@@ -2,6 +2,8 @@
 -- epoch << 40 | seq. Written when a consumer is made and when a checkpoint is due, never for each event.
 CREATE TABLE event_consumers (
     name              TEXT PRIMARY KEY,
+    -- One made anew under the name of a forgotten one has another.
+    uid               BLOB NOT NULL CHECK (length(uid) = 16),
     -- What it wants, as JSON.
     filter            TEXT NOT NULL,
     -- Everything up to here is handled. Behind runtime.db, which dies with the boot.

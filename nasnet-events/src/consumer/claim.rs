@@ -4,7 +4,7 @@ use nasnet_dbmanager::Cause;
 
 use crate::consumer::marker::Mark;
 use crate::consumer::progress::CLAIM_MS;
-use crate::consumer::rows::{self, Reader, Standing};
+use crate::consumer::rows::{self, Reader, Standing, Uid};
 use crate::consumer::{Consumer, StartAt};
 use crate::error::Error;
 use crate::hot::session;
@@ -20,7 +20,7 @@ const CLAIMS_MAX: u32 = 8;
 impl EventStore {
     /// Finds the consumer's row in system.db, making it or adapting its definition where needed: the one flash write of a
     /// subscription.
-    pub(crate) async fn define(&self, consumer: &Consumer) -> Result<Mark, Error> {
+    pub(crate) async fn define(&self, consumer: &Consumer) -> Result<(Uid, Mark), Error> {
         let system = self.shared().manager.system();
         let name = consumer.name.as_str().to_owned();
         let found = system.read(SUBSCRIBE, move |conn| Box::pin(async move { rows::find(conn, &name).await })).await?;
@@ -28,20 +28,21 @@ impl EventStore {
             && found.filter == consumer.filter
             && found.guard == consumer.guard
         {
-            return Ok(found.mark);
+            return Ok((found.uid, found.mark));
         }
         let start = match consumer.from {
             StartAt::Beginning => Position::START,
             StartAt::Now => self.view().await?.stable(),
             StartAt::After(position) => position.min(Position::END),
         };
-        let (consumer, now) = (consumer.clone(), self.shared().manager.now());
+        let manager = &self.shared().manager;
+        let (consumer, now, uid) = (consumer.clone(), manager.now(), manager.next_ulid().to_bytes());
         let defined = system
             .write(SUBSCRIBE, move |conn| {
-                Box::pin(async move { rows::define(conn, &consumer, Mark::at(start), now).await })
+                Box::pin(async move { rows::define(conn, &consumer, uid, Mark::at(start), now).await })
             })
             .await?;
-        Ok(defined.mark)
+        Ok((defined.uid, defined.mark))
     }
 }
 

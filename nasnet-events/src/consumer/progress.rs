@@ -8,7 +8,7 @@ use nasnet_dbmanager::Cause;
 
 use crate::consumer::checkpoint::Checkpoint;
 use crate::consumer::marker::{Mark, Placed};
-use crate::consumer::rows::{self, Advanced, Reader};
+use crate::consumer::rows::{self, Advanced, Moved, Reader, Uid};
 use crate::error::Error;
 use crate::position::Position;
 use crate::shared::Shared;
@@ -79,7 +79,7 @@ impl Consumers {
             return Ok(());
         }
         let now = shared.manager.now();
-        let marks: Vec<(String, Mark)> = moved.iter().map(|known| (known.name.clone(), known.lock().mark())).collect();
+        let marks: Vec<Moved> = moved.iter().map(|known| known.moved()).collect();
         let (cause, written) = (if at_last { SAVE_LAST } else { SAVE }, marks.clone());
         let saved = shared
             .manager
@@ -94,8 +94,8 @@ impl Consumers {
             }
             Err(error) => return Err(error),
         }
-        for (progress, (_, mark)) in moved.iter().zip(marks) {
-            progress.lock().saved(mark, now);
+        for (progress, written) in moved.iter().zip(marks) {
+            progress.lock().saved(written.mark, now);
         }
         Ok(())
     }
@@ -105,6 +105,8 @@ impl Consumers {
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) name: String,
+    /// Of the consumer it began to read as.
+    uid: Uid,
     pub(crate) reader: Reader,
     state: Mutex<State>,
 }
@@ -139,10 +141,10 @@ impl State {
 }
 
 impl Progress {
-    pub(crate) fn new(name: String, reader: Reader, checkpoint: Checkpoint, boottime_ms: u64) -> Self {
+    pub(crate) fn new(name: String, uid: Uid, reader: Reader, checkpoint: Checkpoint, boottime_ms: u64) -> Self {
         let written = checkpoint.mark();
         let state = State { checkpoint, written, written_ms: boottime_ms, is_open: true, is_lost: false };
-        Self { name, reader, state: Mutex::new(state) }
+        Self { name, uid, reader, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -164,6 +166,10 @@ impl Progress {
 
     pub(crate) fn mark(&self) -> Mark {
         self.lock().mark()
+    }
+
+    fn moved(&self) -> Moved {
+        Moved { name: self.name.clone(), uid: self.uid, mark: self.mark() }
     }
 
     pub(crate) fn hand_out(&self, placed: &Placed) {
@@ -252,14 +258,10 @@ impl Progress {
     }
 
     async fn is_defined(&self, shared: &Shared) -> Result<bool, Error> {
-        // This store has forgotten it: should there be one of that name, it is another.
-        if self.lock().is_lost {
-            return Ok(false);
-        }
         let name = self.name.clone();
         let system = shared.manager.system();
         let found = system.read(ACK, move |conn| Box::pin(async move { rows::find(conn, &name).await })).await?;
-        Ok(found.is_some())
+        Ok(found.is_some_and(|found| found.uid == self.uid))
     }
 
     /// Lets others read as this consumer.

@@ -9,15 +9,16 @@ use crate::error::Error;
 use crate::position::Position;
 
 const FIND: &str =
-    "SELECT name, filter, pos, told, guard_max_age_ms, guard_bytes_max FROM event_consumers WHERE name = ?1";
+    "SELECT name, uid, filter, pos, told, guard_max_age_ms, guard_bytes_max FROM event_consumers WHERE name = ?1";
 const ALL: &str =
-    "SELECT name, filter, pos, told, guard_max_age_ms, guard_bytes_max FROM event_consumers ORDER BY name";
+    "SELECT name, uid, filter, pos, told, guard_max_age_ms, guard_bytes_max FROM event_consumers ORDER BY name";
 const CREATE: &str = "INSERT INTO event_consumers (name, filter, pos, told, guard_max_age_ms, guard_bytes_max, \
-     moved_boot, moved_boottime_ms, moved_wall_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (name) DO NOTHING";
+     moved_boot, moved_boottime_ms, moved_wall_ms, uid) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
+     ON CONFLICT (name) DO NOTHING";
 const REDEFINE: &str =
     "UPDATE event_consumers SET filter = ?2, guard_max_age_ms = ?3, guard_bytes_max = ?4 WHERE name = ?1";
 const SAVE: &str = "UPDATE event_consumers SET pos = ?2, told = ?3, moved_boot = ?4, moved_boottime_ms = ?5, \
-     moved_wall_ms = ?6 WHERE name = ?1 AND (pos < ?2 OR (pos = ?2 AND told < ?3))";
+     moved_wall_ms = ?6 WHERE name = ?1 AND uid = ?7 AND (pos < ?2 OR (pos = ?2 AND told < ?3))";
 const FORGET: &str = "DELETE FROM event_consumers WHERE name = ?1";
 
 const STAND: &str = "SELECT session, instance, boottime_ms FROM event_progress WHERE name = ?1";
@@ -40,10 +41,14 @@ pub(crate) struct Reader {
     pub(crate) instance: [u8; 16],
 }
 
+/// Tells a consumer from one of the same name that was made after it was forgotten.
+pub(crate) type Uid = [u8; 16];
+
 /// A consumer as system.db knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Defined {
     pub(crate) name: String,
+    pub(crate) uid: Uid,
     pub(crate) filter: Filter,
     pub(crate) mark: Mark,
     pub(crate) guard: Option<GuardLimits>,
@@ -67,22 +72,31 @@ pub(crate) enum Advanced {
     Absent,
 }
 
-type FoundDefinition = (String, String, i64, i64, Option<i64>, Option<i64>);
+/// Where a consumer stands, for its row in system.db.
+#[derive(Debug, Clone)]
+pub(crate) struct Moved {
+    pub(crate) name: String,
+    pub(crate) uid: Uid,
+    pub(crate) mark: Mark,
+}
+
+type FoundDefinition = (String, Vec<u8>, String, i64, i64, Option<i64>, Option<i64>);
 
 fn mark_of(what: &str, pos: i64, told: i64) -> Result<Mark, Error> {
     let position = |key| Position::from_key(key).ok_or_else(|| Error::corrupt(what, "a position is negative"));
     Ok(Mark { position: position(pos)?, told: position(told)? })
 }
 
-fn decode((name, filter, pos, told, age, bytes): FoundDefinition) -> Result<Defined, Error> {
+fn decode((name, uid, filter, pos, told, age, bytes): FoundDefinition) -> Result<Defined, Error> {
     let what = format!("system.db event_consumers {name}");
     let mark = mark_of(&what, pos, told)?;
+    let uid = uid.try_into().map_err(|_| Error::corrupt(what.clone(), "its uid is not 16 bytes long"))?;
     let filter = serde_json::from_str(&filter).map_err(|error| Error::corrupt(what, error))?;
     let guard = age.zip(bytes).map(|(age, bytes)| GuardLimits {
         max_age: std::time::Duration::from_millis(age.cast_unsigned()),
         bytes_max: bytes.cast_unsigned(),
     });
-    Ok(Defined { name, filter, mark, guard })
+    Ok(Defined { name, uid, filter, mark, guard })
 }
 
 pub(crate) async fn find(conn: &mut SqliteConnection, name: &str) -> Result<Option<Defined>, Error> {
@@ -105,10 +119,11 @@ fn filter_text(filter: &Filter) -> Result<String, Error> {
     serde_json::to_string(filter).map_err(|error| Error::Invalid { what: "filter", value: error.to_string(), why })
 }
 
-/// Stores a new consumer, or another definition of a known one; its position stays.
+/// Stores a new consumer, or another definition of a known one; its position and uid stay.
 pub(crate) async fn define(
     conn: &mut SqliteConnection,
     consumer: &Consumer,
+    uid: Uid,
     start: Mark,
     now: Now,
 ) -> Result<Defined, Error> {
@@ -125,6 +140,7 @@ pub(crate) async fn define(
         .bind(now.boot.as_bytes().as_slice())
         .bind(now.boottime_ms.cast_signed())
         .bind(now.wall_ms)
+        .bind(uid.as_slice())
         .execute(&mut *conn)
         .await?;
     if made.rows_affected() == 0 {
@@ -133,9 +149,9 @@ pub(crate) async fn define(
     find(conn, name).await?.ok_or_else(|| Error::corrupt("system.db event_consumers", "a new row is not there"))
 }
 
-/// Moves durable positions forward.
-pub(crate) async fn save(conn: &mut SqliteConnection, moved: &[(String, Mark)], now: Now) -> Result<(), Error> {
-    for (name, mark) in moved {
+/// Moves durable positions forward. Those of consumers that were forgotten move nothing.
+pub(crate) async fn save(conn: &mut SqliteConnection, moved: &[Moved], now: Now) -> Result<(), Error> {
+    for Moved { name, uid, mark } in moved {
         sqlx::query(SAVE)
             .bind(name)
             .bind(mark.position.to_key()?)
@@ -143,6 +159,7 @@ pub(crate) async fn save(conn: &mut SqliteConnection, moved: &[(String, Mark)], 
             .bind(now.boot.as_bytes().as_slice())
             .bind(now.boottime_ms.cast_signed())
             .bind(now.wall_ms)
+            .bind(uid.as_slice())
             .execute(&mut *conn)
             .await?;
     }

@@ -103,13 +103,13 @@ impl EventStore {
         }
         let name = consumer.name.as_str().to_owned();
         let _turn = shared.consumers.turn(&name).await;
-        let defined = self.define(&consumer).await?;
+        let (uid, defined) = self.define(&consumer).await?;
         let reader = Reader { session: shared.owner(), instance: shared.manager.next_ulid().to_bytes() };
         let mark = claim(&shared, &name, defined, reader).await?;
         let away = Away::load(&shared, &name, mark.position).await?;
         let now = shared.manager.now();
         let checkpoint = Checkpoint::new(mark, defined, now);
-        let progress = Arc::new(Progress::new(name, reader, checkpoint, now.boottime_ms));
+        let progress = Arc::new(Progress::new(name, uid, reader, checkpoint, now.boottime_ms));
         shared.consumers.add(&progress);
         let reading = Reading {
             wake: shared.moved.subscribe(),
