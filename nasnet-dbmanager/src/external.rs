@@ -189,6 +189,8 @@ fn booted_at() -> i128 {
 
 /// Where the index of a log keeps what is read here (<https://www.sqlite.org/walformat.html>), in bytes of this machine.
 mod index {
+    pub(super) const FRAMES: usize = 16;
+    pub(super) const PAGES: usize = 20;
     pub(super) const SALT: std::ops::Range<usize> = 32..40;
     pub(super) const BACKFILLED: usize = 96;
     pub(super) const ATTEMPTED: usize = 128;
@@ -217,36 +219,43 @@ impl Progress {
             return Ok(None);
         }
         let page_bytes = u64::from(u32::from_be_bytes([header[8], header[9], header[10], header[11]]));
-        let agrees = agrees(&File::open(path)?, &log, page_bytes, backfilled, attempted)?;
+        let reach = Reach { frames: number(index::FRAMES), backfilled, pages: number(index::PAGES), page_bytes };
+        let agrees = agrees(&File::open(path)?, &log, reach)?;
         Ok(Some(Self { untouched: attempted == 0, agrees }))
     }
 }
 
-/// Tells whether each page that was moved is in the database, in the version that was moved or is being moved.
-fn agrees(file: &File, log: &File, page_bytes: u64, backfilled: u32, attempted: u32) -> io::Result<bool> {
-    let mut moved = BTreeMap::new();
-    let place = |frame: u32| LOG_HEADER + u64::from(frame - 1) * (FRAME_HEADER + page_bytes);
-    for frame in 1..=attempted {
+/// How far a log reaches and was moved, in frames, and how many pages the database has with all of it.
+#[derive(Debug, Clone, Copy)]
+struct Reach {
+    frames: u32,
+    backfilled: u32,
+    pages: u32,
+    page_bytes: u64,
+}
+
+/// Tells whether the pages that were moved are in the database.
+///
+/// A checkpoint passes over a page of which the log has a later version than it may move, because a reader holds it up, and
+/// counts the earlier ones as moved all the same; and over one that was cut off the database since. So only a page counts
+/// whose latest version in the whole log is one that was moved.
+fn agrees(file: &File, log: &File, reach: Reach) -> io::Result<bool> {
+    let place = |frame: u32| LOG_HEADER + u64::from(frame - 1) * (FRAME_HEADER + reach.page_bytes);
+    let mut latest = BTreeMap::new();
+    for frame in 1..=reach.frames {
         let mut number = [0; 4];
         log.read_exact_at(&mut number, place(frame))?;
-        let number = u64::from(u32::from_be_bytes(number));
-        if frame <= backfilled {
-            moved.insert(number, (frame, frame));
-        } else if let Some((_, newest)) = moved.get_mut(&number) {
-            *newest = frame;
-        }
+        latest.insert(u32::from_be_bytes(number), frame);
     }
-    let bytes = usize::try_from(page_bytes).unwrap_or(0);
+    latest.retain(|page, frame| *frame <= reach.backfilled && *page <= reach.pages);
+    let bytes = usize::try_from(reach.page_bytes).unwrap_or(0);
     let (mut wanted, mut found) = (vec![0; bytes], vec![0; bytes]);
-    for (page, (old, new)) in moved {
-        if file.read_exact_at(&mut found, page.saturating_sub(1) * page_bytes).is_err() {
+    for (page, frame) in latest {
+        if file.read_exact_at(&mut found, u64::from(page.saturating_sub(1)) * reach.page_bytes).is_err() {
             return Ok(false);
         }
-        let mut is = |frame: u32| {
-            log.read_exact_at(&mut wanted, place(frame) + FRAME_HEADER)?;
-            Ok::<_, io::Error>(wanted == found)
-        };
-        if !is(old)? && !is(new)? {
+        log.read_exact_at(&mut wanted, place(frame) + FRAME_HEADER)?;
+        if wanted != found {
             return Ok(false);
         }
     }
@@ -408,6 +417,9 @@ pub(crate) fn move_log(stale: &Path, place: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+    use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
+
     use super::*;
 
     fn seen(inode: u64, changed: i128) -> Seen {
@@ -462,6 +474,49 @@ mod tests {
         assert_eq!(said(note, seen(8, 310), None, None), Some(false));
         assert_eq!(said(note, seen(7, 150), Some(seen(9, 160)), untouched), None);
         assert_eq!(said(note, seen(7, 100), None, None), None);
+    }
+
+    /// What a program leaves that is killed now.
+    fn left_now(database: &Path, to: &Path) -> Option<Progress> {
+        for suffix in ["", "-wal", "-shm"] {
+            let named = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+            fs::copy(named(database), named(to)).expect("copy");
+        }
+        Progress::of(to, &layout::wal_of(to)).expect("an index")
+    }
+
+    /// A page of which the log has a version that is not to be moved yet is left out, though an older one counts as moved.
+    #[tokio::test]
+    async fn a_log_that_was_moved_as_far_as_a_reader_allowed_belongs_to_its_database() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, other) = (dir.path().join("a.db"), dir.path().join("b.db"));
+        let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+        let options = options.journal_mode(SqliteJournalMode::Wal).pragma("wal_autocheckpoint", "0");
+        let mut writer = options.connect().await.expect("a writer");
+        let mut run = async |sql: &'static str| drop(writer.execute(sql).await.expect(sql));
+        run("CREATE TABLE t (n INTEGER); CREATE TABLE u (body TEXT); INSERT INTO t VALUES (0)").await;
+        run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+        // The page of `t` is written before and after the reader begins, those of `u` before it only.
+        run("UPDATE t SET n = 1; INSERT INTO u VALUES (hex(zeroblob(9000)))").await;
+        let mut reader = options.connect().await.expect("a reader");
+        let mut reading = reader.begin().await.expect("a transaction");
+        assert_eq!(sqlx::query_scalar("SELECT n FROM t").fetch_one(&mut *reading).await.ok(), Some(1_i64));
+        run("UPDATE t SET n = 2").await;
+        run("PRAGMA wal_checkpoint(PASSIVE)").await;
+        let whole = Some(Progress { untouched: false, agrees: true });
+        assert_eq!(left_now(&path, &other), whole);
+
+        // So does one of which pages were cut off the database since.
+        reading.rollback().await.expect("the end of a transaction");
+        run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+        run("PRAGMA auto_vacuum = INCREMENTAL; VACUUM; INSERT INTO u VALUES (hex(zeroblob(90000)))").await;
+        run("DELETE FROM u; PRAGMA incremental_vacuum").await;
+        run("PRAGMA wal_checkpoint(PASSIVE)").await;
+        assert_eq!(left_now(&path, &other), whole);
+        // And another database does not.
+        let log = layout::wal_of(&other);
+        fs::write(&other, vec![7; 1 << 16]).expect("write");
+        assert_eq!(Progress::of(&other, &log).expect("an index"), Some(Progress { untouched: false, agrees: false }));
     }
 
     #[test]
