@@ -107,7 +107,6 @@ pub use keys::KeyOutcome;
 pub use loader::Loader;
 pub use manager::{DbManager, RouterDb, ScopeDb};
 pub use manifest::{BackupFile, FailedBackup, Manifest, Which};
-pub use meta::FILE_UID;
 pub use options::{MasterKeySource, OnDamage, OnOpen, Options, Preset};
 pub use quarantine::{LostRange, Moment, Recovery, RestoredFrom, TableLoss, Verdict, verdict};
 pub use raw::{FromColumn, RawConn, RawRow, RawValue};

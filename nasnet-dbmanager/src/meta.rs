@@ -46,10 +46,6 @@ pub(crate) const QUESTIONS: &str = "
     PRAGMA application_id; PRAGMA user_version;
     SELECT format, fleet_id, router_id, file_uid, kind FROM _nasnet_meta WHERE one = 1";
 
-/// The uid of a database, which [`crate::Database::file_uid`] returns, as an SQL expression: for statements whose meaning
-/// depends on the file they run on. A file made from a backup, or from the rows of a damaged one, has another uid.
-pub const FILE_UID: &str = "(SELECT file_uid FROM _nasnet_meta WHERE one = 1)";
-
 /// The marks a file must carry to be the one expected.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {

@@ -210,15 +210,27 @@ impl Heads {
         }
     }
 
-    /// Takes note of all committed rows of a scope behind those that are known, in the order of their positions. A row of an
-    /// unresolved reservation is left to its resolution.
-    pub(crate) fn note_rows(&mut self, scope: &Scope, mut known: RowsKnown, rows: Vec<RowHead>) {
+    /// Takes note that a scope is loaded, and of its rows up to where they are taken into account.
+    pub(crate) fn set_loaded(&mut self, scope: &Scope, known: RowsKnown) {
+        self.loaded.insert(scope, known);
+    }
+
+    /// Takes note of a later look at the rows of a scope.
+    pub(crate) fn set_looked(&mut self, scope: &Scope, known: RowsKnown) {
+        self.loaded.update(scope, known);
+    }
+
+    /// Takes all committed rows of a scope behind those that are known into account, in the order of their positions, and
+    /// tells up to where there is none left. A row of an unresolved reservation is left to its resolution; and whatever is
+    /// appended from here on comes behind no row that is ahead of this incarnation.
+    pub(crate) fn note_rows(&mut self, scope: &Scope, mut known: RowsKnown, rows: Vec<RowHead>) -> RowsKnown {
+        let end = Position::new(self.epoch, self.next_seq);
         let mut all = true;
         for row in rows {
             let pending = row.position.epoch == self.epoch && self.reservation_at(row.position.seq).is_some();
-            all &= !pending;
-            if all {
-                known.through = row.position;
+            all &= !pending && row.position < end;
+            if let (true, Some(digest)) = (all, row.digest) {
+                known = RowsKnown { through: row.position, digest };
             }
             if pending {
                 continue;
@@ -231,7 +243,7 @@ impl Heads {
                 self.ids.insert(id, known);
             }
         }
-        self.loaded.insert(scope, known);
+        known
     }
 
     fn reservation_at(&self, seq: u64) -> Option<&Reservation> {

@@ -3,29 +3,25 @@
 use foldhash::HashMap;
 use nasnet_dbmanager::Scope;
 
+use crate::chain::Digest;
 use crate::position::Position;
 
 /// Published events of a scope from which its rows are looked at again: each transaction that adds a row looks at all that are
 /// not taken into account.
 const GROWN: u64 = 64;
 
-/// The rows of one file that are taken into account.
+/// The rows that are taken into account: all up to this one. Rows are chained, so its digest tells them from those of another
+/// file, which a backup or somebody from outside may have put in the place of theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowsKnown {
-    /// Uid of the file. What is in another file of the same scope is not known: a backup may have brought rows back.
-    pub(crate) file: [u8; 16],
-    /// Every row up to here counts in the versions. Those committed later come behind it, since positions of rows are given
-    /// while the transaction holds the write lock.
+    /// Rows committed later come behind it, since positions of rows are given while the transaction holds the write lock.
     pub(crate) through: Position,
+    /// Of the chain behind that row.
+    pub(crate) digest: Digest,
 }
 
 impl RowsKnown {
-    pub(crate) const NONE: Self = Self { file: [0; 16], through: Position::START };
-
-    /// Up to where the rows of a file are taken into account.
-    pub(crate) fn of(self, file: [u8; 16]) -> Position {
-        if self.file == file { self.through } else { Position::START }
-    }
+    pub(crate) const NONE: Self = Self { through: Position::START, digest: Digest::GENESIS };
 }
 
 #[derive(Debug)]
@@ -53,6 +49,13 @@ impl Loaded {
 
     pub(crate) fn insert(&mut self, scope: &Scope, known: RowsKnown) {
         self.scopes.insert(scope.clone(), Scoped { known, published: 0 });
+    }
+
+    /// Takes note of a look at the rows of a scope. One that is not loaded stays that: there is more than rows to know.
+    pub(crate) fn update(&mut self, scope: &Scope, known: RowsKnown) {
+        if let Some(scoped) = self.scopes.get_mut(scope) {
+            *scoped = Scoped { known, published: 0 };
+        }
     }
 
     /// Takes note of events that became rows of a scope for good.
@@ -105,12 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_another_file() {
+    fn a_look_at_the_rows_alone_loads_nothing() {
         let mut loaded = Loaded::default();
-        assert_eq!(loaded.rows(&Scope::System).of([1; 16]), Position::START);
-        let known = RowsKnown { file: [1; 16], through: Position::new(1, 7) };
-        loaded.insert(&Scope::System, known);
-        assert_eq!(loaded.rows(&Scope::System).of([1; 16]), Position::new(1, 7));
-        assert_eq!(loaded.rows(&Scope::System).of([2; 16]), Position::START);
+        let known = RowsKnown { through: Position::new(1, 7), digest: Digest([1; 32]) };
+        loaded.update(&Scope::System, known);
+        assert_eq!((loaded.contains(&Scope::System), loaded.rows(&Scope::System)), (false, RowsKnown::NONE));
+        loaded.insert(&Scope::System, RowsKnown::NONE);
+        loaded.update(&Scope::System, known);
+        assert_eq!((loaded.contains(&Scope::System), loaded.rows(&Scope::System)), (true, known));
     }
 }

@@ -283,6 +283,7 @@ mod tests {
 
     use super::*;
     use crate::arbitrary;
+    use crate::chain::Digest;
     use crate::heads::Resolution;
     use crate::loaded::RowsKnown;
     use crate::warm::rows::RowHead;
@@ -348,7 +349,6 @@ mod tests {
     #[test]
     fn rows_count_as_known_up_to_the_first_whose_transaction_may_not_have_ended() {
         let mut heads = Heads::new(1);
-        let file = [1; 16];
         let drawn = events(3);
         for event in &drawn {
             assert!(reserve(&mut heads, 0, vec![event.clone()]).is_ok());
@@ -358,25 +358,29 @@ mod tests {
             stream: StreamName::parse(&format!("row/{seq}")).expect("a name"),
             version: 10 + seq,
             id: None,
+            digest: Some(Digest([u8::try_from(seq).expect("a small number"); 32])),
         };
         let look = |heads: &mut Heads| {
-            let through = heads.rows_known(&Scope::System).of(file);
-            heads.note_rows(&Scope::System, RowsKnown { file, through }, (through.seq + 1..=3).map(row).collect());
+            let known = heads.rows_known(&Scope::System);
+            let known = heads.note_rows(&Scope::System, known, (known.through.seq + 1..=3).map(row).collect());
+            heads.set_loaded(&Scope::System, known);
             let tops = (1..=3).map(|seq| {
                 let slot = heads.slot(&Scope::System, &row(seq).stream);
                 heads.versions(slot).0
             });
-            (tops.collect::<Vec<_>>(), heads.rows_known(&Scope::System).of(file))
+            (tops.collect::<Vec<_>>(), known.through)
         };
         heads.resolve(1, Resolution::Published);
         heads.resolve(3, Resolution::Published);
         assert_eq!(look(&mut heads), (vec![11, 0, 13], Position::new(1, 1)));
         heads.resolve(2, Resolution::Published);
         assert_eq!(look(&mut heads), (vec![11, 12, 13], Position::new(1, 3)));
-        // Rows of a lost incarnation, whose transaction ended after it, are nobody's here.
+        // Rows of a lost incarnation, whose transaction ended after it, are nobody's here. Those that are ahead of this one, as
+        // a backup may bring them, stay in sight: what is appended comes before them.
         let mut next = Heads::new(2);
-        next.note_rows(&Scope::System, RowsKnown { file, ..RowsKnown::NONE }, vec![row(2)]);
-        assert_eq!(next.rows_known(&Scope::System).of(file), Position::new(1, 2));
+        assert_eq!(next.note_rows(&Scope::System, RowsKnown::NONE, vec![row(2)]).through, Position::new(1, 2));
+        let ahead = RowHead { position: Position::new(3, 1), ..row(3) };
+        assert_eq!(next.note_rows(&Scope::System, RowsKnown::NONE, vec![row(2), ahead]).through, Position::new(1, 2));
     }
 
     #[test]

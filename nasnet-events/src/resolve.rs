@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use nasnet_dbmanager::{Cause, Database};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::heads::{Reservation, Resolution};
@@ -15,7 +14,6 @@ use crate::hot::{log, session};
 use crate::position::Position;
 use crate::shared::Shared;
 use crate::warm::rows;
-use crate::window;
 
 const RESOLVE: Cause = Cause::new("event-resolve");
 /// Readers wait for it, so a full medium and a budget that is used up let it pass.
@@ -25,25 +23,24 @@ const VOIDED: &str = "INSERT INTO event_cursors (name, pos) VALUES ('voided', ?1
 /// Until a reservation whose database could not be asked is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Resolves what is left to it whenever it is woken, until the store closes, and keeps up with new rows.
+/// Resolves what is left to it whenever it is woken, until the store closes.
 pub(crate) async fn run(shared: Arc<Shared>, seat: Weak<Seat>) {
-    let mut retry_at: Option<Instant> = None;
+    let mut retry = false;
     while !shared.is_closing() {
-        tokio::select! {
-            () = shared.resolver.notified() => {}
-            () = tokio::time::sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {}
-            () = shared.grown.notified() => {
-                window::keep_up(&shared).await;
-                continue;
+        if retry {
+            tokio::select! {
+                () = shared.resolver.notified() => {}
+                () = tokio::time::sleep(RETRY) => {}
             }
+        } else {
+            shared.resolver.notified().await;
         }
         let Some(seat) = seat.upgrade() else { return };
         if shared.is_closing() {
             return;
         }
         // A reader may have met a reservation this store has not heard of.
-        let resolved = catch_up(&seat).await.is_ok() && sweep(&shared, &seat).await;
-        retry_at = (!resolved).then(|| Instant::now() + RETRY);
+        retry = catch_up(&seat).await.is_err() || !sweep(&shared, &seat).await;
     }
 }
 

@@ -511,6 +511,7 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.resolver.notify_one();
+        self.grown.notify_one();
         self.note_moved();
     }
 

@@ -81,7 +81,8 @@ impl EventStore {
         appender::catch_up(&shared).await?;
         let (seat, appending) = Seat::start(|queue| Box::pin(appender::run(Arc::clone(&shared), queue)));
         let resolving = resolve::run(Arc::clone(&shared), Arc::downgrade(&seat));
-        let tasks = vec![tokio::spawn(appending), tokio::spawn(resolving)];
+        let keeping_up = window::keep_up(Arc::clone(&shared));
+        let tasks = vec![tokio::spawn(appending), tokio::spawn(resolving), tokio::spawn(keeping_up)];
         resolve::sweep(&shared, &seat).await;
         let places = Arc::new(Semaphore::new(queue_places));
         Ok(Self { inner: Arc::new(Inner { shared, seat, places, tasks: tokio::sync::Mutex::new(tasks) }) })

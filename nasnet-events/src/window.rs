@@ -1,12 +1,13 @@
 //! Brings what the warm tier knows of a scope into memory: stream versions and the ids of its durable rows.
 
+use std::sync::Arc;
+
 use nasnet_dbmanager::{Annexes, Cause, Scope};
 use sqlx::SqliteConnection;
 
 use crate::error::Error;
 use crate::loaded::RowsKnown;
 use crate::name::StreamName;
-use crate::position::Position;
 use crate::retain::horizon;
 use crate::shared::Shared;
 use crate::warm::rows::RowHead;
@@ -22,7 +23,7 @@ struct Window {
 }
 
 async fn fetch(conn: &mut SqliteConnection, annexes: Option<&Annexes>, scope: &Scope) -> Result<Window, Error> {
-    let rows = rows::window(conn, Position::START).await?;
+    let rows = rows::window(conn, RowsKnown::NONE).await?;
     let StreamTops { mut by_number, by_name: mut tops } = segment::stream_tops(conn, annexes, scope).await?;
     for (stream, version) in horizon::tops(conn).await? {
         let top = by_number.entry(stream).or_default();
@@ -39,7 +40,7 @@ async fn fetch(conn: &mut SqliteConnection, annexes: Option<&Annexes>, scope: &S
 
 /// Takes it into the heads it was read beside; false when those are of another hot tier by now. What that one's events have
 /// become since, the next look shows.
-fn note(shared: &Shared, scope: &Scope, beside: [u8; 16], known: RowsKnown, window: Window) -> bool {
+fn note(shared: &Shared, scope: &Scope, beside: [u8; 16], window: Window) -> bool {
     let mut heads = shared.heads();
     if heads.file() != beside {
         return false;
@@ -47,7 +48,8 @@ fn note(shared: &Shared, scope: &Scope, beside: [u8; 16], known: RowsKnown, wind
     for (stream, version) in window.tops {
         heads.note_version(scope, &stream, version);
     }
-    heads.note_rows(scope, known, window.rows);
+    let known = heads.note_rows(scope, RowsKnown::NONE, window.rows);
+    heads.set_loaded(scope, known);
     true
 }
 
@@ -71,8 +73,7 @@ pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
         let window = database
             .read(LOAD, move |conn| Box::pin(async move { fetch(conn, annexes.as_ref(), &own_scope).await }))
             .await?;
-        let known = RowsKnown { file: database.file_uid(), ..RowsKnown::NONE };
-        if note(shared, scope, beside, known, window) {
+        if note(shared, scope, beside, window) {
             break;
         }
     }
@@ -80,26 +81,44 @@ pub(crate) async fn load(shared: &Shared, scope: &Scope) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the rows into account that came since, in the scopes that have many of them. Nobody waits for it: until then the
-/// transactions that add rows look at them all.
-pub(crate) async fn keep_up(shared: &Shared) {
-    let grown = shared.heads().take_grown();
-    for scope in grown {
-        if let Err(error) = look_again(shared, &scope).await {
-            tracing::debug!(%error, %scope, "what durable rows have come is not looked at yet");
+/// Takes the rows into account that come later, in the scopes that have many of them, until the store closes. Nobody waits for
+/// it: until then the transactions that add rows look at them all.
+pub(crate) async fn keep_up(shared: Arc<Shared>) {
+    while !shared.is_closing() {
+        let grown = shared.heads().take_grown();
+        if grown.is_empty() {
+            shared.grown.notified().await;
         }
+        for scope in grown {
+            tokio::select! {
+                looked = look_again(&shared, &scope) => if let Err(error) = looked {
+                    tracing::debug!(%error, %scope, "what durable rows have come is not looked at yet");
+                },
+                () = closing(&shared) => return,
+            }
+        }
+    }
+}
+
+/// Waits until the store closes. Who is woken for more looks for it afterwards.
+async fn closing(shared: &Shared) {
+    while !shared.is_closing() {
+        shared.grown.notified().await;
     }
 }
 
 async fn look_again(shared: &Shared, scope: &Scope) -> Result<(), Error> {
     let database = shared.manager.scope(scope).await?;
-    let file = database.file_uid();
-    let (beside, through) = {
+    let (beside, known) = {
         let heads = shared.heads();
-        (heads.file(), heads.rows_known(scope).of(file))
+        (heads.file(), heads.rows_known(scope))
     };
-    let rows = database.read(LOAD, move |conn| Box::pin(async move { rows::window(conn, through).await })).await?;
-    note(shared, scope, beside, RowsKnown { file, through }, Window { rows, tops: Vec::new() });
+    let rows = database.read(LOAD, move |conn| Box::pin(async move { rows::window(conn, known).await })).await?;
+    let mut heads = shared.heads();
+    if heads.file() == beside {
+        let known = heads.note_rows(scope, known, rows);
+        heads.set_looked(scope, known);
+    }
     Ok(())
 }
 
@@ -109,6 +128,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::chain::Digest;
     use crate::event::NewEvent;
     use crate::expected::Expected;
     use crate::name::EventType;
@@ -122,17 +142,18 @@ mod tests {
         let Place { dir: _dir, clock: _, manager } = Place::new().await;
         let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
         let (scope, stream) = (Scope::System, StreamName::parse("s").unwrap());
-        for version in 1..=ROWS {
+        let critical = |version: u64| {
             let kind = EventType::parse("config.applied").unwrap();
-            let event = NewEvent::new(manager.next_ulid(), kind, &serde_json::json!({ "version": version })).unwrap();
-            let receipt = store.append(&scope, &stream, Expected::Exact(version - 1), vec![event]).await.unwrap();
+            vec![NewEvent::new(manager.next_ulid(), kind, &serde_json::json!({ "version": version })).unwrap()]
+        };
+        for version in 1..=ROWS {
+            let receipt = store.append(&scope, &stream, Expected::Exact(version - 1), critical(version)).await.unwrap();
             assert_eq!(receipt.version, version);
         }
         let database = manager.scope(&scope).await.unwrap();
-        let file = database.file_uid();
         let known = || store.shared().heads().rows_known(&scope);
         let looked = async {
-            while known().of(file).seq < ROWS / 2 {
+            while known().through.seq < ROWS / 2 {
                 tokio::task::yield_now().await;
             }
         };
@@ -144,10 +165,19 @@ mod tests {
             });
             look.await.unwrap().remove("s")
         };
-        let of_file = |file| RowsKnown { file, through: Position::new(1, ROWS) };
-        assert_eq!(seen(of_file(file)).await, None);
-        assert_eq!(seen(RowsKnown { through: Position::new(1, ROWS - 1), file }).await, Some(ROWS));
-        assert_eq!(seen(of_file([9; 16])).await, Some(ROWS), "nothing is known of another file");
+        let known = known();
+        assert_eq!(seen(known).await, Some(ROWS), "what came behind it is seen");
+        assert_eq!(
+            seen(RowsKnown { digest: Digest([9; 32]), ..known }).await,
+            Some(ROWS),
+            "nothing is known of another file"
+        );
+        store.append(&scope, &StreamName::parse("other").unwrap(), Expected::Any, critical(1)).await.unwrap();
+        store.resolve().await.unwrap();
+        look_again(store.shared(), &scope).await.unwrap();
+        let all = store.shared().heads().rows_known(&scope);
+        assert_eq!((all.through.seq, seen(all).await), (ROWS + 1, None), "and nothing that is known");
+        assert_eq!(seen(RowsKnown { digest: Digest([9; 32]), ..all }).await, Some(ROWS));
         store.shutdown().await.unwrap();
         manager.shutdown().await.unwrap();
     }

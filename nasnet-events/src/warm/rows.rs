@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
-use nasnet_dbmanager::{BootId, FILE_UID, Scope};
+use nasnet_dbmanager::{BootId, Scope};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use ulid::Ulid;
@@ -33,17 +33,15 @@ static INSERT: LazyLock<HashMap<usize, String>> = LazyLock::new(|| {
     CHUNKS.into_iter().map(|rows| (rows, statement(rows))).collect()
 });
 
-static VERSIONS: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "SELECT (SELECT n.text FROM event_names n WHERE n.id = r.stream), MAX(r.version) FROM event_rows r \
-         WHERE r.pos > CASE {FILE_UID} WHEN ?2 THEN ?3 ELSE 0 END \
-         AND r.stream IN (SELECT n.id FROM event_names n WHERE n.text IN (SELECT value FROM json_each(?1))) \
-         GROUP BY r.stream"
-    )
-});
+/// The rows that are known are passed over, if they are those of this file.
+const VERSIONS: &str = "SELECT (SELECT n.text FROM event_names n WHERE n.id = r.stream), MAX(r.version) FROM event_rows r \
+     WHERE r.pos > CASE (SELECT digest FROM event_rows WHERE pos = ?2) WHEN ?3 THEN ?2 ELSE 0 END \
+     AND r.stream IN (SELECT n.id FROM event_names n WHERE n.text IN (SELECT value FROM json_each(?1))) \
+     GROUP BY r.stream";
 const COUNT: &str = "SELECT COUNT(*) FROM event_rows WHERE pos BETWEEN ?1 AND ?2";
-const WINDOW: &str = "SELECT r.pos, n.text, r.version, r.event_id FROM event_rows r \
-     LEFT JOIN event_names n ON n.id = r.stream WHERE r.pos > ?1 ORDER BY r.pos";
+const WINDOW: &str = "SELECT r.pos, n.text, r.version, r.event_id, r.digest FROM event_rows r \
+     LEFT JOIN event_names n ON n.id = r.stream \
+     WHERE r.pos > CASE (SELECT digest FROM event_rows WHERE pos = ?1) WHEN ?2 THEN ?1 ELSE 0 END ORDER BY r.pos";
 const CHAINED: &str = "SELECT digest FROM (SELECT pos, digest FROM event_rows WHERE pos = (SELECT MAX(pos) FROM event_rows) \
      UNION ALL SELECT pos, digest FROM event_chain WHERE lane = 'rows') ORDER BY pos DESC LIMIT 1";
 const CHAINED_AT: &str = "SELECT pos, digest FROM (SELECT * FROM (SELECT pos, digest FROM event_rows WHERE pos <= ?1 \
@@ -82,10 +80,9 @@ const STREAM_BACKWARDS: &str = select!(
 #[cfg(test)]
 pub(super) const PAGES: [&str; 5] = [FORWARDS, BACKWARDS, STREAM_FORWARDS, STREAM_BACKWARDS, COUNT];
 
+/// The statements that look at what came behind the rows that are known.
 #[cfg(test)]
-pub(super) fn versions_statement() -> &'static str {
-    &VERSIONS
-}
+pub(super) const BEHIND: [&str; 2] = [VERSIONS, WINDOW];
 
 /// CRC32C over an event with its names spelled out, so that a damaged name is noticed too, and over its place in the
 /// chain.
@@ -159,8 +156,8 @@ pub(crate) async fn versions(
     known: RowsKnown,
 ) -> Result<HashMap<String, u64>, Error> {
     let wanted = serde_json::to_string(streams).map_err(|error| Error::corrupt("stream names", error))?;
-    let query = sqlx::query_as(VERSIONS.as_str()).bind(wanted).bind(&known.file[..]);
-    let found: Vec<(String, i64)> = query.bind(known.through.to_key_clamped()).fetch_all(conn).await?;
+    let query = sqlx::query_as(VERSIONS).bind(wanted).bind(known.through.to_key_clamped());
+    let found: Vec<(String, i64)> = query.bind(&known.digest.0[..]).fetch_all(conn).await?;
     Ok(found.into_iter().map(|(text, version)| (text, version.cast_unsigned())).collect())
 }
 
@@ -177,18 +174,24 @@ pub(crate) struct RowHead {
     pub(crate) version: u64,
     /// `None` when it is damaged.
     pub(crate) id: Option<Ulid>,
+    /// The chain of rows after this one, `None` when it is damaged.
+    pub(crate) digest: Option<Digest>,
 }
 
-/// Heads of all rows after a position, in order. One whose stream is damaged is left out: reading it reports the damage.
-pub(crate) async fn window(conn: &mut SqliteConnection, after: Position) -> Result<Vec<RowHead>, Error> {
-    let found: Vec<(i64, Option<String>, i64, Vec<u8>)> =
-        sqlx::query_as(WINDOW).bind(after.to_key_clamped()).fetch_all(conn).await?;
-    let head = |(pos, stream, version, id): (i64, Option<String>, i64, Vec<u8>)| {
+type FoundHead = (i64, Option<String>, i64, Vec<u8>, Vec<u8>);
+
+/// Heads of all rows behind those that are known, in order. One whose stream is damaged is left out: reading it reports the
+/// damage.
+pub(crate) async fn window(conn: &mut SqliteConnection, known: RowsKnown) -> Result<Vec<RowHead>, Error> {
+    let query = sqlx::query_as(WINDOW).bind(known.through.to_key_clamped()).bind(&known.digest.0[..]);
+    let found: Vec<FoundHead> = query.fetch_all(conn).await?;
+    let head = |(pos, stream, version, id, digest): FoundHead| {
         Some(RowHead {
             position: Position::from_key(pos)?,
             stream: StreamName::parse(&stream?).ok()?,
             version: version.cast_unsigned(),
             id: id.try_into().ok().map(Ulid::from_bytes),
+            digest: Digest::from_slice(&digest),
         })
     };
     Ok(found.into_iter().filter_map(head).collect())
