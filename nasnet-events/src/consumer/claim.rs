@@ -1,10 +1,13 @@
 //! Who reads as a consumer: its definition is found or made, and one subscription at a time takes it.
 
+use std::sync::Arc;
+
 use nasnet_dbmanager::Cause;
 
+use crate::consumer::checkpoint::Checkpoint;
 use crate::consumer::marker::Mark;
-use crate::consumer::progress::CLAIM_MS;
-use crate::consumer::rows::{self, Reader, Standing, Uid};
+use crate::consumer::progress::{CLAIM_MS, Progress};
+use crate::consumer::rows::{self, Moved, Reader, Standing};
 use crate::consumer::{Consumer, StartAt};
 use crate::error::Error;
 use crate::hot::session;
@@ -18,9 +21,28 @@ const SUBSCRIBE: Cause = Cause::new("event-subscribe");
 const CLAIMS_MAX: u32 = 8;
 
 impl EventStore {
+    /// Makes a subscription that begins now the one that reads as the consumer, and tells where it stands.
+    pub(crate) async fn begin_to_read(&self, consumer: &Consumer) -> Result<(Arc<Progress>, Mark), Error> {
+        let shared = self.shared();
+        let reader = Reader { session: shared.owner(), instance: shared.manager.next_ulid().to_bytes() };
+        for _ in 0..CLAIMS_MAX {
+            let defined = self.define(consumer).await?;
+            let mark = claim(shared, &defined, reader).await?;
+            let now = shared.manager.now();
+            let checkpoint = Checkpoint::new(mark, defined.mark, now);
+            let progress = Progress::new(defined.name, defined.uid, reader, checkpoint, now.boottime_ms);
+            // Another process may have forgotten the consumer between the two.
+            if progress.is_defined(shared).await? {
+                return Ok((Arc::new(progress), mark));
+            }
+            progress.unclaim(shared).await?;
+        }
+        Err(Error::ConsumerBusy { consumer: consumer.name.as_str().to_owned() })
+    }
+
     /// Finds the consumer's row in system.db, making it or adapting its definition where needed: the one flash write of a
     /// subscription.
-    pub(crate) async fn define(&self, consumer: &Consumer) -> Result<(Uid, Mark), Error> {
+    async fn define(&self, consumer: &Consumer) -> Result<Moved, Error> {
         let system = self.shared().manager.system();
         let name = consumer.name.as_str().to_owned();
         let found = system.read(SUBSCRIBE, move |conn| Box::pin(async move { rows::find(conn, &name).await })).await?;
@@ -28,7 +50,7 @@ impl EventStore {
             && found.filter == consumer.filter
             && found.guard == consumer.guard
         {
-            return Ok((found.uid, found.mark));
+            return Ok(found.into());
         }
         let start = match consumer.from {
             StartAt::Beginning => Position::START,
@@ -42,12 +64,13 @@ impl EventStore {
                 Box::pin(async move { rows::define(conn, &consumer, uid, Mark::at(start), now).await })
             })
             .await?;
-        Ok((defined.uid, defined.mark))
+        Ok(defined.into())
     }
 }
 
 /// Takes the consumer from nobody, a dead reader or a silent one, and returns where it stands.
-pub(crate) async fn claim(shared: &Shared, name: &str, defined: Mark, reader: Reader) -> Result<Mark, Error> {
+async fn claim(shared: &Shared, defined: &Moved, reader: Reader) -> Result<Mark, Error> {
+    let name = defined.name.as_str();
     // The reader before may let go, or another take it, between the look and the claim.
     for _ in 0..CLAIMS_MAX {
         let own = name.to_owned();
@@ -61,10 +84,10 @@ pub(crate) async fn claim(shared: &Shared, name: &str, defined: Mark, reader: Re
         {
             break;
         }
-        let own = name.to_owned();
+        let own = defined.clone();
         let claimed = runtime
             .write(SUBSCRIBE, move |conn| {
-                Box::pin(async move { rows::claim(conn, &own, defined, reader, before, now.boottime_ms).await })
+                Box::pin(async move { rows::claim(conn, &own, reader, before, now.boottime_ms).await })
             })
             .await?;
         if let Some(mark) = claimed {
@@ -82,4 +105,46 @@ async fn is_read(shared: &Shared, name: &str, standing: &Standing, reader: Reade
     let is_silent = boottime_ms.saturating_sub(standing.boottime_ms) >= CLAIM_MS;
     let dir = shared.sessions_dir();
     !is_silent && blocking(move || session::is_alive(&dir, reader.session)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::ConsumerName;
+    use crate::options::EventOptions;
+    use crate::place::Place;
+
+    #[tokio::test]
+    async fn where_a_forgotten_consumer_stood_is_nothing_to_the_next_of_its_name() {
+        let Place { dir: _dir, clock: _, manager } = Place::new().await;
+        let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        let shared = store.shared();
+        let consumer = Consumer::new(ConsumerName::parse("c").unwrap());
+        let reader = |number| Reader { session: shared.owner(), instance: [number; 16] };
+        let release = async |reader| {
+            let done = manager
+                .runtime()
+                .write(SUBSCRIBE, move |conn| Box::pin(async move { rows::release(conn, "c", reader).await }));
+            done.await.unwrap();
+        };
+        let at = |seq| Mark::at(Position::new(1, seq));
+
+        // It is forgotten after it was found and before it is taken.
+        let old = store.define(&consumer).await.unwrap();
+        assert!(store.forget_consumer(&consumer.name).await.unwrap());
+        let stood = claim(shared, &Moved { mark: at(500), ..old.clone() }, reader(1)).await.unwrap();
+        assert_eq!(stood, at(500));
+        release(reader(1)).await;
+        let (progress, mark) = store.begin_to_read(&consumer).await.unwrap();
+        assert_eq!(mark, Mark::at(Position::START));
+        assert_ne!(progress.uid(), old.uid);
+        release(progress.reader).await;
+        // One that goes on stays where it is.
+        let anew = store.define(&consumer).await.unwrap();
+        assert_eq!(claim(shared, &Moved { mark: at(3), ..anew.clone() }, reader(2)).await.unwrap(), at(3));
+        release(reader(2)).await;
+        assert_eq!(claim(shared, &Moved { mark: at(1), ..anew }, reader(3)).await.unwrap(), at(3));
+        store.shutdown().await.unwrap();
+        manager.shutdown().await.unwrap();
+    }
 }

@@ -38,10 +38,10 @@ impl EventStore {
         let manager = &self.shared().manager;
         let defined = manager.system().read(LIST, |conn| Box::pin(rows::all(conn))).await?;
         let standing = manager.runtime().read(LIST, |conn| Box::pin(rows::standings(conn))).await?;
-        let standing: BTreeMap<String, Position> = standing.into_iter().collect();
+        let standing: BTreeMap<rows::Uid, Position> = standing.into_iter().collect();
         let status = |consumer: rows::Defined| {
             let saved = consumer.mark.position;
-            let position = standing.get(&consumer.name).copied().unwrap_or(saved).max(saved);
+            let position = standing.get(&consumer.uid).copied().unwrap_or(saved).max(saved);
             let rows::Defined { name, filter, guard, .. } = consumer;
             ConsumerStatus { name, filter, guard, position, saved }
         };

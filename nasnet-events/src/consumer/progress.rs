@@ -168,6 +168,11 @@ impl Progress {
         self.lock().mark()
     }
 
+    #[cfg(test)]
+    pub(crate) const fn uid(&self) -> Uid {
+        self.uid
+    }
+
     fn moved(&self) -> Moved {
         Moved { name: self.name.clone(), uid: self.uid, mark: self.mark() }
     }
@@ -242,22 +247,26 @@ impl Progress {
         if !self.is_defined(shared).await? {
             return Ok(false);
         }
-        let (name, reader) = (self.name.clone(), self.reader);
+        let (own, reader) = (Moved { name: self.name.clone(), uid: self.uid, mark }, self.reader);
         let runtime = shared.manager.runtime();
         let claimed = runtime
-            .write(ACK, move |conn| {
-                Box::pin(async move { rows::claim(conn, &name, mark, reader, None, boottime_ms).await })
-            })
+            .write(ACK, move |conn| Box::pin(async move { rows::claim(conn, &own, reader, None, boottime_ms).await }))
             .await?;
         if claimed.is_none() || self.is_defined(shared).await? {
             return Ok(claimed.is_some());
         }
-        let name = self.name.clone();
-        runtime.write(ACK, move |conn| Box::pin(async move { rows::unclaim(conn, &name, reader).await })).await?;
+        self.unclaim(shared).await?;
         Ok(false)
     }
 
-    async fn is_defined(&self, shared: &Shared) -> Result<bool, Error> {
+    /// Takes the claim back, with the position that came with it.
+    pub(crate) async fn unclaim(&self, shared: &Shared) -> Result<(), Error> {
+        let (name, reader) = (self.name.clone(), self.reader);
+        let runtime = shared.manager.runtime();
+        runtime.write(ACK, move |conn| Box::pin(async move { rows::unclaim(conn, &name, reader).await })).await
+    }
+
+    pub(crate) async fn is_defined(&self, shared: &Shared) -> Result<bool, Error> {
         let name = self.name.clone();
         let system = shared.manager.system();
         let found = system.read(ACK, move |conn| Box::pin(async move { rows::find(conn, &name).await })).await?;

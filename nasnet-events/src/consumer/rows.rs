@@ -22,11 +22,13 @@ const SAVE: &str = "UPDATE event_consumers SET pos = ?2, told = ?3, moved_boot =
 const FORGET: &str = "DELETE FROM event_consumers WHERE name = ?1";
 
 const STAND: &str = "SELECT session, instance, boottime_ms FROM event_progress WHERE name = ?1";
-const STANDS: &str = "SELECT name, pos FROM event_progress";
-const CLAIM: &str = "INSERT INTO event_progress (name, pos, told, session, instance, boottime_ms) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO UPDATE SET session = excluded.session, \
-     instance = excluded.instance, boottime_ms = excluded.boottime_ms, pos = MAX(pos, excluded.pos), \
-     told = MAX(told, excluded.told) WHERE event_progress.instance IS ?7 RETURNING pos, told";
+const STANDS: &str = "SELECT uid, pos FROM event_progress";
+const CLAIM: &str = "INSERT INTO event_progress (name, pos, told, session, instance, boottime_ms, uid) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?8) ON CONFLICT (name) DO UPDATE SET session = excluded.session, \
+     instance = excluded.instance, boottime_ms = excluded.boottime_ms, uid = excluded.uid, \
+     pos = CASE WHEN uid = excluded.uid THEN MAX(pos, excluded.pos) ELSE excluded.pos END, \
+     told = CASE WHEN uid = excluded.uid THEN MAX(told, excluded.told) ELSE excluded.told END \
+     WHERE event_progress.instance IS ?7 RETURNING pos, told";
 const MOVE: &str = "UPDATE event_progress SET pos = MAX(pos, ?2), told = MAX(told, ?3), boottime_ms = ?4 \
      WHERE name = ?1 AND session = ?5 AND instance = ?6";
 const RELEASE: &str =
@@ -72,12 +74,18 @@ pub(crate) enum Advanced {
     Absent,
 }
 
-/// Where a consumer stands, for its row in system.db.
+/// Where a consumer stands, as one of its readers knows it.
 #[derive(Debug, Clone)]
 pub(crate) struct Moved {
     pub(crate) name: String,
     pub(crate) uid: Uid,
     pub(crate) mark: Mark,
+}
+
+impl From<Defined> for Moved {
+    fn from(Defined { name, uid, mark, .. }: Defined) -> Self {
+        Self { name, uid, mark }
+    }
 }
 
 type FoundDefinition = (String, Vec<u8>, String, i64, i64, Option<i64>, Option<i64>);
@@ -190,20 +198,20 @@ pub(crate) async fn standing(conn: &mut SqliteConnection, name: &str) -> Result<
 }
 
 /// Where all consumers stand now.
-pub(crate) async fn standings(conn: &mut SqliteConnection) -> Result<Vec<(String, Position)>, Error> {
-    let found: Vec<(String, i64)> = sqlx::query_as(STANDS).fetch_all(conn).await?;
-    Ok(found.into_iter().filter_map(|(name, pos)| Some((name, Position::from_key(pos)?))).collect())
+pub(crate) async fn standings(conn: &mut SqliteConnection) -> Result<Vec<(Uid, Position)>, Error> {
+    let found: Vec<(Vec<u8>, i64)> = sqlx::query_as(STANDS).fetch_all(conn).await?;
+    Ok(found.into_iter().filter_map(|(uid, pos)| Some((uid.try_into().ok()?, Position::from_key(pos)?))).collect())
 }
 
 /// Makes `reader` the one that reads as this consumer, in the place of `before`; `None` when another was quicker.
 pub(crate) async fn claim(
     conn: &mut SqliteConnection,
-    name: &str,
-    mark: Mark,
+    consumer: &Moved,
     reader: Reader,
     before: Option<Reader>,
     boottime_ms: u64,
 ) -> Result<Option<Mark>, Error> {
+    let Moved { name, uid, mark } = consumer;
     let found: Option<(i64, i64)> = sqlx::query_as(CLAIM)
         .bind(name)
         .bind(mark.position.to_key()?)
@@ -212,6 +220,7 @@ pub(crate) async fn claim(
         .bind(reader.instance.as_slice())
         .bind(boottime_ms.cast_signed())
         .bind(before.map(|reader| reader.instance.to_vec()))
+        .bind(uid.as_slice())
         .fetch_optional(conn)
         .await?;
     found.map(|(pos, told)| mark_of("runtime.db event_progress", pos, told)).transpose()

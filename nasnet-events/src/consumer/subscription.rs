@@ -17,11 +17,8 @@ use nasnet_dbmanager::{BoxFuture, Scope};
 use tokio::sync::watch;
 
 use crate::consumer::away::{Away, Back};
-use crate::consumer::checkpoint::Checkpoint;
-use crate::consumer::claim::claim;
 use crate::consumer::marker::{Placed, arrange};
 use crate::consumer::progress::Progress;
-use crate::consumer::rows::Reader;
 use crate::consumer::{Consumer, Item, LeftOut};
 use crate::epoch::{self, TailLost};
 use crate::error::Error;
@@ -103,13 +100,8 @@ impl EventStore {
         }
         let name = consumer.name.as_str().to_owned();
         let _turn = shared.consumers.turn(&name).await;
-        let (uid, defined) = self.define(&consumer).await?;
-        let reader = Reader { session: shared.owner(), instance: shared.manager.next_ulid().to_bytes() };
-        let mark = claim(&shared, &name, defined, reader).await?;
+        let (progress, mark) = self.begin_to_read(&consumer).await?;
         let away = Away::load(&shared, &name, mark.position).await?;
-        let now = shared.manager.now();
-        let checkpoint = Checkpoint::new(mark, defined, now);
-        let progress = Arc::new(Progress::new(name, uid, reader, checkpoint, now.boottime_ms));
         shared.consumers.add(&progress);
         let reading = Reading {
             wake: shared.moved.subscribe(),
