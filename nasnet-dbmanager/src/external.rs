@@ -105,8 +105,9 @@ impl std::fmt::Display for Note {
 
 /// Says how a database that was opened looks. `clock` is a file on which the kernel has just noted the time.
 pub(crate) fn note_of_open(path: &Path, clock: &Path) -> String {
-    let note = match (Seen::of(path), Seen::of(&layout::wal_of(path)), Seen::of(clock)) {
-        (Some(file), log, Some(clock)) => Note::Open { file, log: log.map_or(0, |log| log.inode), at: clock.changed },
+    // The clock first, since every note moves it: what others write to the file while this looks is not older than `at`.
+    let note = match (Seen::of(clock), Seen::of(path), Seen::of(&layout::wal_of(path))) {
+        (Some(clock), Some(file), log) => Note::Open { file, log: log.map_or(0, |log| log.inode), at: clock.changed },
         _ => Note::Nothing,
     };
     note.to_string()
