@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::{Dirs, all, id, options, put, with_router};
-use nasnet_dbmanager::{DbHealth, DbManager, Error, FileKind, HighWater, OnOpen, Scope};
+use nasnet_dbmanager::{Cause, DbHealth, DbManager, Error, FileKind, HighWater, OnOpen, Scope};
 
 /// Names the directory the child writes to; its presence makes a test the child.
 const CHILD_DIR: &str = "NASNET_EXTERNAL_TEST_DIR";
@@ -114,6 +114,60 @@ async fn write_and_wait(root: &Path) {
     println!("\nwritten");
     std::io::stdout().flush().unwrap();
     std::future::pending::<()>().await;
+}
+
+/// Writes some rows, writes more while a reader is at work, moves what that allows, and waits to be killed.
+async fn write_beside_a_reader_and_wait(root: &Path) {
+    let manager = DbManager::open(options(root)).await.unwrap();
+    let router = manager.router(&id("home")).await.unwrap();
+    // More than a page of them, so that the reader lets something be moved.
+    let many = router.write(Cause::new("test"), |conn| {
+        Box::pin(async move {
+            let sql = "WITH n (k) AS (SELECT 100 UNION ALL SELECT k + 1 FROM n WHERE k < 2099) \
+                 INSERT INTO kv (k, v) SELECT k, k FROM n";
+            sqlx::query(sql).execute(conn).await?;
+            Ok::<_, Error>(())
+        })
+    });
+    many.await.unwrap();
+    let (began, begun) = tokio::sync::oneshot::channel();
+    let reading = router.read(Cause::new("test"), move |conn| {
+        Box::pin(async move {
+            sqlx::query("SELECT COUNT(*) FROM kv").execute(conn).await?;
+            began.send(()).unwrap();
+            std::future::pending::<Result<(), Error>>().await
+        })
+    });
+    let writing = async {
+        begun.await.unwrap();
+        for k in 2100..2105 {
+            put(&router, k, k).await.unwrap();
+        }
+        assert!(router.checkpoint().await.unwrap().busy, "the reader holds it up");
+        println!("\nwritten");
+        std::io::stdout().flush().unwrap();
+        std::future::pending::<()>().await;
+    };
+    tokio::join!(reading, writing).0.unwrap();
+}
+
+#[test]
+fn the_log_of_a_killed_process_that_a_reader_kept_from_being_moved_is_its_own() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Some(root) = std::env::var_os(CHILD_DIR) {
+        runtime.block_on(write_beside_a_reader_and_wait(Path::new(&root)));
+    }
+    let dirs = Dirs::new();
+    runtime.block_on(with_an_old_copy(&dirs));
+    killed_after_writing(&dirs, "the_log_of_a_killed_process_that_a_reader_kept_from_being_moved_is_its_own");
+    runtime.block_on(async {
+        let manager = dirs.open().await;
+        let router = manager.router(&id("home")).await.unwrap();
+        assert_eq!(all(&router).await.len(), 10 + 2_005);
+        assert_eq!((health(&manager).await, adoptions(&manager).await), (DbHealth::Ok, 0));
+        drop(router);
+        manager.shutdown().await.unwrap();
+    });
 }
 
 fn killed_after_writing(dirs: &Dirs, test: &str) {
