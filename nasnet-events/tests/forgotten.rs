@@ -3,8 +3,10 @@
 
 mod support;
 
-use nasnet_dbmanager::{DbManager, Scope};
-use nasnet_events::forward::{Forwarder, StoreSink};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nasnet_dbmanager::{BoxFuture, DbManager, Scope};
+use nasnet_events::forward::{Batch, Delivery, Forwarder, Sink, StoreSink};
 use nasnet_events::{ConsumerName, Error, EventOptions, EventStore, Position};
 use support::watch::{consumer, ids, next, shown, until_caught_up};
 use support::{Site, TEST, append_normal, router};
@@ -76,6 +78,44 @@ async fn a_forwarder_of_a_forgotten_consumer_sends_nothing_until_it_is_opened_an
     assert!(matches!(refused, Err(Error::ConsumerTaken { .. })), "{refused:?}");
     drop(forwarding);
     assert_eq!(forwarder.open().await.unwrap().round().await.unwrap().delivered, 3);
+}
+
+/// Rejects what it is given, at last after another process has forgotten its consumer and, perhaps, made it anew.
+struct Forgetting {
+    other: EventStore,
+    is_made_anew: bool,
+    asked: AtomicU32,
+}
+
+impl Sink for Forgetting {
+    fn deliver<'a>(&'a self, _: Batch<'a>) -> BoxFuture<'a, Delivery> {
+        Box::pin(async {
+            // First come all streams together, then each by itself.
+            if self.asked.fetch_add(1, Ordering::Relaxed) == 1 {
+                assert!(self.other.forget_consumer(&name()).await.unwrap());
+                if self.is_made_anew {
+                    drop(self.other.subscribe(consumer("c")).await.unwrap());
+                }
+            }
+            Delivery::Rejected { why: "no".to_owned() }
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_a_forwarder_finds_out_is_not_noted_for_a_consumer_made_anew_meanwhile() {
+    for is_made_anew in [false, true] {
+        let site = Site::new();
+        let (manager, store) = site.open().await;
+        let other = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        append_normal(&manager, &store, &router("r1"), 1).await;
+        let sink = Forgetting { other: other.clone(), is_made_anew, asked: AtomicU32::new(0) };
+        let forwarder = Forwarder::new(store.clone(), consumer("c"), sink);
+        let refused = forwarder.open().await.unwrap().round().await;
+        assert!(matches!(refused, Err(Error::ConsumerTaken { .. })), "{refused:?}");
+        assert_eq!(other.dead_letters(&name()).await.unwrap(), []);
+        assert_eq!(other.consumers().await.unwrap().len(), usize::from(is_made_anew));
+    }
 }
 
 #[tokio::test]

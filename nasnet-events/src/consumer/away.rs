@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use nasnet_dbmanager::{Cause, Scope};
 
 use crate::consumer::left_out::{self, LeftOut};
+use crate::consumer::rows::Identity;
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
@@ -39,14 +40,13 @@ pub(crate) struct Back {
 
 impl Away {
     /// What a consumer that begins at `position` had to leave out before.
-    pub(crate) async fn load(shared: &Shared, consumer: &str, position: Position) -> Result<Self, Error> {
+    pub(crate) async fn load(shared: &Shared, consumer: Identity, position: Position) -> Result<Self, Error> {
         let system = shared.manager.system();
-        let name = consumer.to_owned();
+        let name = consumer.name.clone();
         let left = system.read(AWAY, move |conn| Box::pin(async move { left_out::list(conn, &name).await })).await?;
         if left.iter().any(|left| left.through > position) {
-            let name = consumer.to_owned();
             system
-                .write(AWAY, move |conn| Box::pin(async move { left_out::begin_at(conn, &name, position).await }))
+                .write(AWAY, move |conn| Box::pin(async move { left_out::begin_at(conn, &consumer, position).await }))
                 .await?;
         }
         Ok(Self { is_recorded: left.iter().any(|left| left.after < position), ..Self::default() })
@@ -58,15 +58,20 @@ impl Away {
     }
 
     /// Records what is about to be told, before the consumer can move past it.
-    pub(crate) async fn leave_out(&mut self, shared: &Shared, consumer: &str, left: &[LeftOut]) -> Result<(), Error> {
-        let (name, records, now) = (consumer.to_owned(), left.to_vec(), shared.manager.now());
+    pub(crate) async fn leave_out(
+        &mut self,
+        shared: &Shared,
+        consumer: Identity,
+        left: &[LeftOut],
+    ) -> Result<(), Error> {
+        let (name, records, now) = (consumer.name.clone(), left.to_vec(), shared.manager.now());
         shared
             .manager
             .system()
-            .write(AWAY, move |conn| Box::pin(async move { left_out::add(conn, &name, &records, now).await }))
+            .write(AWAY, move |conn| Box::pin(async move { left_out::add(conn, &consumer, &records, now).await }))
             .await?;
         for left in left {
-            tracing::warn!(consumer, scope = %left.scope, after = %left.after, through = %left.through, why = %left.why,
+            tracing::warn!(consumer = %name, scope = %left.scope, after = %left.after, through = %left.through, why = %left.why,
                 "a scope is left out");
             self.skipped.push((left.scope.clone(), Range { low: left.after, high: left.through }));
             self.returned.remove(&left.scope);

@@ -137,7 +137,7 @@ mod tests {
         release(reader(1)).await;
         let (progress, mark) = store.begin_to_read(&consumer).await.unwrap();
         assert_eq!(mark, Mark::at(Position::START));
-        assert_ne!(progress.uid(), old.uid);
+        assert_ne!(progress.identity().uid, old.uid);
         release(progress.reader).await;
         // One that goes on stays where it is.
         let anew = store.define(&consumer).await.unwrap();

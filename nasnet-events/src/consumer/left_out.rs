@@ -3,6 +3,7 @@
 use nasnet_dbmanager::{Cause, Now, Scope};
 use sqlx::SqliteConnection;
 
+use crate::consumer::rows::Identity;
 use crate::consumer::{ConsumerName, Filter};
 use crate::error::Error;
 use crate::position::Position;
@@ -13,10 +14,8 @@ const LEFT_OUT: Cause = Cause::new("event-left-out");
 
 const LIST: &str =
     "SELECT scope, after_pos, through_pos, why FROM event_left_out WHERE consumer = ?1 ORDER BY after_pos, scope";
-/// A consumer that was forgotten has nothing to come back to.
 const ADD: &str = "INSERT INTO event_left_out (consumer, scope, after_pos, through_pos, why, boot, boottime_ms) \
-     SELECT name, ?2, ?3, ?4, ?5, ?6, ?7 FROM event_consumers WHERE name = ?1 \
-     ON CONFLICT (consumer, scope) DO UPDATE SET after_pos = MIN(after_pos, excluded.after_pos), \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (consumer, scope) DO UPDATE SET after_pos = MIN(after_pos, excluded.after_pos), \
      through_pos = MAX(through_pos, excluded.through_pos), why = excluded.why";
 const FORGET_READ: &str = "DELETE FROM event_left_out WHERE consumer = ?1 AND after_pos >= ?2";
 const CUT: &str = "UPDATE event_left_out SET through_pos = ?2 WHERE consumer = ?1 AND through_pos > ?2";
@@ -60,13 +59,15 @@ pub(crate) async fn list(conn: &mut SqliteConnection, consumer: &str) -> Result<
 /// Records what is about to be told. One row for each scope: a second outage extends the first.
 pub(crate) async fn add(
     conn: &mut SqliteConnection,
-    consumer: &str,
+    consumer: &Identity,
     left_out: &[LeftOut],
     now: Now,
 ) -> Result<(), Error> {
+    // One that was forgotten has nothing to come back to.
+    consumer.check(conn).await?;
     for left in left_out {
         sqlx::query(ADD)
-            .bind(consumer)
+            .bind(&consumer.name)
             .bind(left.scope.as_str())
             .bind(left.after.to_key()?)
             .bind(left.through.to_key_clamped())
@@ -80,9 +81,14 @@ pub(crate) async fn add(
 }
 
 /// Takes back what is behind the position a consumer begins at: that is read again.
-pub(crate) async fn begin_at(conn: &mut SqliteConnection, consumer: &str, position: Position) -> Result<(), Error> {
+pub(crate) async fn begin_at(
+    conn: &mut SqliteConnection,
+    consumer: &Identity,
+    position: Position,
+) -> Result<(), Error> {
+    consumer.check(conn).await?;
     for sql in [FORGET_READ, CUT] {
-        sqlx::query(sql).bind(consumer).bind(position.to_key_clamped()).execute(&mut *conn).await?;
+        sqlx::query(sql).bind(&consumer.name).bind(position.to_key_clamped()).execute(&mut *conn).await?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ mod item;
 mod list;
 mod marker;
 mod projection;
-mod rows;
+pub(crate) mod rows;
 mod subscription;
 
 pub use definition::{Consumer, ConsumerName, GuardLimits, StartAt};

@@ -8,7 +8,7 @@ use nasnet_dbmanager::Cause;
 
 use crate::consumer::checkpoint::Checkpoint;
 use crate::consumer::marker::{Mark, Placed};
-use crate::consumer::rows::{self, Advanced, Moved, Reader, Uid};
+use crate::consumer::rows::{self, Advanced, Identity, Moved, Reader, Uid};
 use crate::error::Error;
 use crate::position::Position;
 use crate::shared::Shared;
@@ -168,9 +168,8 @@ impl Progress {
         self.lock().mark()
     }
 
-    #[cfg(test)]
-    pub(crate) const fn uid(&self) -> Uid {
-        self.uid
+    pub(crate) fn identity(&self) -> Identity {
+        Identity { name: self.name.clone(), uid: self.uid }
     }
 
     fn moved(&self) -> Moved {

@@ -12,6 +12,7 @@ const FIND: &str =
     "SELECT name, uid, filter, pos, told, guard_max_age_ms, guard_bytes_max FROM event_consumers WHERE name = ?1";
 const ALL: &str =
     "SELECT name, uid, filter, pos, told, guard_max_age_ms, guard_bytes_max FROM event_consumers ORDER BY name";
+const IS_DEFINED: &str = "SELECT EXISTS (SELECT 1 FROM event_consumers WHERE name = ?1 AND uid = ?2)";
 const CREATE: &str = "INSERT INTO event_consumers (name, filter, pos, told, guard_max_age_ms, guard_bytes_max, \
      moved_boot, moved_boottime_ms, moved_wall_ms, uid) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
      ON CONFLICT (name) DO NOTHING";
@@ -85,6 +86,22 @@ pub(crate) struct Moved {
 impl From<Defined> for Moved {
     fn from(Defined { name, uid, mark, .. }: Defined) -> Self {
         Self { name, uid, mark }
+    }
+}
+
+/// A consumer, and none that was made anew under its name.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) uid: Uid,
+}
+
+impl Identity {
+    /// Begins a transaction of whoever reads as the consumer: what it writes is keyed by the name alone.
+    pub(crate) async fn check(&self, conn: &mut SqliteConnection) -> Result<(), Error> {
+        let Self { name, uid } = self;
+        let is_there: bool = sqlx::query_scalar(IS_DEFINED).bind(name).bind(uid.as_slice()).fetch_one(conn).await?;
+        if is_there { Ok(()) } else { Err(Error::ConsumerTaken { consumer: name.clone() }) }
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::consumer::away::{Away, Back};
 use crate::consumer::marker::{Placed, arrange};
 use crate::consumer::progress::Progress;
+use crate::consumer::rows::Identity;
 use crate::consumer::{Consumer, Item, LeftOut};
 use crate::epoch::{self, TailLost};
 use crate::error::Error;
@@ -76,8 +77,8 @@ impl EventStore {
     /// [`Subscription::ack`]: by at most 15 minutes or about 1,000 events.
     ///
     /// # Errors
-    /// [`Error::ConsumerBusy`] when another subscription reads as it, [`Error::Invalid`] for a capacity of 0,
-    /// [`Error::Storage`] when system.db or runtime.db cannot be written, [`Error::Closed`].
+    /// [`Error::ConsumerBusy`] when another subscription reads as it, [`Error::ConsumerTaken`] when it was forgotten
+    /// meanwhile, [`Error::Invalid`] for a capacity of 0, [`Error::Storage`] when system.db or runtime.db cannot be written, [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Safe: at most the consumer stays taken for a minute.
@@ -101,7 +102,7 @@ impl EventStore {
         let name = consumer.name.as_str().to_owned();
         let _turn = shared.consumers.turn(&name).await;
         let (progress, mark) = self.begin_to_read(&consumer).await?;
-        let away = Away::load(&shared, &name, mark.position).await?;
+        let away = Away::load(&shared, progress.identity(), mark.position).await?;
         shared.consumers.add(&progress);
         let reading = Reading {
             wake: shared.moved.subscribe(),
@@ -160,6 +161,11 @@ impl Subscription {
     /// Safe.
     pub async fn confirm(&self) -> Result<(), Error> {
         self.progress.write(&self.shared).await
+    }
+
+    /// The consumer it reads as.
+    pub(crate) fn identity(&self) -> Identity {
+        self.progress.identity()
     }
 
     /// What may be handed out now, without waiting: at most about a batch, nothing when there is nothing or its delivery
@@ -408,7 +414,7 @@ impl Reading {
         self.look_for_losses(page.end.epoch).await?;
         let removed = self.removed(page.scopes, (through, page.end), &mut left_out).await?;
         if !left_out.is_empty() {
-            self.away.leave_out(&self.shared, &self.progress.name, &left_out).await?;
+            self.away.leave_out(&self.shared, self.progress.identity(), &left_out).await?;
         }
         self.failing.clear();
         events.retain(|event| !self.away.skips(event));

@@ -529,12 +529,13 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         if self.changes.is_empty() {
             return Ok(0);
         }
-        let changes = std::mem::take(&mut self.changes);
-        let name = self.forwarder.consumer.name.as_str().to_owned();
+        // A sink may have taken its time: another may send by now.
+        self.subscription.confirm().await?;
+        let (changes, consumer) = (std::mem::take(&mut self.changes), self.subscription.identity());
         let (max, now) = (self.forwarder.dead_letters_max, self.now());
         let system = self.forwarder.store.shared().manager.system();
         system
-            .write(FORWARD, move |conn| Box::pin(async move { rows::write(conn, &name, &changes, max, now).await }))
+            .write(FORWARD, move |conn| Box::pin(async move { rows::write(conn, &consumer, &changes, max, now).await }))
             .await
     }
 

@@ -6,6 +6,7 @@ use nasnet_dbmanager::{BootId, Now, Scope};
 use sqlx::SqliteConnection;
 
 use crate::consumer::left_out;
+use crate::consumer::rows::Identity;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::forward::{BlockedStream, DeadLetter};
@@ -78,11 +79,13 @@ pub(crate) async fn blocked(conn: &mut SqliteConnection, consumer: &str) -> Resu
 /// Writes what a round changed; returns how many dead letters were dropped because there are more than `dead_max`.
 pub(crate) async fn write(
     conn: &mut SqliteConnection,
-    consumer: &str,
+    consumer: &Identity,
     changes: &Changes,
     dead_max: u64,
     now: Now,
 ) -> Result<u64, Error> {
+    consumer.check(conn).await?;
+    let consumer = consumer.name.as_str();
     for (scope, stream) in &changes.unblocked {
         sqlx::query(UNBLOCK).bind(consumer).bind(scope.as_str()).bind(stream.as_str()).execute(&mut *conn).await?;
     }
