@@ -58,6 +58,9 @@ pub struct ClassRules {
 }
 
 impl ClassRules {
+    /// What is given to a type that no rule knows.
+    pub(crate) const DEFAULT: Class = Class::Normal;
+
     /// Makes rules that know no type at all: everything is [`Class::Normal`].
     #[must_use]
     pub fn empty() -> Self {
@@ -87,7 +90,7 @@ impl ClassRules {
     /// Classifies an event.
     #[must_use]
     pub fn classify(&self, kind: &EventType, level: Level) -> Class {
-        self.explicit(kind, level).unwrap_or(Class::Normal)
+        self.explicit(kind, level).unwrap_or(Self::DEFAULT)
     }
 
     /// The class given by a rule, `None` when the type is unknown to all of them.

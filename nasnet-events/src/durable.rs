@@ -182,7 +182,7 @@ impl EventStore {
         let pending: Vec<_> = {
             let heads = self.shared().heads();
             let ids = appends.iter().flat_map(|(_, events, _)| events).map(|event| event.id);
-            ids.filter_map(|id| Some((id, heads.known(id).filter(|known| known.pending)?.position))).collect()
+            ids.filter_map(|id| Some((id, heads.known(id).filter(|known| known.pending)?.position()))).collect()
         };
         let mut looked = Looked::new();
         for (id, position) in pending {

@@ -2,7 +2,10 @@
 //! the reservations that are not resolved. Pure: no I/O and no clock. Rebuilt at open.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
+use std::num::NonZeroU32;
 
+use foldhash::fast::FixedState;
 use foldhash::{HashMap, HashMapExt as _};
 use nasnet_dbmanager::Scope;
 use ulid::Ulid;
@@ -26,14 +29,16 @@ const IDS_SWEPT_MIN: usize = 256;
 /// Number of a stream in [`Heads`].
 pub(crate) type Slot = u32;
 
-/// Where a known event id stands.
+/// Where a known event id stands. There is one for each event of the idempotency window, so it is laid out to take no more
+/// than it must.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
-    pub(crate) position: Position,
+    pub(crate) epoch: u32,
+    pub(crate) seq: u64,
     pub(crate) version: u64,
     pub(crate) slot: Slot,
     /// Of type and body, where they were at hand: the same id with another content is no repetition.
-    pub(crate) content: Option<u32>,
+    pub(crate) content: Option<NonZeroU32>,
     /// In the database of its scope, not only in hot.db.
     pub(crate) durable: bool,
     /// In a reservation that is not resolved.
@@ -42,10 +47,24 @@ pub(crate) struct Known {
     pub(crate) sealed: bool,
 }
 
-pub(crate) fn content_of(event: &Recorded) -> Option<u32> {
+impl Known {
+    /// Of an event in the hot tier alone.
+    pub(crate) const fn new(position: Position, version: u64, slot: Slot) -> Self {
+        let Position { epoch, seq } = position;
+        Self { epoch, seq, version, slot, content: None, durable: false, pending: false, sealed: false }
+    }
+
+    pub(crate) const fn position(&self) -> Position {
+        Position::new(self.epoch, self.seq)
+    }
+}
+
+/// A hash of what an event says, the same as long as the process lives.
+pub(crate) fn content_of(event: &Recorded) -> Option<NonZeroU32> {
     let body = event.body.get();
     let body = if event.body.is_sealed() { sealing::repeatable(body) } else { body };
-    Some(crc32c::crc32c_append(crc32c::crc32c(event.kind.as_str().as_bytes()), body.as_bytes()))
+    let hash = FixedState::default().hash_one((event.kind.as_str(), body));
+    NonZeroU32::new(u32::try_from(hash >> 32).unwrap_or(0) | 1)
 }
 
 #[derive(Debug, Default)]
@@ -237,9 +256,8 @@ impl Heads {
             }
             self.note_version(scope, &row.stream, row.version);
             if let Some(id) = row.id.filter(|id| self.known(*id).is_none()) {
-                let (slot, content) = (self.slot(scope, &row.stream), None);
-                let (position, version) = (row.position, row.version);
-                let known = Known { position, version, slot, content, durable: true, pending: false, sealed: false };
+                let slot = self.slot(scope, &row.stream);
+                let known = Known { durable: true, ..Known::new(row.position, row.version, slot) };
                 self.ids.insert(id, known);
             }
         }
@@ -289,15 +307,8 @@ impl Heads {
         for event in events {
             self.note_version(&event.scope, &event.stream, event.version);
             let slot = self.slot(&event.scope, &event.stream);
-            let known = Known {
-                position: event.position,
-                version: event.version,
-                slot,
-                content: content_of(event),
-                durable,
-                pending: false,
-                sealed: false,
-            };
+            let known =
+                Known { content: content_of(event), durable, ..Known::new(event.position, event.version, slot) };
             self.ids.insert(event.id, known);
             self.by_stream.add(slot, event.position.seq);
             self.summaries.add(event);
@@ -330,13 +341,10 @@ impl Heads {
             reservation.ids.push(event.id);
             self.by_stream.add(slot, event.position.seq);
             let known = Known {
-                position: event.position,
-                version: event.version,
-                slot,
                 content: content_of(event),
                 durable: true,
                 pending: true,
-                sealed: false,
+                ..Known::new(event.position, event.version, slot)
             };
             self.ids.insert(event.id, known);
         }
@@ -373,7 +381,7 @@ impl Heads {
         for id in &reservation.ids {
             let Some(known) = self.ids.get_mut(*id) else { continue };
             // The id may have been appended again after its first transaction failed.
-            if known.position.epoch != self.epoch || !range.contains(&known.position.seq) {
+            if known.epoch != self.epoch || !range.contains(&known.seq) {
                 continue;
             }
             match resolution {
@@ -401,7 +409,7 @@ impl Heads {
         }
         let epoch = self.epoch;
         self.ids.retain(|known| {
-            let is_hot = known.position.epoch == epoch && known.position.seq >= floor;
+            let is_hot = known.epoch == epoch && known.seq >= floor;
             known.pending || is_hot || (known.durable && !known.sealed)
         });
         self.ids_kept = self.ids.len();
@@ -481,10 +489,7 @@ impl Heads {
         reservations: Vec<Reservation>,
     ) {
         self.advance_to(changes.next_seq);
-        self.ids.reserve(changes.ids.len());
-        for (id, known) in changes.ids.into_entries() {
-            self.ids.insert(id, known);
-        }
+        self.ids.absorb(changes.ids);
         for (slot, seq) in changes.placed {
             self.by_stream.add(slot, seq);
         }

@@ -86,14 +86,23 @@ impl Ids {
         self.late.shrink_to(self.late.len().saturating_mul(2));
     }
 
-    /// Makes room for so many more, most of them in order.
-    pub(crate) fn reserve(&mut self, more: usize) {
-        self.list.reserve(more);
-    }
-
-    /// All of them.
-    pub(crate) fn into_entries(self) -> impl Iterator<Item = (Ulid, Known)> {
-        self.list.into_iter().filter_map(|(id, known)| Some((id, known?))).chain(self.late)
+    /// Makes everything known that others know.
+    pub(crate) fn absorb(&mut self, others: Self) {
+        if others.list.first().is_some_and(|(first, _)| Some(*first) > self.largest) {
+            // Behind all that are here, those that came late with them as well.
+            self.largest = others.largest;
+            self.holes += others.holes;
+            self.list.extend(others.list);
+        } else {
+            for (id, known) in others.list {
+                if let Some(known) = known {
+                    self.insert(id, known);
+                }
+            }
+        }
+        for (id, known) in others.late {
+            self.insert(id, known);
+        }
     }
 }
 
@@ -112,6 +121,8 @@ mod tests {
         Remove(u64),
         Change(u64),
         Retain(u64),
+        /// What another knows, and has forgotten of it.
+        Absorb(Vec<u64>, u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -120,12 +131,18 @@ mod tests {
             3 => (0..60_u64).prop_map(Step::Remove),
             1 => (0..60_u64).prop_map(Step::Change),
             1 => (1..4_u64).prop_map(Step::Retain),
+            2 => (0..60_u64, prop::collection::vec(0..9_u64, 0..9), 0..60_u64)
+                .prop_map(|(from, ids, forgotten)| Step::Absorb(ids.into_iter().map(|id| from + id).collect(), forgotten)),
         ]
     }
 
     fn known(version: u64) -> Known {
-        let position = Position::new(1, version);
-        Known { position, version, slot: 0, content: None, durable: false, pending: false, sealed: false }
+        Known::new(Position::new(1, version), version, 0)
+    }
+
+    #[test]
+    fn an_id_takes_no_more_memory_than_it_must() {
+        assert_eq!(size_of::<(Ulid, Option<Known>)>(), 48);
     }
 
     proptest! {
@@ -153,14 +170,21 @@ mod tests {
                         ids.retain(|known| known.version.is_multiple_of(modulus));
                         model.retain(|_, version| version.is_multiple_of(modulus));
                     }
+                    Step::Absorb(numbers, forgotten) => {
+                        let mut others = Ids::default();
+                        for number in &numbers {
+                            others.insert(id(*number), known(version));
+                        }
+                        others.remove(id(forgotten));
+                        ids.absorb(others);
+                        model.extend(numbers.into_iter().filter(|number| *number != forgotten).map(|number| (number, version)));
+                    }
                 }
                 prop_assert_eq!(ids.len(), model.len());
-                for number in 0..60 {
+                for number in 0..70 {
                     prop_assert_eq!(ids.get(id(number)).map(|known| known.version), model.get(&number).copied());
                 }
             }
-            let left: BTreeMap<_, _> = ids.into_entries().map(|(id, known)| (u64::try_from(id.0).unwrap(), known.version)).collect();
-            prop_assert_eq!(left, model);
         }
     }
 }

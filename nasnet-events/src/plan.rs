@@ -74,16 +74,20 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Plans an append to the hot tier, all events being of one stream. On success they carry position and version, unless
+    /// Number of a stream.
+    pub(crate) fn slot(&mut self, scope: &Scope, stream: &StreamName) -> Slot {
+        self.heads.slot(scope, stream)
+    }
+
+    /// Plans an append to the hot tier, all events being of one stream, which the slot is of. On success they carry position and version, unless
     /// they are known.
     pub(crate) fn append(
         &mut self,
-        scope: &Scope,
+        slot: Slot,
         expected: Expected,
         events: &mut [Recorded],
     ) -> Result<Receipt, Refusal> {
         let Some(first) = events.first() else { return Err(Refusal::Empty) };
-        let slot = self.heads.slot(scope, &first.stream);
         if let Some(receipt) = self.deduplicated(slot, events, None)? {
             return Ok(receipt);
         }
@@ -199,13 +203,10 @@ impl<'a> Plan<'a> {
             event.position = Position::new(first.epoch, self.next_seq);
             self.next_seq += 1;
             let known = Known {
-                position: event.position,
-                version,
-                slot,
                 content: content_of(event),
                 durable: achieved == Achieved::Synced,
                 pending,
-                sealed: false,
+                ..Known::new(event.position, version, slot)
             };
             let before = self.ids.insert(event.id, known);
             if pending {
@@ -234,7 +235,7 @@ impl<'a> Plan<'a> {
             let known = self.ids.get(event.id).or_else(|| self.heads.known(event.id));
             if let Some(known) = known {
                 let seen =
-                    looked.and_then(|looked| looked.get(&event.id)).filter(|seen| seen.position == known.position);
+                    looked.and_then(|looked| looked.get(&event.id)).filter(|seen| seen.position == known.position());
                 match seen {
                     _ if !known.pending => {}
                     Some(Seen { there: true, .. }) => {}
@@ -254,8 +255,8 @@ impl<'a> Plan<'a> {
         }
         let durable = hits.iter().all(|(_, known)| known.durable);
         Ok(Some(Receipt {
-            first: first.position,
-            last: last.position,
+            first: first.position(),
+            last: last.position(),
             version: last.version,
             achieved: if durable { Achieved::Synced } else { Achieved::Hot },
             deduplicated: true,
@@ -305,7 +306,8 @@ mod tests {
 
     fn append(heads: &mut Heads, expected: Expected, events: &mut [Recorded]) -> Result<Receipt, Refusal> {
         let mut plan = Plan::new(heads);
-        let result = plan.append(&Scope::System, expected, events);
+        let slot = plan.slot(&Scope::System, &name());
+        let result = plan.append(slot, expected, events);
         let changes = plan.into_changes();
         heads.commit(changes, std::iter::empty(), Vec::new());
         result
@@ -325,7 +327,9 @@ mod tests {
     fn what_is_not_committed_is_not_known() {
         let mut heads = Heads::new(1);
         let mut drawn = events(2);
-        let planned = Plan::new(&mut heads).append(&Scope::System, Expected::Unwritten, &mut drawn);
+        let mut plan = Plan::new(&mut heads);
+        let slot = plan.slot(&Scope::System, &name());
+        let planned = plan.append(slot, Expected::Unwritten, &mut drawn);
         assert_eq!(planned.map(|receipt| receipt.version), Ok(2));
         assert_eq!(heads.next_seq(), 1);
         let again = append(&mut heads, Expected::Unwritten, &mut drawn);

@@ -111,8 +111,8 @@ impl Cursor {
     pub(crate) fn new(shared: Arc<Shared>, mut query: Query, tiers: Tiers) -> Self {
         let known = query.id.and_then(|id| shared.heads().known(id)).filter(|known| !known.pending);
         if let Some(known) = known {
-            query.after = query.after.max(known.position.before());
-            query.until = query.until.min(known.position);
+            query.after = query.after.max(known.position().before());
+            query.until = query.until.min(known.position());
         }
         // No event stands before the first of the first epoch, so nobody needs to be asked for one.
         let range = Range { low: query.after.max(Position::new(1, 0)), high: query.until };

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::body::Body;
+use crate::class::ClassRules;
 use crate::durability::{self, Durability, Way};
 use crate::epoch::{self, TailLost};
 use crate::error::{Conflict, Error};
@@ -230,7 +231,7 @@ impl EventStore {
             }
             let class = rules.explicit(&event.kind, event.level).unwrap_or_else(|| {
                 shared.count_unclassified();
-                rules.classify(&event.kind, event.level)
+                ClassRules::DEFAULT
             });
             event.body = one_line(event.body)?;
             let sealed = keys.seal(scope, stream, &event)?;

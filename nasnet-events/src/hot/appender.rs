@@ -64,11 +64,17 @@ pub(crate) type Answers = SmallVec<[Result<Receipt, Error>; 1]>;
 
 impl Append {
     fn plan(&mut self, plan: &mut Plan<'_>) -> Planned {
+        // All streams first: what is known of them lies scattered in memory, and is fetched at once this way.
+        let (mut slots, mut at) = (SmallVec::<[_; 1]>::with_capacity(self.parts.len()), 0);
+        for part in &self.parts {
+            slots.push(self.events.get(at).map(|first| plan.slot(&self.scope, &first.stream)));
+            at += part.count;
+        }
         let mut rest = &mut self.events[..];
         let mut planned = Planned::with_capacity(self.parts.len());
-        for part in &self.parts {
+        for (part, slot) in self.parts.iter().zip(slots) {
             let own = rest.split_off_mut(..part.count.min(rest.len())).unwrap_or_default();
-            planned.push(plan.append(&self.scope, part.expected, own));
+            planned.push(slot.map_or(Err(Refusal::Empty), |slot| plan.append(slot, part.expected, own)));
         }
         planned
     }
