@@ -147,6 +147,7 @@ impl EventStore {
             .collect();
         let (reply, answer) = oneshot::channel();
         let reserve = Reserve { scope: scope.clone(), streams, looked, reply };
+        let waiting = shared.in_flight.wait_in(scope);
         self.seat().send(Command::Reserve(reserve))?;
         let mut answer = answer;
         let answered = loop {
@@ -159,6 +160,7 @@ impl EventStore {
                 Err(_) => {}
             }
         };
+        drop(waiting);
         let reserved = answered.map_err(|_| Error::Closed)??;
         // A failure drops the receipt, and the resolver voids the reservation.
         let Reserved { streams, pending } = reserved;
@@ -202,7 +204,7 @@ impl EventStore {
     pub async fn published(&self, mut pending: PendingReceipt) -> Vec<Receipt> {
         let receipts = std::mem::take(&mut pending.receipts);
         let Some((first, last_seq)) = pending.range else { return receipts };
-        self.shared().land(first);
+        self.shared().in_flight.land(first);
         match resolve::end(self.seat(), first, last_seq, Resolution::Published).await {
             // Nothing is left to the resolver.
             Ok(()) => {

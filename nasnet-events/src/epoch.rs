@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 
 use crate::error::Error;
 use crate::hot::log;
+use crate::in_flight::{self, InFlight};
 use crate::position::Position;
 use crate::warm::segment;
 
@@ -50,7 +51,7 @@ pub(crate) struct Opened {
 /// Finds the incarnation of hot.db, giving it a number and recording how the last one ended when it is new.
 ///
 /// The caller holds the lock that keeps other stores from doing the same.
-pub(crate) async fn open(manager: &DbManager) -> Result<Opened, Error> {
+pub(crate) async fn open(manager: &DbManager, in_flight: &InFlight) -> Result<Opened, Error> {
     let hot = manager.hot();
     let known = hot.read(OPEN, |conn| Box::pin(log::epoch(conn))).await?;
     let epoch = match known {
@@ -58,7 +59,7 @@ pub(crate) async fn open(manager: &DbManager) -> Result<Opened, Error> {
             reopen(manager, epoch).await?;
             epoch
         }
-        None => begin(manager, &hot).await?,
+        None => begin(manager, &hot, in_flight).await?,
     };
     let losses = manager.system().read(OPEN, |conn| Box::pin(losses(conn))).await?;
     Ok(Opened { epoch, file: hot.file_uid(), losses })
@@ -67,8 +68,8 @@ pub(crate) async fn open(manager: &DbManager) -> Result<Opened, Error> {
 /// Numbers a new hot.db. Its number is written into it first and counted on flash then, before anything is appended: a
 /// crash between the two leaves either a file whose number is still to be counted, or after a wipe a number that was
 /// never used and is given again. Neither is taken for a loss.
-async fn begin(manager: &DbManager, hot: &Database) -> Result<u32, Error> {
-    let traces = traces(manager).await?;
+async fn begin(manager: &DbManager, hot: &Database, in_flight: &InFlight) -> Result<u32, Error> {
+    let traces = traces(manager, in_flight).await?;
     // An older system.db may have come back: a number that events have is never given again.
     let used = traces.iter().map(|trace| u64::from(trace.newest.epoch)).fold(0, u64::max);
     let reserved = manager.system().counters().get(COUNTER).await?.max(used) + 1;
@@ -121,13 +122,14 @@ fn safe_through(traces: &[Trace], lost: u32) -> u64 {
     lacking.map(|(after, _)| of_lost(after).unwrap_or(0)).fold(claimed, u64::min)
 }
 
-async fn traces(manager: &DbManager) -> Result<Vec<Trace>, Error> {
-    let mut traces = Vec::new();
+async fn traces(manager: &DbManager, in_flight: &InFlight) -> Result<Vec<Trace>, Error> {
+    let (mut traces, mut patience) = (Vec::new(), in_flight::PATIENCE);
     for scope in scopes(manager).await? {
         // A claim of safety is about all scopes, so that of a database which cannot be read now is not missed for long:
         // without it the loss is reported as larger than it may be, never as smaller.
         let found = match manager.scope(&scope).await {
             Ok(database) => {
+                in_flight.all_landed(&database, &scope, &mut patience).await;
                 let own = scope.clone();
                 database.read(OPEN, move |conn| Box::pin(async move { trace(conn, &own).await })).await
             }

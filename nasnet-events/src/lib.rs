@@ -59,6 +59,7 @@ pub mod forward;
 mod head;
 pub mod history;
 mod ids;
+mod in_flight;
 mod largest_id;
 mod maintain;
 pub mod observe;

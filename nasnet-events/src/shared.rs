@@ -1,6 +1,6 @@
 //! What the parts of one open store share.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,6 +26,7 @@ use crate::hot::flushed::Flushed;
 use crate::hot::log::View;
 use crate::hot::newest::Newest;
 use crate::hot::session::Session;
+use crate::in_flight::InFlight;
 use crate::merge::Range;
 use crate::name::Subject;
 use crate::options::EventOptions;
@@ -37,8 +38,6 @@ use crate::store::{blocking, lock_opening};
 
 /// Until a promise that could not be kept is tried again, at most.
 const PROMISE_RETRY: Duration = Duration::from_secs(60);
-/// How long a wiped hot tier waits for the transactions that hold positions in it before it is numbered anew.
-const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
 
 /// 64 MiB, or 15 % of the file system if that is less.
 fn hot_bytes_wanted(run_dir: &std::path::Path) -> u64 {
@@ -67,9 +66,7 @@ pub(crate) struct Shared {
     losses: Mutex<Vec<TailLost>>,
     /// One opening of a wiped hot tier at a time.
     renewing: tokio::sync::Mutex<()>,
-    /// First positions of the reservations of this store whose receipts are held by somebody.
-    in_flight: Mutex<BTreeSet<Position>>,
-    landed: Notify,
+    pub(crate) in_flight: InFlight,
     /// Most bytes of hot.db.
     pub(crate) hot_bytes_max: u64,
     /// When the last flush went ahead, by the time since boot.
@@ -140,8 +137,7 @@ impl Shared {
             session: Mutex::new(Some(session)),
             losses: Mutex::new(opened.losses),
             renewing: tokio::sync::Mutex::new(()),
-            in_flight: Mutex::new(BTreeSet::new()),
-            landed: Notify::new(),
+            in_flight: InFlight::new(),
             hot_bytes_max,
             last_flush_ms: Mutex::new(None),
             opened_ms,
@@ -224,25 +220,19 @@ impl Shared {
         let _one = self.renewing.lock().await;
         let mut hot = self.manager.hot();
         if !hot.is_in_place() || hot.is_damaged() {
-            // What commits at a position of the lost incarnation should be there before readers go on to the next.
-            let landed = async {
-                while !self.in_flight().is_empty() {
-                    self.landed.notified().await;
-                }
-            };
-            drop(tokio::time::timeout(IN_FLIGHT_WAIT, landed).await);
+            self.in_flight.own_landed().await;
             hot = self.manager.renew_hot().await?;
         }
         if hot.file_uid() != self.heads().file() {
             self.renew_session().await?;
             let opening = lock_opening(&self.manager).await?;
-            let opened = epoch::open(&self.manager).await?;
+            let opened = epoch::open(&self.manager, &self.in_flight).await?;
             drop(opening);
             tracing::warn!(epoch = opened.epoch, "the hot tier was lost while in use; a new one begins");
             let mut heads = self.heads();
             *self.losses.lock().unwrap_or_else(PoisonError::into_inner) = opened.losses;
             *heads = Heads::of_file(opened.epoch, opened.file);
-            self.in_flight().retain(|first| first.epoch == opened.epoch);
+            self.in_flight.retain(opened.epoch);
         }
         Ok(hot)
     }
@@ -258,23 +248,6 @@ impl Shared {
         .await;
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
         renewed
-    }
-
-    fn in_flight(&self) -> MutexGuard<'_, BTreeSet<Position>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that a transaction holds a reservation.
-    pub(crate) fn take_off(&self, first: Position) {
-        self.in_flight().insert(first);
-    }
-
-    /// Notes that it has ended, or that nobody can tell.
-    pub(crate) fn land(&self, first: Position) {
-        if self.in_flight().remove(&first) {
-            self.landed.notify_waiters();
-            self.landed.notify_one();
-        }
     }
 
     /// Counts bytes that are about to be appended; true once so many came together that somebody has to look.
@@ -412,7 +385,7 @@ impl Shared {
 
     /// Leaves a reservation to the resolver.
     pub(crate) fn abandon(&self, first: Position) {
-        self.land(first);
+        self.in_flight.land(first);
         let mut heads = self.heads();
         if heads.epoch() == first.epoch {
             heads.abandon(first.seq);

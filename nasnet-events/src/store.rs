@@ -21,6 +21,7 @@ use crate::flush::FlushReason;
 use crate::hot::appender::{self, Answers, Append, Command, Part};
 use crate::hot::seat::Seat;
 use crate::hot::session::{self, Session};
+use crate::in_flight::InFlight;
 use crate::name::StreamName;
 use crate::options::EventOptions;
 use crate::position::Position;
@@ -74,7 +75,7 @@ impl EventStore {
         let id = manager.next_ulid();
         let session = blocking(move || Session::open(&dir, id)).await?;
         let opening = lock_opening(manager).await?;
-        let opened = epoch::open(manager).await?;
+        let opened = epoch::open(manager, &InFlight::new()).await?;
         drop(opening);
 
         let queue_places = queue_places(&options);

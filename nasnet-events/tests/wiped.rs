@@ -6,8 +6,9 @@ mod support;
 use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, Scope};
-use nasnet_events::{Achieved, EventOptions, EventStore, Expected, FlushReason, Query, StreamAppend, TailLost};
-use support::{Site, append_in, event, normal, on_hot, read, read_ids, router, stream, transaction};
+use nasnet_events::{Achieved, Error, EventOptions, EventStore, Expected, FlushReason, Query, StreamAppend, TailLost};
+use support::{Site, TEST, append_in, event, normal, on_hot, read, read_ids, router, stream, transaction};
+use tokio::sync::oneshot;
 use ulid::Ulid;
 
 async fn append(manager: &DbManager, store: &EventStore, name: &str) -> Ulid {
@@ -176,4 +177,53 @@ async fn a_number_that_was_never_used_is_no_loss() {
 
 async fn append_until_closed(manager: &DbManager, store: &EventStore) {
     tokio::time::timeout(Duration::from_secs(5), append(manager, store, "resource.updated")).await.unwrap();
+}
+
+/// Its position is of the lost hot tier, and the one that begins knows nothing of it but what its database shows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_of_another_process_that_spans_a_wipe_comes_before_the_next_hot_tier() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let other_manager = site.manager().await;
+    let other = EventStore::open(&other_manager, EventOptions::default()).await.unwrap();
+    let (reserved, is_reserved) = oneshot::channel();
+    let (commit, may_commit) = oneshot::channel::<()>();
+    let event = normal(&manager);
+    let spanning = event.id;
+    let committing = tokio::spawn(async move {
+        let (database, writing) = (other_manager.scope(&router("r1")).await.unwrap(), other.clone());
+        let written = database.write(TEST, move |conn| {
+            Box::pin(async move {
+                let append = StreamAppend::new(stream("s"), Expected::Any, vec![event]);
+                let pending = writing.append_in(conn, &router("r1"), vec![append]).await?;
+                reserved.send(()).unwrap();
+                may_commit.await.unwrap();
+                Ok::<_, Error>(pending)
+            })
+        });
+        let pending = written.await.unwrap();
+        (other_manager, other.published(pending).await, other)
+    });
+    is_reserved.await.unwrap();
+    site.wipe_hot();
+    let event = normal(&manager);
+    let mut ids = vec![spanning, event.id];
+    let appender = store.clone();
+    let mut appending =
+        tokio::spawn(
+            async move { appender.append(&router("r1"), &stream("s"), Expected::Any, vec![event]).await.unwrap() },
+        );
+    // Long enough for an append that does not wait to be done, and answered with version 1.
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut appending).await;
+    commit.send(()).unwrap();
+    let receipt = if let Ok(early) = early { early.unwrap() } else { appending.await.unwrap() };
+    let (other_manager, receipts, other) = committing.await.unwrap();
+    assert_eq!((receipts[0].first.epoch, receipts[0].version), (1, 1));
+    assert_eq!((receipt.first.epoch, receipt.version), (2, 2));
+    ids.push(append(&other_manager, &other, "resource.updated").await);
+    for store in [&store, &other] {
+        let found = read(store, Query::all()).await;
+        assert_eq!(found.iter().map(|event| event.id).collect::<Vec<_>>(), ids);
+        assert_eq!(found.iter().map(|event| event.version).collect::<Vec<_>>(), [1, 2, 3]);
+    }
 }
