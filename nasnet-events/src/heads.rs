@@ -312,7 +312,9 @@ impl Heads {
             self.ids.insert(event.id, known);
             self.by_stream.add(slot, event.position.seq);
             self.summaries.add(event);
-            if !durable {
+            if durable {
+                self.loaded.note_published(&event.scope, 1);
+            } else {
                 self.backlog.add(event);
             }
         }

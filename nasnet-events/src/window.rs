@@ -136,6 +136,41 @@ mod tests {
     use crate::place::Place;
     use crate::store::EventStore;
 
+    /// Waits until the rows up to a number are taken into account.
+    async fn until_looked_at(store: &EventStore, scope: &Scope, seq: u64) {
+        let looked = async {
+            while store.shared().heads().rows_known(scope).through.seq < seq {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), looked).await.expect("rows are taken into account in time");
+    }
+
+    /// As another process does.
+    #[tokio::test]
+    async fn rows_that_another_store_adds_are_taken_into_account() {
+        let Place { dir: _dir, clock: _, manager } = Place::new().await;
+        let open = async || EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        let (store, other) = (open().await, open().await);
+        let (scope, stream) = (Scope::System, StreamName::parse("s").unwrap());
+        let append = async |store: &EventStore, count: usize| {
+            let kind = EventType::parse("config.applied").unwrap();
+            let event = || NewEvent::new(manager.next_ulid(), kind.clone(), &0).unwrap();
+            let events = std::iter::repeat_with(event).take(count).collect();
+            store.append(&scope, &stream, Expected::Any, events).await.unwrap()
+        };
+        append(&store, 1).await;
+        for _ in 0..20 {
+            append(&other, 10).await;
+        }
+        assert_eq!(append(&store, 1).await.version, 202);
+        until_looked_at(&store, &scope, 201).await;
+        for store in [store, other] {
+            store.shutdown().await.unwrap();
+        }
+        manager.shutdown().await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_transaction_looks_at_the_rows_that_came_lately_only() {
         const ROWS: u64 = 200;
@@ -152,12 +187,7 @@ mod tests {
         }
         let database = manager.scope(&scope).await.unwrap();
         let known = || store.shared().heads().rows_known(&scope);
-        let looked = async {
-            while known().through.seq < ROWS / 2 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), looked).await.expect("rows are taken into account in time");
+        until_looked_at(&store, &scope, ROWS / 2).await;
 
         let seen = async |known: RowsKnown| {
             let look = database.read(LOAD, move |conn| {

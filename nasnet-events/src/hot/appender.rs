@@ -583,6 +583,9 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
     if left_open {
         shared.resolver.notify_one();
     }
+    if shared.heads().has_grown() {
+        shared.grown.notify_one();
+    }
     shared.note_moved();
     Ok(())
 }
