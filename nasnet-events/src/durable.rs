@@ -153,8 +153,12 @@ impl EventStore {
         let answered = loop {
             match tokio::time::timeout(RENEWAL_LOOK, &mut answer).await {
                 Ok(answered) => break answered,
-                // The appender may be waiting for system.db, which this transaction holds.
-                Err(_) if *scope == Scope::System && !shared.is_current(&shared.manager.hot()) => {
+                // The appender may be waiting for system.db, or for a transaction that holds positions of the lost hot tier:
+                // for this one, or for one that is committed with it.
+                Err(_)
+                    if (*scope == Scope::System || shared.in_flight.holds(scope))
+                        && !shared.is_current(&shared.manager.hot()) =>
+                {
                     return Err(Error::Renewing);
                 }
                 Err(_) => {}

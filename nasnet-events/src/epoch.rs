@@ -1,5 +1,8 @@
 //! Which incarnation of hot.db this is, and what became of the ones before.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use nasnet_dbmanager::system::routers::Lifecycle;
 use nasnet_dbmanager::{Cause, Database, DbManager, Scope};
 use sqlx::SqliteConnection;
@@ -11,6 +14,8 @@ use crate::position::Position;
 use crate::warm::segment;
 
 const OPEN: Cause = Cause::new("event-epoch");
+/// Databases looked into at the same time.
+const TOGETHER: usize = 4;
 pub(crate) const COUNTER: &str = "event_epoch";
 /// Past incarnations looked at when the record of their endings is missing.
 const UNRECORDED_MAX: u32 = 16;
@@ -124,21 +129,27 @@ fn safe_through(traces: &[Trace], lost: u32) -> u64 {
 
 async fn traces(manager: &DbManager, in_flight: &InFlight) -> Result<Vec<Trace>, Error> {
     let (mut traces, mut patience) = (Vec::new(), in_flight::PATIENCE);
-    for scope in scopes(manager).await? {
+    for some in scopes(manager).await?.chunks(TOGETHER) {
+        let looked = some.iter().map(|scope| async move {
+            let database = manager.scope(scope).await?;
+            let waited = in_flight.all_landed(&database, scope, patience).await;
+            let own = scope.clone();
+            let found = database.read(OPEN, move |conn| Box::pin(async move { trace(conn, &own).await })).await;
+            Ok::<_, Error>((found?, waited))
+        });
+        let mut longest = Duration::ZERO;
         // A claim of safety is about all scopes, so that of a database which cannot be read now is not missed for long:
         // without it the loss is reported as larger than it may be, never as smaller.
-        let found = match manager.scope(&scope).await {
-            Ok(database) => {
-                in_flight.all_landed(&database, &scope, &mut patience).await;
-                let own = scope.clone();
-                database.read(OPEN, move |conn| Box::pin(async move { trace(conn, &own).await })).await
+        for (scope, found) in some.iter().zip(join_all(looked).await) {
+            match found {
+                Ok((trace, waited)) => {
+                    traces.push(trace);
+                    longest = longest.max(waited);
+                }
+                Err(error) => tracing::warn!(%scope, %error, "the end of its flushed events is unknown"),
             }
-            Err(error) => Err(error.into()),
-        };
-        match found {
-            Ok(trace) => traces.push(trace),
-            Err(error) => tracing::warn!(%scope, %error, "the end of its flushed events is unknown"),
         }
+        patience = patience.saturating_sub(longest);
     }
     Ok(traces)
 }

@@ -214,8 +214,8 @@ pub enum Error {
         #[source]
         source: Arc<sqlx::Error>,
     },
-    /// The hot tier was wiped and is being opened anew; nothing was appended. Only a transaction on system.db gets this:
-    /// it holds what the opening needs.
+    /// The hot tier was wiped and is being opened anew; nothing was appended. A transaction gets this that holds what the
+    /// opening needs, or positions of the lost hot tier.
     #[error("the hot tier was lost and is being opened anew")]
     Renewing,
     /// Another subscription reads as this consumer.

@@ -88,10 +88,9 @@ impl Ids {
 
     /// Makes everything known that others know.
     pub(crate) fn absorb(&mut self, others: Self) {
-        if others.list.first().is_some_and(|(first, _)| Some(*first) > self.largest) {
-            // Behind all that are here, those that came late with them as well.
+        // Holes would stay for good.
+        if others.holes == 0 && others.list.first().is_some_and(|(first, _)| Some(*first) > self.largest) {
             self.largest = others.largest;
-            self.holes += others.holes;
             self.list.extend(others.list);
         } else {
             for (id, known) in others.list {

@@ -79,8 +79,8 @@ impl<'a> Plan<'a> {
         self.heads.slot(scope, stream)
     }
 
-    /// Plans an append to the hot tier, all events being of one stream, which the slot is of. On success they carry position and version, unless
-    /// they are known.
+    /// Plans an append to the hot tier, all events being of the stream with this number. On success they carry position and
+    /// version, unless they are known.
     pub(crate) fn append(
         &mut self,
         slot: Slot,

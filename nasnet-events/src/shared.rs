@@ -220,7 +220,6 @@ impl Shared {
         let _one = self.renewing.lock().await;
         let mut hot = self.manager.hot();
         if !hot.is_in_place() || hot.is_damaged() {
-            self.in_flight.own_landed().await;
             hot = self.manager.renew_hot().await?;
         }
         if hot.file_uid() != self.heads().file() {

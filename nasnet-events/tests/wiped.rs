@@ -227,3 +227,72 @@ async fn a_transaction_of_another_process_that_spans_a_wipe_comes_before_the_nex
         assert_eq!(found.iter().map(|event| event.version).collect::<Vec<_>>(), [1, 2, 3]);
     }
 }
+
+/// It would commit the first behind readers that have gone on.
+#[tokio::test]
+async fn a_transaction_that_holds_positions_of_a_wiped_hot_tier_gets_no_more() {
+    let site = std::sync::Arc::new(Site::new());
+    let (manager, store) = site.open().await;
+    let database = manager.scope(&router("r1")).await.unwrap();
+    let appends = |count| (0..count).map(|_| StreamAppend::new(stream("s"), Expected::Any, vec![normal(&manager)]));
+    let (first, second) = (appends(1).collect(), appends(1).collect());
+    let (writing, wiped) = (store.clone(), std::sync::Arc::clone(&site));
+    let written = database.write(TEST, move |conn| {
+        Box::pin(async move {
+            let _first = writing.append_in(conn, &router("r1"), first).await?;
+            wiped.wipe_hot();
+            let _second = writing.append_in(conn, &router("r1"), second).await?;
+            Ok::<_, Error>(())
+        })
+    });
+    let refused = written.await;
+    assert!(matches!(refused, Err(Error::Renewing)), "{refused:?}");
+    assert_eq!(read_ids(&store, Query::all()).await, []);
+    // One that holds none goes on.
+    let receipts = append_in(&manager, &store, &router("r1"), appends(1).collect()).await.unwrap();
+    assert_eq!((receipts[0].first.epoch, receipts[0].version), (2, 1));
+}
+
+/// Appends that come together share a transaction: one may hold positions of the lost hot tier while another waits for some.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_are_not_repeated_by_appends_that_share_a_transaction_during_a_wipe() {
+    const WRITERS: usize = 8;
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|number| {
+            let (manager, store, stop) = (manager.clone(), store.clone(), std::sync::Arc::clone(&stop));
+            tokio::spawn(async move {
+                let (name, mut ids) = (if number == 0 { "resource.updated" } else { "config.applied" }, Vec::new());
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    ids.push(append(&manager, &store, name).await);
+                }
+                if number == 0 { Vec::new() } else { ids }
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        let epoch = store.status().await.unwrap().epoch;
+        site.wipe_hot();
+        let begun = async {
+            while store.status().await.unwrap().epoch == epoch {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), begun).await.expect("a new hot tier begins");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut durable = Vec::new();
+    for writer in writers {
+        durable.extend(writer.await.unwrap());
+    }
+    store.resolve().await.unwrap();
+    let found = read(&store, Query::all()).await;
+    let twice = found.windows(2).find(|two| two[0].version >= two[1].version);
+    assert_eq!(twice.map(|two| (two[0].position, two[0].version, two[1].position, two[1].version)), None);
+    let mut synced: Vec<Ulid> = found.iter().filter(|event| event.synced).map(|event| event.id).collect();
+    synced.sort();
+    durable.sort();
+    assert_eq!(synced, durable, "every one once");
+}

@@ -110,7 +110,10 @@ async fn is_read(shared: &Shared, name: &str, standing: &Standing, reader: Reade
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consumer::ConsumerName;
+    use crate::consumer::rows::Identity;
+    use crate::consumer::{ConsumerName, left_out};
+    use crate::forward;
+    use crate::forward::rows::Changes;
     use crate::options::EventOptions;
     use crate::place::Place;
 
@@ -139,6 +142,22 @@ mod tests {
         assert_eq!(mark, Mark::at(Position::START));
         assert_ne!(progress.identity().uid, old.uid);
         release(progress.reader).await;
+        // Nor is anything noted for it that is found out about the old one.
+        let (gone, now) = (Identity { name: old.name, uid: old.uid }, manager.now());
+        for of_reader in 0..3 {
+            let gone = gone.clone();
+            let noted = manager.system().write(SUBSCRIBE, move |conn| {
+                Box::pin(async move {
+                    match of_reader {
+                        0 => forward::rows::write(conn, &gone, &Changes::default(), 0, now).await.map(drop),
+                        1 => left_out::add(conn, &gone, &[], now).await,
+                        _ => left_out::begin_at(conn, &gone, Position::START).await,
+                    }
+                })
+            });
+            let refused = noted.await;
+            assert!(matches!(refused, Err(Error::ConsumerTaken { .. })), "{of_reader}: {refused:?}");
+        }
         // One that goes on stays where it is.
         let anew = store.define(&consumer).await.unwrap();
         assert_eq!(claim(shared, &Moved { mark: at(3), ..anew.clone() }, reader(2)).await.unwrap(), at(3));

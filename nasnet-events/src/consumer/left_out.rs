@@ -15,7 +15,8 @@ const LEFT_OUT: Cause = Cause::new("event-left-out");
 const LIST: &str =
     "SELECT scope, after_pos, through_pos, why FROM event_left_out WHERE consumer = ?1 ORDER BY after_pos, scope";
 const ADD: &str = "INSERT INTO event_left_out (consumer, scope, after_pos, through_pos, why, boot, boottime_ms) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (consumer, scope) DO UPDATE SET after_pos = MIN(after_pos, excluded.after_pos), \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+     ON CONFLICT (consumer, scope) DO UPDATE SET after_pos = MIN(after_pos, excluded.after_pos), \
      through_pos = MAX(through_pos, excluded.through_pos), why = excluded.why";
 const FORGET_READ: &str = "DELETE FROM event_left_out WHERE consumer = ?1 AND after_pos >= ?2";
 const CUT: &str = "UPDATE event_left_out SET through_pos = ?2 WHERE consumer = ?1 AND through_pos > ?2";

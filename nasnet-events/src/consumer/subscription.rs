@@ -78,7 +78,8 @@ impl EventStore {
     ///
     /// # Errors
     /// [`Error::ConsumerBusy`] when another subscription reads as it, [`Error::ConsumerTaken`] when it was forgotten
-    /// meanwhile, [`Error::Invalid`] for a capacity of 0, [`Error::Storage`] when system.db or runtime.db cannot be written, [`Error::Closed`].
+    /// meanwhile, [`Error::Invalid`] for a capacity of 0, [`Error::Storage`] when system.db or runtime.db cannot be written,
+    /// [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Safe: at most the consumer stays taken for a minute.

@@ -97,7 +97,8 @@ impl<'f, S: Sink> Forwarding<'f, S> {
     /// Sends what can be sent now, and returns when there is nothing left to do for the moment.
     ///
     /// # Errors
-    /// [`Error::Closed`] once the store is; [`Error::ConsumerTaken`] when another process sends instead; [`Error::Storage`] and
+    /// [`Error::Closed`] once the store is; [`Error::ConsumerTaken`] when another process sends instead or the consumer
+    /// was forgotten; [`Error::Storage`] and
     /// others when the store cannot be read or written: what was sent and not noted is sent again by the next forwarding.
     /// [`Error::RoundUnfinished`] after such a failure.
     ///
@@ -118,8 +119,9 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         self.is_under_way = true;
         let sent = self.send_all(&mut round).await;
         // What was found out before a failure of the store is worth keeping.
-        round.dropped += self.write_changes().await?;
+        let written = self.write_changes().await;
         sent?;
+        round.dropped += written?;
         if self.waiting.is_empty() {
             self.subscription.ack(self.through).await?;
         }
@@ -529,8 +531,10 @@ impl<'f, S: Sink> Forwarding<'f, S> {
         if self.changes.is_empty() {
             return Ok(0);
         }
-        // A sink may have taken its time: another may send by now.
-        self.subscription.confirm().await?;
+        // A sink may have taken its time: another may send by now. Whatever else fails keeps nothing from being noted.
+        if let Err(taken @ Error::ConsumerTaken { .. }) = self.subscription.confirm().await {
+            return Err(taken);
+        }
         let (changes, consumer) = (std::mem::take(&mut self.changes), self.subscription.identity());
         let (max, now) = (self.forwarder.dead_letters_max, self.now());
         let system = self.forwarder.store.shared().manager.system();

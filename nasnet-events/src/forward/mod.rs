@@ -23,7 +23,7 @@ mod forwarding;
 #[cfg(feature = "http")]
 mod http;
 mod pause;
-mod rows;
+pub(crate) mod rows;
 mod sink;
 mod store_sink;
 

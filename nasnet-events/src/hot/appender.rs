@@ -454,7 +454,7 @@ fn answer_reserve(
         Ok((receipts, reservation)) => {
             let range = reservation.map(|held| (Position::new(epoch, held.first_seq), held.last_seq()));
             if let Some((first, _)) = range {
-                shared.in_flight.take_off(first);
+                shared.in_flight.take_off(first, &scope);
             }
             // There is nothing left to write of what is known already.
             for (append, _) in streams.iter_mut().zip(&receipts).filter(|(_, receipt)| receipt.deduplicated) {
