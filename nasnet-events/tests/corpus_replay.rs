@@ -22,7 +22,7 @@ const TARGETS: [(&str, Target); 7] = [
 ];
 
 fn corpus(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+    Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("fuzz/corpus").join(target)
 }
 
 fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {

@@ -155,7 +155,7 @@ fn plain_lists_and_fixed_ids_seed_a_router() {
 
 #[test]
 fn every_behaviour_the_code_names_is_in_the_table_and_the_other_way_round() {
-    let mut files = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/simulator"))];
+    let mut files = vec![std::path::Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("src/simulator")];
     let mut named = BTreeSet::new();
     while let Some(path) = files.pop() {
         if path.is_dir() {
