@@ -16,8 +16,8 @@ use sqlx::SqliteConnection;
 use super::{CAUSE, KINDS, ROUTERS};
 use crate::{Failure, Found};
 
-/// Whoever has not been shown what it waits for after so long hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Whoever has not been shown what it waits for after so long hangs, on a busy machine as well.
+const PATIENCE: Duration = Duration::from_secs(300);
 const BREAK: &str = "ALTER TABLE event_segments RENAME TO elsewhere";
 const MEND: &str = "ALTER TABLE elsewhere RENAME TO event_segments";
 /// Leaves nothing of the hot log but what says where the order goes on.
@@ -247,6 +247,7 @@ impl Follower {
     fn begin_anew(&mut self) {
         self.shown.clear();
         self.left.clear();
+        self.returned.clear();
     }
 }
 
