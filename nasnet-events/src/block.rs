@@ -294,22 +294,28 @@ mod tests {
             events in arbitrary::events(0..20),
             packing in packing(),
             choice: u64,
+            of_stream: Option<prop::sample::Index>,
         ) {
             let (bytes, _) = encode(&events.iter().collect::<Vec<_>>(), packing).unwrap();
-            let wanted = |seq: u64| choice & (1 << (seq % 64)) != 0;
-            let picked = pick(&bytes, None, &|peek| {
+            // One of theirs, all streams, or one that none is of.
+            let names: Vec<&str> = events.iter().map(|event| event.stream.as_str()).chain(["none"]).collect();
+            let stream = of_stream.map(|index| names[index.index(names.len())]);
+            let wanted = |event: &Recorded| {
+                choice & (1 << (event.position.seq % 64)) != 0 && stream.is_none_or(|name| event.stream.as_str() == name)
+            };
+            let picked = pick(&bytes, None, stream, &|peek| {
                 let event = events.iter().find(|event| event.position == peek.position).unwrap();
                 let names = (event.scope.as_str(), event.stream.as_str(), event.kind.as_str());
                 assert_eq!((peek.scope, peek.stream, peek.kind), names);
                 let who = (event.actor.as_deref(), event.correlation_id, event.id);
                 assert_eq!((peek.actor, peek.correlation_id, peek.id), who);
                 assert_eq!((peek.class, peek.level, peek.wall_ms), (event.class, event.level, event.wall_ms));
-                wanted(peek.position.seq)
+                wanted(event)
             })
             .unwrap();
             prop_assert_eq!(picked.count, events.len());
             prop_assert_eq!(picked.ends, events.first().zip(events.last()).map(|(a, b)| (a.position, b.position)));
-            let expected: Vec<_> = events.into_iter().filter(|event| wanted(event.position.seq)).collect();
+            let expected: Vec<_> = events.iter().filter(|event| wanted(event)).cloned().collect();
             prop_assert_eq!(picked.events, expected);
         }
 

@@ -49,13 +49,15 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Recorded>, Malformed> {
 /// Decodes what [`super::encode`] wrote. Every damage is an error, never a panic and never a large allocation.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn decode_with(bytes: &[u8], dictionary: Option<&[u8]>) -> Result<Vec<Recorded>, Malformed> {
-    Ok(pick(bytes, dictionary, &|_| true)?.events)
+    Ok(pick(bytes, dictionary, None, &|_| true)?.events)
 }
 
-/// As [`decode_with`], of the wanted events only: most of the time goes into putting events together.
+/// As [`decode_with`], of the wanted events only: most of the time goes into putting events together. Where one stream is
+/// asked for, nothing of the others is looked at.
 pub(crate) fn pick(
     bytes: &[u8],
     dictionary: Option<&[u8]>,
+    stream: Option<&str>,
     wanted: &dyn Fn(&Peek<'_>) -> bool,
 ) -> Result<Picked, Malformed> {
     let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else { return Err(Malformed("ends early")) };
@@ -64,7 +66,7 @@ pub(crate) fn pick(
         return Err(Malformed("checksum differs"));
     }
     match (header[0], header[1]) {
-        (VERSION, 0) => pick_payload(rest, wanted),
+        (VERSION, 0) => pick_payload(rest, stream, wanted),
         (VERSION, flags @ (COMPRESSED | WITH_DICTIONARY)) => {
             let mut reader = Reader::new(rest);
             let length = usize::try_from(reader.varint()?).unwrap_or(usize::MAX);
@@ -82,7 +84,7 @@ pub(crate) fn pick(
             if payload.len() != length {
                 return Err(Malformed("length differs"));
             }
-            pick_payload(&payload, wanted)
+            pick_payload(&payload, stream, wanted)
         }
         (VERSION, _) => Err(Malformed("unknown flags")),
         _ => Err(Malformed("unknown version")),
@@ -190,25 +192,36 @@ impl<'a> Texts<'a> {
     }
 }
 
-fn pick_payload(payload: &[u8], wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Picked, Malformed> {
+/// So many of one thing. Collected from results, a list would grow step by step: it is not known that all will be there.
+fn list<T>(count: usize, mut read: impl FnMut() -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
+    let mut list = Vec::with_capacity(count);
+    for _ in 0..count {
+        list.push(read()?);
+    }
+    Ok(list)
+}
+
+fn pick_payload(payload: &[u8], stream: Option<&str>, wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Picked, Malformed> {
     let mut reader = Reader::new(payload);
     // Each event takes at least its id's random half and one byte in each of ten columns.
     let count = reader.count(20)?;
     let text_count = reader.count(1)?;
-    let texts = (0..text_count).map(|_| reader.text()).collect::<Result<Vec<_>, _>>()?;
+    let texts = list(text_count, || reader.text())?;
     let id_count = reader.count(16)?;
-    let ids = (0..id_count).map(|_| reader.array::<16>()).collect::<Result<Vec<_>, _>>()?;
+    let ids = list(id_count, || reader.array::<16>())?;
+    // Each text is there once. One that is not there is no event's stream.
+    let asked = stream.map(|stream| texts.iter().position(|text| *text == stream).map_or(u64::MAX, |at| at as u64));
     let mut texts = Texts { texts, ids, scopes: HashMap::new(), streams: HashMap::new(), kinds: HashMap::new() };
 
     let columns = read_columns(&mut reader, count)?;
-    let randoms = (0..count).map(|_| reader.array::<10>()).collect::<Result<Vec<_>, _>>()?;
-    let lengths = (0..count).map(|_| reader.varint()).collect::<Result<Vec<_>, _>>()?;
+    let randoms = list(count, || reader.array::<10>())?;
+    let lengths = list(count, || reader.varint())?;
     let ends = columns.first().zip(columns.last()).map(|(first, last)| (first.position, last.position));
     let mut events = Vec::new();
     for ((event, random), length) in columns.into_iter().zip(randoms).zip(lengths) {
         let length = usize::try_from(length).map_err(|_| Malformed("body too large"))?;
         let body = reader.take(length)?;
-        if wanted(&texts.peek(&event, random)?) {
+        if asked.is_none_or(|number| number == event.stream) && wanted(&texts.peek(&event, random)?) {
             events.push(finish(&mut texts, &event, random, body)?);
         }
     }

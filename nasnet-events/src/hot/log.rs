@@ -7,7 +7,9 @@ use crate::block::{self, Peek};
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::heads::{ReservedBy, Resolution};
+use crate::name::StreamName;
 use crate::position::Position;
+use crate::query::Query;
 
 /// The most events of one row: reading one event of a stream decodes a whole block.
 pub(crate) const ROW_EVENTS_MAX: usize = 64;
@@ -143,25 +145,25 @@ impl Row {
 
     /// Its events: none for a void, an error when its bytes do not check.
     pub(crate) fn events(&self) -> Result<Vec<Recorded>, Error> {
-        self.pick(&|_| true)
+        self.pick(None, &|_| true)
     }
 
-    /// Those that are wanted.
-    pub(crate) fn into_picked(mut self, wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Vec<Recorded>, Error> {
+    /// Those that a query wants.
+    pub(crate) fn into_picked(mut self, query: &Query) -> Result<Vec<Recorded>, Error> {
         match &mut self.content {
             Content::Events(events) => Ok(std::mem::take(events)),
-            _ => self.pick(wanted),
+            _ => self.pick(query.stream.as_ref().map(StreamName::as_str), &|peek| query.wants(peek)),
         }
     }
 
-    fn pick(&self, wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Vec<Recorded>, Error> {
+    fn pick(&self, stream: Option<&str>, wanted: &dyn Fn(&Peek<'_>) -> bool) -> Result<Vec<Recorded>, Error> {
         let what = || format!("hot.db hot_log row {}", self.first_seq);
         let body = match &self.content {
             Content::Nothing => return Ok(Vec::new()),
             Content::Bytes(body) => body,
             Content::LeftOut | Content::Events(_) => return Err(Error::corrupt(what(), "its events were not fetched")),
         };
-        let picked = block::pick(body, None, wanted).map_err(|error| Error::corrupt(what(), error))?;
+        let picked = block::pick(body, None, stream, wanted).map_err(|error| Error::corrupt(what(), error))?;
         let seqs = self.first_seq..=self.first_seq.saturating_add(self.count.saturating_sub(1));
         // Positions ascend, so those between the ends are in place as well.
         let in_place = |position: Position| position.epoch == self.epoch && seqs.contains(&position.seq);

@@ -244,7 +244,7 @@ fn take(slice: &mut Slice, row: Row, query: &Query, epoch: u32) {
         slice.errors.push(stalled(&reserved.scope, epoch, row.first_seq, row.last_seq()));
         return;
     }
-    match row.into_picked(&|peek| query.wants(peek)) {
+    match row.into_picked(query) {
         Ok(events) if query.order == Order::Backwards => slice.events.extend(events.into_iter().rev()),
         Ok(events) => slice.events.extend(events),
         Err(error) => slice.errors.push(error),

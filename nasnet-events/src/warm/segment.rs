@@ -422,7 +422,8 @@ async fn open_body(
         others.set(others.get() || peek.scope != scope.as_str());
         wanted(peek)
     };
-    let picked = block::pick(body, dictionary.as_ref().map(|dictionary| dictionary.body.as_slice()), &wanted)
+    // All are looked at: they are to be of this scope.
+    let picked = block::pick(body, dictionary.as_ref().map(|dictionary| dictionary.body.as_slice()), None, &wanted)
         .map_err(|error| Error::corrupt(what(scope, meta), error))?;
     let right = picked.ends == Some((meta.first, meta.last)) && picked.count as u64 == meta.events;
     if right && !others.get() {
