@@ -170,6 +170,11 @@ fn compress(payload: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
     })
 }
 
+/// Whether a block is stored as it is, by its first two bytes.
+pub(crate) fn is_plain(head: &[u8]) -> bool {
+    head == [VERSION, 0]
+}
+
 fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..2]), &bytes[HEADER_BYTES..])
 }

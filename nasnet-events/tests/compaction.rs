@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use nasnet_dbmanager::DbManager;
-use nasnet_events::{CompactReport, Error, EventOptions, EventStore, Expected, FlushReason, Query};
+use nasnet_events::{
+    CompactReport, Error, EventOptions, EventStore, EventType, Expected, FlushReason, NewEvent, Query,
+};
+use serde_json::json;
 use support::{Site, TEST, event, normal, read_ids, router, stream};
 use ulid::Ulid;
 
@@ -149,4 +152,28 @@ async fn the_loop_joins_small_rows_without_being_asked() {
     stop.send(()).unwrap();
     task.await.unwrap().unwrap();
     assert_eq!(read_ids(&store, Query::all()).await, ids);
+}
+
+/// Rows that are too long to be joined to one like them, those too long to be joined to their neighbours, and long events.
+#[tokio::test]
+async fn what_has_no_neighbour_to_be_joined_to_is_compressed_all_the_same() {
+    for (batches, sizes, bytes) in [(40, [20, 20], 200), (40, [16, 20], 470), (10, [1, 1], 9_000)] {
+        let site = Site::new();
+        let (manager, store) = site.open().await;
+        let (mut raw, mut ids) = (0, Vec::new());
+        for (batch, size) in (0..batches).zip(sizes.into_iter().cycle()) {
+            let event = |number: u64| {
+                let body = json!({ "batch": batch, "number": number, "comment": "uplink office ".repeat(bytes / 14) });
+                raw += body.to_string().len() as u64;
+                NewEvent::new(manager.next_ulid(), EventType::parse("resource.updated").unwrap(), &body).unwrap()
+            };
+            let events: Vec<NewEvent> = (0..size).map(event).collect();
+            ids.extend(events.iter().map(|event| event.id));
+            store.append(&router("r1"), &stream("s"), Expected::Any, events).await.unwrap();
+        }
+        store.compact().await.unwrap();
+        let held = store.status().await.unwrap().hot.bytes;
+        assert!(held * 4 < raw, "{held} bytes for {raw} in batches of {sizes:?}");
+        assert_eq!(read_ids(&store, Query::all()).await, ids);
+    }
 }

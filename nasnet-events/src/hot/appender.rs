@@ -13,7 +13,7 @@ use crate::error::{Conflict, Error};
 use crate::event::Recorded;
 use crate::expected::Expected;
 use crate::heads::{Reservation, ReservedBy, Resolution};
-use crate::hot::log::{self, Found, JOINED_EVENTS_MAX, NewRow, Order, ROW_EVENTS_MAX, RowState};
+use crate::hot::log::{self, Found, NewRow, Order, PLAIN_EVENTS_MAX, ROW_EVENTS_MAX, RowState};
 use crate::hot::newest::Newest;
 use crate::hot::seat::Queue;
 use crate::hot::{flushed, shed};
@@ -30,8 +30,8 @@ const RELOAD: Cause = Cause::new("event-reload");
 
 /// Commands taken from the queue at once.
 const DRAIN_MAX: usize = 1_024;
-/// Events from which zstd pays in tmpfs.
-const COMPRESS_EVENTS_MIN: usize = 32;
+/// Bytes of bodies from which a row is compressed however few events it has.
+const COMPRESS_BYTES_MIN: usize = 8 << 10;
 /// What a row takes beside its body.
 const ROW_BYTES: u64 = 64;
 /// Bytes of bodies at which a row ends early.
@@ -231,7 +231,7 @@ async fn commit(shared: &Shared, commands: &mut [Command], stale: &mut bool) -> 
             return Ok(batch);
         }
         let rows = std::mem::take(&mut batch.rows);
-        let small = rows.iter().filter(|row| row.count <= JOINED_EVENTS_MAX as u64 / 2).count() as u64;
+        let small = rows.iter().filter(|row| row.count <= PLAIN_EVENTS_MAX as u64).count() as u64;
         let bytes = rows.iter().map(|row| row.body.len() as u64 + ROW_BYTES).sum();
         shed::make_room(shared, &hot, epoch, bytes, false).await?;
         let written = hot
@@ -373,13 +373,19 @@ fn row_length(events: &[&Recorded]) -> usize {
     events.iter().take(ROW_EVENTS_MAX).take_while(fits).count().max(1)
 }
 
+/// A row with room for another like it is compressed when they are joined; any other at once, as nobody would come back to it.
+fn packing_of(events: &[&Recorded]) -> Packing<'static> {
+    let bytes: usize = events.iter().map(|event| event.body.get().len()).sum();
+    if events.len() <= PLAIN_EVENTS_MAX && bytes < COMPRESS_BYTES_MIN { Packing::Plain } else { Packing::Zstd(1) }
+}
+
 fn add_rows(rows: &mut Vec<NewRow>, events: &[&Recorded], reserved: Option<&ReservedBy>) -> Result<(), Error> {
     let mut rest = events;
     while let Some(first) = rest.first() {
         let (chunk, later) = rest.split_at(row_length(rest));
         rest = later;
-        let packing = if chunk.len() < COMPRESS_EVENTS_MIN { Packing::Plain } else { Packing::Zstd(1) };
-        let (body, _) = block::encode(chunk, packing).map_err(|error| Error::corrupt("batch of events", error))?;
+        let (body, _) =
+            block::encode(chunk, packing_of(chunk)).map_err(|error| Error::corrupt("batch of events", error))?;
         let (first_seq, count) = (first.position.seq, chunk.len() as u64);
         rows.push(NewRow { first_seq, count, reserved: reserved.cloned(), body });
     }

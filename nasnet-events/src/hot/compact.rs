@@ -9,7 +9,7 @@ use sqlx::SqliteConnection;
 use crate::block::{self, Packing};
 use crate::error::Error;
 use crate::event::Recorded;
-use crate::hot::log::{self, JOINED_EVENTS_MAX, Order, Row, RowState};
+use crate::hot::log::{self, JOINED_EVENTS_MAX, Order, PLAIN_EVENTS_MAX, Row, RowState};
 use crate::store::EventStore;
 
 const COMPACT: Cause = Cause::new("event-compact");
@@ -25,10 +25,14 @@ const GROWTH: u64 = 2;
 /// Nobody waits for this, so it may take longer than an append.
 const PACKING: Packing<'static> = Packing::Zstd(3);
 
-const SIZES: &str = "SELECT first_seq, count, state = 'block' AND shed = 0, COALESCE(length(body), 0) FROM hot_log \
+/// Longer rows than `?3` are compressed.
+const SIZES: &str = "SELECT first_seq, count, state = 'block' AND shed = 0, COALESCE(length(body), 0), \
+     CASE WHEN count <= ?3 THEN substr(body, 1, 2) END FROM hot_log \
      WHERE first_seq >= ?1 ORDER BY first_seq LIMIT ?2";
 const JOIN: &str = "UPDATE hot_log SET count = ?2, body = ?3 WHERE first_seq = ?1";
 const JOINED: &str = "DELETE FROM hot_log WHERE first_seq > ?1 AND first_seq <= ?2";
+
+type FoundSize = (i64, i64, bool, i64, Option<Vec<u8>>);
 
 /// What one row takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,8 @@ struct Size {
     count: u64,
     /// It holds all of its events, and they live here first.
     is_whole: bool,
+    /// It may take less.
+    is_plain: bool,
     bytes: u64,
 }
 
@@ -51,7 +57,8 @@ pub struct CompactReport {
 
 /// Which neighbours become one row, and from which on to look the next time. Pure.
 ///
-/// The last of `sizes` is the newest row of the log or the first of the next look: it stays as it is.
+/// A row that fits to none of its neighbours is a group of its own while it is not compressed. The last of `sizes` is the
+/// newest row of the log or the first of the next look: it stays as it is.
 fn groups(sizes: &[Size]) -> (Vec<Range<usize>>, usize) {
     let most = JOINED_EVENTS_MAX as u64;
     let Some(end) = sizes.len().checked_sub(1) else { return (Vec::new(), 0) };
@@ -63,7 +70,7 @@ fn groups(sizes: &[Size]) -> (Vec<Range<usize>>, usize) {
             index.checked_sub(1).is_none_or(|before| sizes[before].first_seq + sizes[before].count == size.first_seq);
         let fits = size.is_whole && is_next && events + size.count <= most && bytes + size.bytes <= ROW_BYTES_MAX;
         if !fits {
-            if index - from > 1 {
+            if index - from > 1 || sizes[from..index].iter().any(|lone| lone.is_plain) {
                 found.push(from..index);
             }
             // One that is too long for its neighbours may begin the next row.
@@ -89,15 +96,20 @@ async fn step(
     report: &mut CompactReport,
 ) -> Result<(u64, bool), Error> {
     // Another process may have joined the row with others.
-    let sizes: Vec<(i64, i64, bool, i64)> =
-        sqlx::query_as(SIZES).bind(from.cast_signed()).bind(ROWS).fetch_all(&mut *conn).await?;
+    let sizes: Vec<FoundSize> = sqlx::query_as(SIZES)
+        .bind(from.cast_signed())
+        .bind(ROWS)
+        .bind(i64::try_from(PLAIN_EVENTS_MAX).unwrap_or(i64::MAX))
+        .fetch_all(&mut *conn)
+        .await?;
     let more = sizes.len() == usize::try_from(ROWS).unwrap_or(usize::MAX);
     let sizes: Vec<Size> = sizes
         .into_iter()
-        .map(|(first_seq, count, is_whole, bytes)| Size {
+        .map(|(first_seq, count, is_whole, bytes, head)| Size {
             first_seq: first_seq.cast_unsigned(),
             count: count.cast_unsigned(),
             is_whole,
+            is_plain: is_whole && head.is_some_and(|head| block::is_plain(&head)),
             bytes: bytes.cast_unsigned(),
         })
         .collect();
@@ -122,8 +134,10 @@ async fn step(
             .bind(last.first_seq.cast_signed())
             .execute(&mut *conn)
             .await?;
-        report.joined += removed.rows_affected() + 1;
-        report.rows += 1;
+        if group.len() > 1 {
+            report.joined += removed.rows_affected() + 1;
+            report.rows += 1;
+        }
     }
     Ok((sizes.get(next).map_or(from, |size| size.first_seq), more && next > 0))
 }
@@ -140,8 +154,8 @@ fn events_of(rows: Vec<Row>) -> Option<Vec<Recorded>> {
 }
 
 impl EventStore {
-    /// Joins small rows of the hot tier into rows of up to 32 events, compressed: what was appended event by event then
-    /// takes a fraction of the memory, and is read faster. Nothing changes for readers. Called by
+    /// Joins small rows of the hot tier into rows of up to 32 events, and compresses those that stay alone: what was appended
+    /// event by event then takes a fraction of the memory, and is read faster. Nothing changes for readers. Called by
     /// [`EventStore::maintain`].
     ///
     /// # Errors
@@ -185,11 +199,13 @@ mod tests {
 
     use super::*;
 
+    /// Those of an odd length are not compressed.
     fn sizes(rows: &[(u64, bool, u64)]) -> Vec<Size> {
         let mut first_seq = 1;
         rows.iter()
             .map(|(count, is_whole, bytes)| {
-                let size = Size { first_seq, count: *count, is_whole: *is_whole, bytes: *bytes };
+                let is_plain = *is_whole && bytes % 2 == 1;
+                let size = Size { first_seq, count: *count, is_whole: *is_whole, is_plain, bytes: *bytes };
                 first_seq += count;
                 size
             })
@@ -213,14 +229,20 @@ mod tests {
             let (groups, next) = groups(&sizes);
             let mut end = 0;
             for group in &groups {
-                prop_assert!(group.start >= end && group.len() > 1 && group.end < sizes.len(), "the newest stays");
+                prop_assert!(group.start >= end && group.end < sizes.len(), "the newest stays");
                 end = group.end;
                 let joined = &sizes[group.clone()];
+                prop_assert!(joined.len() > 1 || joined[0].is_plain, "nothing is done for nothing");
                 prop_assert!(joined.iter().all(|size| size.is_whole));
+                if joined.len() == 1 {
+                    continue;
+                }
                 prop_assert!(joined.iter().map(|size| size.count).sum::<u64>() <= JOINED_EVENTS_MAX as u64);
                 prop_assert!(joined.iter().map(|size| size.bytes).sum::<u64>() <= ROW_BYTES_MAX);
             }
             prop_assert!(next <= sizes.len());
+            let is_left = |at: usize| sizes[at].is_plain && !groups.iter().any(|group| group.contains(&at));
+            prop_assert!(!(0..next.min(sizes.len())).any(is_left), "none that is passed stays as it is");
             prop_assert!(groups.iter().all(|group| group.start == next || group.end <= next), "nothing is left out");
         }
 

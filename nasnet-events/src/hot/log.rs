@@ -16,6 +16,8 @@ pub(crate) const ROW_EVENTS_MAX: usize = 64;
 /// The most events of a row that small ones are joined to. Fewer than what is appended together may have: what comes event by
 /// event is of many streams and stays for a day, and a read by stream opens a row for each event.
 pub(crate) const JOINED_EVENTS_MAX: usize = 32;
+/// The most events of a row that may wait to be joined to one like it before it is compressed.
+pub(crate) const PLAIN_EVENTS_MAX: usize = JOINED_EVENTS_MAX / 2;
 /// Whether the log ends elsewhere than right before a number, as after writes of another process, or the file is of another
 /// incarnation.
 const TAKEN: &str = "SELECT COALESCE((SELECT first_seq + count FROM hot_log ORDER BY first_seq DESC LIMIT 1) <> ?1, 0) \
