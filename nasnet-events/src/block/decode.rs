@@ -16,6 +16,9 @@ use crate::name::{EventType, StreamName, Subject};
 use crate::position::Position;
 use crate::varint::{Malformed, Reader};
 
+/// Entries of a list for which room is made before they are read.
+const LIST_ROOM_MAX: usize = 1_024;
+
 /// What can be told of an event before it is put together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peek<'a> {
@@ -192,9 +195,10 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// So many of one thing. Collected from results, a list would grow step by step: it is not known that all will be there.
+/// So many of one thing. Collected from results, a list would grow step by step from the beginning, and a number that is
+/// damaged gets no room it has no bytes for.
 fn list<T>(count: usize, mut read: impl FnMut() -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
-    let mut list = Vec::with_capacity(count);
+    let mut list = Vec::with_capacity(count.min(LIST_ROOM_MAX));
     for _ in 0..count {
         list.push(read()?);
     }
