@@ -24,7 +24,8 @@ use crate::read::{Cursor, Tiers};
 use crate::schedule::Turn;
 use crate::store::{EventStore, blocking};
 
-const ARCHIVE: Cause = Cause::new("event-archive");
+/// What it confirms is what retention may remove, so a full database lets it pass.
+const ARCHIVE: Cause = Cause::new("event-archive").critical();
 const CURSOR: &str = "archive";
 /// Up to here a part of the archive, or all of it, was written without Low events.
 const WITHOUT_LOW: &str = "archive-without-low";

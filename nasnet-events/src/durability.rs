@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use nasnet_dbmanager::Scope;
+use nasnet_dbmanager::{Cause, Scope};
 use tokio::time::Instant;
 
 use crate::class::Class;
@@ -47,6 +47,11 @@ pub(crate) fn way(asked: Option<Durability>, events: &[Recorded]) -> Way {
         Some(Durability::Batched { .. }) if has(Class::Low) => Way::Durable,
         Some(Durability::Batched { max_delay }) => Way::Hot(Some(max_delay)),
     }
+}
+
+/// The cause of a transaction that writes these events: what is Critical may use the reserve of a full database or medium.
+pub(crate) fn cause_for(cause: Cause, events: &[Recorded]) -> Cause {
+    if events.iter().any(|event| event.class == Class::Critical) { cause.critical() } else { cause }
 }
 
 /// When the next flush is due because of what was promised. Bounded: promises close to each other share an entry, which

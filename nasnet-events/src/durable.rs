@@ -10,6 +10,7 @@ use nasnet_dbmanager::{Cause, Scope};
 use sqlx::SqliteConnection;
 use tokio::sync::oneshot;
 
+use crate::durability;
 use crate::error::Error;
 use crate::event::{Recorded, StreamAppend};
 use crate::expected::Expected;
@@ -83,7 +84,7 @@ impl EventStore {
     /// that very transaction), [`Error::IdReused`], [`Error::NotDurable`] (an event is known from the hot tier only),
     /// [`Error::TooLarge`], [`Error::Invalid`]: nothing was reserved. [`Error::Renewing`] (the hot tier was lost and a
     /// new one begins: readers would not see what commits at a position of the old one; try again),
-    /// [`Error::Storage`], [`Error::Sqlite`]: the transaction must be rolled back.
+    /// [`Error::Storage`]: the transaction must be rolled back.
     ///
     /// # Cancel safety
     /// A dropped call leaves a reservation that is voided, or published when the transaction commits nevertheless.
@@ -231,12 +232,13 @@ impl EventStore {
         events: Vec<Recorded>,
     ) -> Result<Receipt, Error> {
         let not_durable = |error: Error| match error {
-            Error::Storage { .. } | Error::Sqlite { .. } | Error::Corrupt { .. } | Error::Io { .. } => {
+            Error::Storage { .. } | Error::Corrupt { .. } | Error::Io { .. } => {
                 Error::NotDurable { reached: None, source: Some(Box::new(error)) }
             }
             refused => refused,
         };
         let database = self.shared().manager.scope(scope).await.map_err(|error| not_durable(error.into()))?;
+        let cause = durability::cause_for(APPEND, &events);
         let mut tries = 0;
         let pending = loop {
             // A hot tier that was wiped is opened anew here, where no transaction is open.
@@ -244,7 +246,7 @@ impl EventStore {
             let (store, own_scope) = (self.clone(), scope.clone());
             let append = vec![(expected, events.clone(), stream.clone())];
             let written = database
-                .write(APPEND, move |conn| {
+                .write(cause, move |conn| {
                     Box::pin(async move { store.append_recorded(conn, &own_scope, append).await })
                 })
                 .await;

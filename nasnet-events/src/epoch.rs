@@ -13,7 +13,8 @@ use crate::in_flight::{self, InFlight};
 use crate::position::Position;
 use crate::warm::segment;
 
-const OPEN: Cause = Cause::new("event-epoch");
+/// Without it nothing can be appended, whatever its class.
+const OPEN: Cause = Cause::new("event-epoch").critical();
 /// Databases looked into at the same time.
 const TOGETHER: usize = 4;
 pub(crate) const COUNTER: &str = "event_epoch";

@@ -200,19 +200,12 @@ pub enum Error {
         #[source]
         source: Arc<std::io::Error>,
     },
-    /// The database manager refused or failed.
+    /// The database manager refused or failed, or a statement did.
     #[error("storage: {source}")]
     Storage {
         /// The manager's error.
         #[source]
         source: Arc<nasnet_dbmanager::Error>,
-    },
-    /// A statement failed.
-    #[error("sqlite: {source}")]
-    Sqlite {
-        /// The driver's error.
-        #[source]
-        source: Arc<sqlx::Error>,
     },
     /// The hot tier was wiped and is being opened anew; nothing was appended. A transaction gets this that holds what the
     /// opening needs, or positions of the lost hot tier.
@@ -348,7 +341,6 @@ impl Error {
     pub(crate) fn shared(&self) -> Self {
         match self {
             Self::Storage { source } => Self::Storage { source: Arc::clone(source) },
-            Self::Sqlite { source } => Self::Sqlite { source: Arc::clone(source) },
             Self::Io { operation, path, source } => {
                 Self::Io { operation, path: path.clone(), source: Arc::clone(source) }
             }
@@ -371,6 +363,6 @@ impl From<nasnet_dbmanager::Error> for Error {
 
 impl From<sqlx::Error> for Error {
     fn from(source: sqlx::Error) -> Self {
-        Self::Sqlite { source: Arc::new(source) }
+        nasnet_dbmanager::Error::from(source).into()
     }
 }

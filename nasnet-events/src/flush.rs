@@ -22,6 +22,8 @@ use crate::warm::segment::{self, Lane};
 use crate::warm::{bodies, dictionary, overlap};
 
 const FLUSH: Cause = Cause::new("event-flush");
+/// What a full hot tier may give back hangs on how far it is noted to be flushed.
+const NOTE: Cause = Cause::new("event-flush").critical();
 /// Hot rows read by one statement.
 const ROWS: u32 = 32;
 /// Events gathered before they are written, so that a long backlog is flushed in steps.
@@ -170,7 +172,7 @@ impl Shared {
             step.by_scope.retain(|scope, _| !report.has_failed(scope));
             if !step.damaged.is_empty() {
                 let damaged = std::mem::take(&mut step.damaged);
-                hot.write(FLUSH, move |conn| Box::pin(async move { truncated::note_damaged(conn, &damaged).await }))
+                hot.write(NOTE, move |conn| Box::pin(async move { truncated::note_damaged(conn, &damaged).await }))
                     .await?;
             }
             truncation::save(self, &hot).await?;
@@ -217,7 +219,7 @@ impl Shared {
         flushed.behind.retain(|_, behind| *behind < through);
         self.note_flushed(epoch, flushed);
         let (before, now) = (noted.clone(), flushed.clone());
-        hot.write(FLUSH, move |conn| Box::pin(async move { flushed::note(conn, &before, &now).await })).await?;
+        hot.write(NOTE, move |conn| Box::pin(async move { flushed::note(conn, &before, &now).await })).await?;
         noted.clone_from(flushed);
         self.flushed.send_modify(|times| *times = times.wrapping_add(1));
         Ok(())

@@ -20,7 +20,8 @@ use crate::warm::dictionary::{self, Dictionary};
 use crate::warm::rows::{self, Stored};
 use crate::warm::segment::{self, Lane, Tail};
 
-const SEAL: Cause = Cause::new("event-seal");
+/// It gives back more than it takes, but takes first.
+const SEAL: Cause = Cause::new("event-seal").critical();
 /// Rows of one segment at most, and from how many on a segment pays.
 const SEGMENT_EVENTS_MAX: u32 = 512;
 const SEGMENT_EVENTS_MIN: usize = 32;

@@ -20,7 +20,8 @@ use crate::event::{NewEvent, Recorded};
 use crate::name::{EventType, StreamName, Subject};
 use crate::shared::Shared;
 
-const KEYS: Cause = Cause::new("event-subject-keys");
+/// Keys are a few bytes a subject, and what is Critical may be in need of one.
+const KEYS: Cause = Cause::new("event-subject-keys").critical();
 
 const VERSION: u8 = 1;
 const KEY_BYTES: usize = 32;

@@ -18,7 +18,8 @@ use crate::sealing::{SECURE_DELETE_OFF, SECURE_DELETE_ON};
 use crate::store::{EventStore, blocking};
 use crate::types;
 
-const SHRED: Cause = Cause::new("event-shred");
+/// What must be forgotten is forgotten on a full medium, too.
+const SHRED: Cause = Cause::new("event-shred").critical();
 /// Times a log that readers keep in use is tried again, and the pause between.
 const CHECKPOINTS_MAX: u32 = 40;
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(50);

@@ -65,7 +65,7 @@ impl EventStore {
     /// reservations of processes that died. The manager must have been opened with what [`crate::register`] adds.
     ///
     /// # Errors
-    /// [`Error::Storage`] and [`Error::Sqlite`] when a database cannot be used, [`Error::Io`] when the session's file
+    /// [`Error::Storage`] when a database cannot be used, [`Error::Io`] when the session's file
     /// cannot be made, [`Error::Corrupt`] when hot.db does not check.
     ///
     /// # Cancel safety

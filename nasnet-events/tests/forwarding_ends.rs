@@ -115,7 +115,7 @@ async fn what_a_failed_round_had_at_hand_is_sent_by_the_next_forwarding() {
         let forwarder = Forwarder::new(store.clone(), consumer("cloud"), receiver);
         let mut forwarding = forwarder.open().await.unwrap();
         let failed = forwarding.round().await;
-        assert!(matches!(failed, Err(Error::Sqlite { .. })), "{database}: {failed:?}");
+        assert!(matches!(failed, Err(Error::Storage { .. })), "{database}: {failed:?}");
         on_database(&manager, database, show).await;
         let again = forwarding.round().await;
         assert!(matches!(&again, Err(Error::RoundUnfinished { consumer }) if consumer == "cloud"), "{again:?}");

@@ -16,7 +16,7 @@ const GET: &str = "SELECT pos FROM event_projections WHERE consumer = ?1";
 /// written in the same transaction. A transaction that rolls back takes the note with it.
 ///
 /// # Errors
-/// [`Error::Sqlite`]: the transaction must be rolled back.
+/// [`Error::Storage`]: the transaction must be rolled back.
 ///
 /// # Cancel safety
 /// Safe inside a write operation: it runs to its end.
@@ -29,7 +29,7 @@ pub async fn project_in(conn: &mut SqliteConnection, consumer: &ConsumerName, ev
 /// [`crate::StartAt::After`] it is not shown what the model holds already.
 ///
 /// # Errors
-/// [`Error::Sqlite`], [`Error::Corrupt`] when the row does not check.
+/// [`Error::Storage`], [`Error::Corrupt`] when the row does not check.
 ///
 /// # Cancel safety
 /// Safe.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nasnet_dbmanager::{BoxFuture, Cause, Scope};
 use sqlx::SqliteConnection;
 
+use crate::durability;
 use crate::durable::PendingReceipt;
 use crate::error::Error;
 use crate::event::Recorded;
@@ -51,7 +52,7 @@ impl StoreSink {
         let (store, scope, source, late) =
             (self.store.clone(), self.scope.clone(), batch.source.to_owned(), batch.late);
         let pending = database
-            .write(RECEIVE, move |conn| {
+            .write(durability::cause_for(RECEIVE, batch.events), move |conn| {
                 Box::pin(async move { append(conn, &store, &scope, &source, late, streams).await })
             })
             .await?;

@@ -12,7 +12,8 @@ use crate::event::Recorded;
 use crate::hot::log::{self, JOINED_EVENTS_MAX, Order, PLAIN_EVENTS_MAX, Row, RowState};
 use crate::store::EventStore;
 
-const COMPACT: Cause = Cause::new("event-compact");
+/// It gives back more than it takes, but takes first.
+const COMPACT: Cause = Cause::new("event-compact").critical();
 
 /// Rows appended since the last time that are worth a look.
 pub(crate) const SMALL_ROWS_MIN: u64 = 64;

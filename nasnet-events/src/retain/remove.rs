@@ -146,7 +146,7 @@ async fn versions(
     let Some(meta) = metas.first().filter(|meta| meta.first == unit.first) else { return Ok(None) };
     let events = match segment::events(conn, annexes, scope, meta).await {
         Ok(events) => events,
-        Err(error @ (Error::Storage { .. } | Error::Sqlite { .. })) => return Err(error),
+        Err(error @ Error::Storage { .. }) => return Err(error),
         // It goes all the same: that its body cannot be read is told to whoever reads it until then.
         Err(_) => return Ok(None),
     };

@@ -23,7 +23,7 @@ use crate::warm::bodies;
 const PLAN: Cause = Cause::new("event-retention");
 /// It frees what others need, so a full medium and a budget that is used up let it pass.
 const RETAIN: Cause = Cause::new("event-retain").critical();
-const MARK_AGE: Cause = Cause::new("event-age");
+const MARK_AGE: Cause = Cause::new("event-age").critical();
 /// Rows and segments of one transaction: few enough that its log fits what a full file keeps back.
 const STEP_UNITS: usize = 32;
 

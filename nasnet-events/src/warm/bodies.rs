@@ -84,7 +84,12 @@ pub(crate) async fn store(
             annexes.retract(family, left).await?;
         }
     }
-    Ok(Some(annexes.append(family, Class::Normal, Arc::clone(body)).await?))
+    // As the transaction: what is flushed can wait, and what is sealed gives back more than it takes.
+    let class = match lane {
+        Lane::Flushed => Class::Normal,
+        Lane::Sealed => Class::Critical,
+    };
+    Ok(Some(annexes.append(family, class, Arc::clone(body)).await?))
 }
 
 /// Notes that the row of a body is committed.

@@ -219,7 +219,7 @@ pub async fn on_hot(manager: &DbManager, sql: &'static str) {
 
 /// A statement was refused by the rule that says so, and not because it names what is not there.
 pub fn assert_refused<T: std::fmt::Debug>(done: &Result<T, Error>, why: &str, sql: &str) {
-    let Err(error @ Error::Sqlite { .. }) = done else { panic!("{sql} was not refused: {done:?}") };
+    let Err(error @ Error::Storage { .. }) = done else { panic!("{sql} was not refused: {done:?}") };
     assert!(error.to_string().contains(why), "{sql}: {error}");
 }
 
