@@ -17,11 +17,6 @@ const EACH: [usize; 2] = [16, 2];
 
 fn append(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let place = Place::new(None).expect("two directories");
-    // All of them are to stay in the hot tier: what appends wait for is not to be its flush.
-    let mut options = EventOptions::default();
-    options.hot_bytes_max = Some(2 << 30);
-    let hot = Arc::new(runtime.block_on(Hot::open(&place, options)).expect("a store"));
     let mut generator = Generator::new(1);
     for ((name, kind), each) in
         [("append_hot", None), ("append_critical", Some("config.applied"))].into_iter().zip(EACH)
@@ -29,6 +24,11 @@ fn append(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(name);
         group.sample_size(10).sampling_mode(SamplingMode::Flat);
         for callers in CALLERS {
+            // All of them are to stay in the hot tier: what appends wait for is not to be its flush.
+            let place = Place::new(None).expect("two directories");
+            let mut options = EventOptions::default();
+            options.hot_bytes_max = Some(2 << 30);
+            let hot = Arc::new(runtime.block_on(Hot::open(&place, options)).expect("a store"));
             group.throughput(Throughput::Elements((callers * each) as u64));
             // What goes in is made before the clock runs.
             let mut share = || {

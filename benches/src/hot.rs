@@ -37,6 +37,7 @@ impl Hot {
             .run_dir(place.tmpfs.path().join("run"))
             .schemas(nasnet_events::schema_sets());
         databases.database_bytes_max = DATABASE_BYTES_MAX;
+        databases.flash_bytes_max = u64::MAX;
         let db = DbManager::open(databases).await?;
         let id: RouterId = "bench".parse()?;
         db.create_router(NewRouter::new(id.clone()).name("bench").host("192.0.2.1")).await?;
