@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
-use crate::hot::truncated;
+use crate::hot::truncated::{self, Closed};
 use crate::observe;
 use crate::position::Position;
 use crate::shared::Shared;
@@ -17,8 +17,8 @@ use crate::store::EventStore;
 const READ: Cause = Cause::new("event-truncations");
 const SAVE: Cause = Cause::new("event-truncations").critical();
 
-/// Records kept of one database; the two oldest become one when there are more.
-pub(crate) const RECORDS_MAX: i64 = 256;
+/// Records kept of one database; two become one when there are more.
+const RECORDS_MAX: usize = 256;
 
 /// A stretch of positions from which events were removed. Other events of the stretch may still be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,22 +60,33 @@ const EXTEND: &str = "UPDATE event_truncated SET after_pos = MIN(after_pos, ?1),
      through_pos = MAX(through_pos, ?2), events = events + ?3, lost = lost + ?7 \
      WHERE id = (SELECT MAX(id) FROM event_truncated) AND through_pos >= ?1 AND by = ?4 AND consumer IS ?5 \
      AND scope IS ?6";
-const IS_KNOWN: &str =
-    "SELECT COUNT(*) FROM event_truncated WHERE by = 'shed' AND after_pos <= ?1 AND through_pos >= ?2";
+/// Which removals of the hot tier are recorded here already.
+const RECORDED: &str = "SELECT pos FROM event_cursors WHERE name = 'truncations'";
+const RECORD: &str = "INSERT INTO event_cursors (name, pos) VALUES ('truncations', ?1) \
+     ON CONFLICT (name) DO UPDATE SET pos = MAX(pos, excluded.pos)";
 const IS_GIVEN_UP: &str = "SELECT COUNT(*) FROM event_truncated \
      WHERE by = 'retired' AND scope = ?3 AND after_pos <= ?1 AND through_pos >= ?2";
 const ADD: &str = "INSERT INTO event_truncated (after_pos, through_pos, events, by, consumer, scope, lost) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-const JOIN_OLDEST: &str = "UPDATE event_truncated SET \
-     after_pos = MIN(after_pos, (SELECT after_pos FROM event_truncated ORDER BY id LIMIT 1)), \
-     through_pos = MAX(through_pos, (SELECT through_pos FROM event_truncated ORDER BY id LIMIT 1)), \
-     events = events + (SELECT events FROM event_truncated ORDER BY id LIMIT 1), \
-     lost = lost + (SELECT lost FROM event_truncated ORDER BY id LIMIT 1), \
-     scope = CASE WHEN scope IS (SELECT scope FROM event_truncated ORDER BY id LIMIT 1) THEN scope END \
-     WHERE id = (SELECT id FROM event_truncated ORDER BY id LIMIT 1 OFFSET 1) \
-     AND (SELECT COUNT(*) FROM event_truncated) > ?1";
-const DROP_OLDEST: &str = "DELETE FROM event_truncated WHERE id = (SELECT MIN(id) FROM event_truncated) \
-     AND (SELECT COUNT(*) FROM event_truncated) > ?1";
+const KINDS: &str = "SELECT id, by, consumer FROM event_truncated ORDER BY id";
+const JOIN: &str = "UPDATE event_truncated SET after_pos = MIN(event_truncated.after_pos, older.after_pos), \
+     through_pos = MAX(event_truncated.through_pos, older.through_pos), \
+     events = event_truncated.events + older.events, lost = event_truncated.lost + older.lost, \
+     scope = CASE WHEN event_truncated.scope IS older.scope THEN older.scope END \
+     FROM (SELECT * FROM event_truncated WHERE id = ?1) AS older WHERE event_truncated.id = ?2";
+const JOINED: &str = "DELETE FROM event_truncated WHERE id = ?1";
+
+/// Which two of too many records become one: of those of one kind the oldest two, the kinds in their order. Where each is of a
+/// kind of its own, it is the two oldest. `None` while there are not too many. Pure.
+pub(crate) fn surplus<K: Ord>(records: &[(i64, K)]) -> Option<(i64, i64)> {
+    if records.len() <= RECORDS_MAX {
+        return None;
+    }
+    let mut by_kind: Vec<&(i64, K)> = records.iter().collect();
+    by_kind.sort_by(|(id, kind), (other_id, other)| kind.cmp(other).then(id.cmp(other_id)));
+    let alike = by_kind.windows(2).find(|pair| pair[0].1 == pair[1].1).map(|pair| (pair[0].0, pair[1].0));
+    alike.or_else(|| Some((records.first()?.0, records.get(1)?.0)))
+}
 
 /// Adds a record to the database of a scope, in the caller's transaction: one that continues the newest is joined to it.
 pub(crate) async fn note(conn: &mut SqliteConnection, truncated: &Truncated) -> Result<(), Error> {
@@ -100,8 +111,11 @@ pub(crate) async fn note(conn: &mut SqliteConnection, truncated: &Truncated) -> 
             return Ok(());
         }
     }
-    for sql in [JOIN_OLDEST, DROP_OLDEST] {
-        sqlx::query(sql).bind(RECORDS_MAX).execute(&mut *conn).await?;
+    let kinds: Vec<(i64, String, Option<String>)> = sqlx::query_as(KINDS).fetch_all(&mut *conn).await?;
+    let kinds: Vec<_> = kinds.into_iter().map(|(id, by, consumer)| (id, (by, consumer))).collect();
+    if let Some((older, newer)) = surplus(&kinds) {
+        sqlx::query(JOIN).bind(older).bind(newer).execute(&mut *conn).await?;
+        sqlx::query(JOINED).bind(older).execute(&mut *conn).await?;
     }
     Ok(())
 }
@@ -199,16 +213,12 @@ pub(crate) async fn save(shared: &Shared, hot: &Database) -> Result<(), Error> {
         .system()
         .write(SAVE, move |conn| {
             Box::pin(async move {
-                for truncated in written.iter().map(|closed| &closed.truncated) {
-                    let known: i64 = sqlx::query_scalar(IS_KNOWN)
-                        .bind(truncated.after.to_key()?)
-                        .bind(truncated.through.to_key()?)
-                        .fetch_one(&mut *conn)
-                        .await?;
-                    // A crash may have come between this record and the note of it in the hot tier.
-                    if known == 0 {
-                        note(conn, truncated).await?;
-                    }
+                let recorded: Option<i64> = sqlx::query_scalar(RECORDED).fetch_optional(&mut *conn).await?;
+                let recorded = recorded.and_then(Position::from_key).unwrap_or(Position::START);
+                // A crash may have come between this record and the note of it in the hot tier.
+                for Closed { truncated, mark, .. } in written.iter().filter(|closed| closed.mark > recorded) {
+                    note(conn, truncated).await?;
+                    sqlx::query(RECORD).bind(mark.to_key()?).execute(&mut *conn).await?;
                 }
                 Ok::<_, Error>(())
             })
@@ -274,5 +284,33 @@ impl EventStore {
             tracing::warn!(%scope, %error, "what was removed from it is unknown");
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn two_of_one_kind_become_one_and_never_the_newest_goes(kinds in prop::collection::vec(0..300_u16, 0..300)) {
+            let records: Vec<(i64, u16)> = (1..).zip(kinds).collect();
+            let Some((older, newer)) = surplus(&records) else {
+                prop_assert!(records.len() <= RECORDS_MAX);
+                return Ok(());
+            };
+            prop_assert!(records.len() > RECORDS_MAX && older < newer);
+            let kind = |wanted: i64| records.iter().find(|(id, _)| *id == wanted).unwrap().1;
+            let of = |wanted: u16| records.iter().filter(|(_, kind)| *kind == wanted).count();
+            if kind(older) == kind(newer) {
+                let first = records.iter().map(|(_, kind)| *kind).filter(|kind| of(*kind) > 1).min();
+                prop_assert_eq!(first, Some(kind(older)));
+            } else {
+                prop_assert!(records.iter().all(|(_, kind)| of(*kind) == 1));
+                prop_assert_eq!((older, newer), (1, 2));
+            }
+        }
     }
 }

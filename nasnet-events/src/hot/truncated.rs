@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 use crate::error::Error;
 use crate::hot::log;
 use crate::position::Position;
-use crate::truncation::{RECORDS_MAX, Truncated, TruncatedBy};
+use crate::truncation::{Truncated, TruncatedBy, surplus};
 
 const LIST: &str = "SELECT first_seq, last_seq, events, lost, by \
      FROM hot_truncated ORDER BY first_seq, id";
@@ -22,16 +22,12 @@ const EXTEND: &str = "UPDATE hot_truncated SET first_seq = MIN(first_seq, ?1), l
      WHERE id = (SELECT MAX(id) FROM hot_truncated WHERE by = ?5 AND saved = 0 AND (lost > 0) = (?4 > 0)) \
      AND first_seq <= ?2 + 1 AND last_seq >= ?1 - 1";
 const ADD: &str = "INSERT INTO hot_truncated (first_seq, last_seq, events, lost, by) VALUES (?1, ?2, ?3, ?4, ?5)";
-const JOIN_OLDEST: &str = "UPDATE hot_truncated SET \
-     first_seq = MIN(first_seq, (SELECT first_seq FROM hot_truncated ORDER BY id LIMIT 1)), \
-     last_seq = MAX(last_seq, (SELECT last_seq FROM hot_truncated ORDER BY id LIMIT 1)), \
-     events = events + (SELECT events FROM hot_truncated ORDER BY id LIMIT 1), \
-     lost = lost + (SELECT lost FROM hot_truncated ORDER BY id LIMIT 1), \
-     saved = MIN(saved, (SELECT saved FROM hot_truncated ORDER BY id LIMIT 1)) \
-     WHERE id = (SELECT id FROM hot_truncated ORDER BY id LIMIT 1 OFFSET 1) \
-     AND (SELECT COUNT(*) FROM hot_truncated) > ?1";
-const DROP_OLDEST: &str = "DELETE FROM hot_truncated WHERE id = (SELECT MIN(id) FROM hot_truncated) \
-     AND (SELECT COUNT(*) FROM hot_truncated) > ?1";
+const KINDS: &str = "SELECT id, by, lost > 0, saved FROM hot_truncated ORDER BY id";
+const JOIN: &str = "UPDATE hot_truncated SET first_seq = MIN(hot_truncated.first_seq, older.first_seq), \
+     last_seq = MAX(hot_truncated.last_seq, older.last_seq), events = hot_truncated.events + older.events, \
+     lost = hot_truncated.lost + older.lost \
+     FROM (SELECT * FROM hot_truncated WHERE id = ?1) AS older WHERE hot_truncated.id = ?2";
+const JOINED: &str = "DELETE FROM hot_truncated WHERE id = ?1";
 
 /// Events removed from the hot log that no other tier is known to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +57,22 @@ pub(crate) async fn note(conn: &mut SqliteConnection, removed: &Removed) -> Resu
             return Ok(());
         }
     }
-    for sql in [JOIN_OLDEST, DROP_OLDEST] {
-        sqlx::query(sql).bind(RECORDS_MAX).execute(&mut *conn).await?;
+    let kinds: Vec<(i64, Kind)> = sqlx::query_as(KINDS)
+        .fetch_all(&mut *conn)
+        .await?
+        .into_iter()
+        .map(|(id, by, lost, saved): (i64, String, bool, i64)| (id, (saved == 1, lost, by, saved)))
+        .collect();
+    if let Some((older, newer)) = surplus(&kinds) {
+        sqlx::query(JOIN).bind(older).bind(newer).execute(&mut *conn).await?;
+        sqlx::query(JOINED).bind(older).execute(&mut *conn).await?;
     }
     Ok(())
 }
+
+/// What two records must have in common to become one, so that each event stays what it was counted as; the first to be
+/// joined come first. Those that are just being recorded on flash are left alone as long as there are others.
+type Kind = (bool, bool, String, i64);
 
 /// Notes rows that cannot be read and never reach flash, in the caller's transaction. Whatever they held counts as lost: of
 /// which class it was nobody can tell.
@@ -107,6 +114,8 @@ fn truncated(epoch: u32, (first, last): (i64, i64), (events, lost): (i64, i64), 
 pub(crate) struct Closed {
     key: (i64, i64, i64, i64, i64),
     pub(crate) truncated: Truncated,
+    /// Those recorded before it have lower ones: the number of the record, in its incarnation.
+    pub(crate) mark: Position,
 }
 
 /// True when some removals of events that were to reach flash are not recorded there.
@@ -122,8 +131,12 @@ pub(crate) async fn close(conn: &mut SqliteConnection) -> Result<Vec<Closed>, Er
     let found: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(CLOSED).fetch_all(&mut *conn).await?;
     let epoch = log::view(conn).await?.epoch;
     let all = found.into_iter().map(|key| {
-        let (_, first_seq, last_seq, events, lost) = key;
-        Closed { key, truncated: truncated(epoch, (first_seq, last_seq), (events, lost), TruncatedBy::Shed) }
+        let (id, first_seq, last_seq, events, lost) = key;
+        Closed {
+            key,
+            truncated: truncated(epoch, (first_seq, last_seq), (events, lost), TruncatedBy::Shed),
+            mark: Position::new(epoch, id.cast_unsigned()),
+        }
     });
     Ok(all.collect())
 }
@@ -186,6 +199,55 @@ mod tests {
         assert_eq!(told, [(9, 4)], "all of what was lost, and each event once");
         on_hot(&manager, move |conn| Box::pin(async move { set_saved(conn, &second).await })).await;
         assert!(!on_hot(&manager, |conn| Box::pin(is_any_unsaved(conn))).await);
+        store.shutdown().await.unwrap();
+    }
+
+    /// Many removals of what may go anyway do not change what is told of a loss, here and on flash.
+    #[tokio::test]
+    async fn a_loss_stays_what_it_was_however_many_removals_follow() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(dir.path().join("data")).run_dir(dir.path().join("run"));
+        let manager = DbManager::open(options.schemas(crate::schema_sets())).await.unwrap();
+        let store = crate::EventStore::open(&manager, crate::EventOptions::default()).await.unwrap();
+        let removed = |seq: u64, lost: u64, expired: bool| Removed {
+            first_seq: seq,
+            last_seq: seq + 9,
+            events: 10,
+            lost,
+            expired,
+        };
+        let save = async || crate::truncation::save(store.shared(), &manager.hot()).await.unwrap();
+        // The first is on flash before the others come, the second is not.
+        on_hot(&manager, move |conn| Box::pin(async move { note(conn, &removed(1, 10, false)).await })).await;
+        save().await;
+        on_hot(&manager, move |conn| Box::pin(async move { note(conn, &removed(101, 10, false)).await })).await;
+        on_hot(&manager, move |conn| {
+            Box::pin(async move {
+                for number in 2..600 {
+                    note(&mut *conn, &removed(number * 100 + 1, 0, number % 2 == 0)).await?;
+                }
+                Ok(())
+            })
+        })
+        .await;
+        for number in 600..640 {
+            save().await;
+            let seq = number * 100 + 1;
+            on_hot(&manager, move |conn| Box::pin(async move { note(conn, &removed(seq, 0, false)).await })).await;
+        }
+        let counted = on_hot(&manager, |conn| Box::pin(totals(conn))).await;
+        assert_eq!(counted, [20 + 10 * (299 + 40), 10 * 299, 20], "shed, expired and lost");
+        let (_, here) = on_hot(&manager, |conn| Box::pin(list(conn, Position::START))).await;
+        assert_eq!(here.len(), 256);
+        let ends = |told: &[Truncated]| -> Vec<(u64, u64, u64)> {
+            let losses = told.iter().filter(|told| told.lost > 0);
+            losses.map(|told| (told.after.seq, told.through.seq, told.lost)).collect()
+        };
+        assert_eq!(ends(&here), [(0, 10, 10), (100, 110, 10)]);
+        let on_flash = manager.system().write(Cause::new("test"), |conn| {
+            Box::pin(async move { crate::truncation::list(conn, Position::START).await })
+        });
+        assert_eq!(ends(&on_flash.await.unwrap()), [(0, 10, 10), (100, 110, 10)], "each once");
         store.shutdown().await.unwrap();
     }
 }
