@@ -175,8 +175,8 @@ impl Heads {
         self.caught_up
     }
 
-    pub(crate) const fn set_caught_up(&mut self) {
-        self.caught_up = true;
+    pub(crate) const fn set_caught_up(&mut self, caught_up: bool) {
+        self.caught_up = caught_up;
     }
 
     pub(crate) const fn next_seq(&self) -> u64 {

@@ -47,8 +47,16 @@ pub(crate) async fn run(shared: Arc<Shared>, seat: Weak<Seat>) {
 /// Resolves every reservation that has no living owner. False when one could not be resolved.
 pub(crate) async fn sweep(shared: &Shared, seat: &Seat) -> bool {
     let (own, dir) = (shared.owner(), shared.sessions_dir());
+    // While the log is being read, a reservation may be known in part.
+    let is_caught_up = shared.heads().is_caught_up();
+    if !is_caught_up && catch_up(seat).await.is_err() {
+        return false;
+    }
     let (epoch, left): (u32, Vec<Reservation>) = {
         let heads = shared.heads();
+        if !heads.is_caught_up() {
+            return false;
+        }
         (heads.epoch(), heads.reservations().cloned().collect())
     };
     let mut all = true;
@@ -144,4 +152,60 @@ pub(crate) async fn catch_up(seat: &Seat) -> Result<(), Error> {
     let (reply, answer) = oneshot::channel();
     seat.send(Command::CatchUp(reply))?;
     answer.await.map_err(|_| Error::Closed)?
+}
+
+#[cfg(test)]
+mod tests {
+    use nasnet_dbmanager::Scope;
+
+    use super::*;
+    use crate::event::{NewEvent, StreamAppend};
+    use crate::expected::Expected;
+    use crate::heads::ReservedBy;
+    use crate::hot::log::{Order, RowState};
+    use crate::name::{EventType, StreamName};
+    use crate::options::EventOptions;
+    use crate::place::Place;
+    use crate::store::EventStore;
+
+    #[tokio::test]
+    async fn a_reservation_that_is_known_in_part_is_resolved_as_a_whole() {
+        let Place { dir: _dir, clock: _, manager } = Place::new().await;
+        let open = async || EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        let (store, dying) = (open().await, open().await);
+        let kind = EventType::parse("config.applied").unwrap();
+        let event = || NewEvent::new(manager.next_ulid(), kind.clone(), &0).unwrap();
+        let events: Vec<NewEvent> = std::iter::repeat_with(event).take(10_000).collect();
+        let append = StreamAppend::new(StreamName::parse("s").unwrap(), Expected::Any, events);
+        let (own, scope) = (dying.clone(), Scope::System);
+        let written = manager
+            .system()
+            .write(RESOLVE, move |conn| Box::pin(async move { own.append_in(conn, &scope, vec![append]).await }));
+        // It dies before it can publish them.
+        std::mem::forget(written.await.unwrap());
+
+        let rows = async || {
+            let hot = manager.hot();
+            let page = hot.read(RESOLVE, |conn| {
+                Box::pin(async move { log::page(conn, 1, (1, u64::MAX >> 1), Order::Forwards, 1_000, None).await })
+            });
+            page.await.unwrap()
+        };
+        let all = rows().await;
+        assert!(all.len() > 100, "{} rows", all.len());
+        {
+            // As after the first page of a catch-up.
+            let mut heads = store.shared().heads();
+            heads.set_caught_up(false);
+            let reserved = ReservedBy { first_seq: 1, scope: Scope::System, owner: dying.shared().owner() };
+            for row in &all[..64] {
+                heads.note_reserved(&reserved, true, row.count, &row.events().unwrap());
+                heads.advance_to(row.last_seq() + 1);
+            }
+        }
+        assert!(sweep(store.shared(), store.seat()).await);
+        assert!(rows().await.iter().all(|row| matches!(row.state, RowState::Mirrored)));
+        assert_eq!(store.shared().heads().reservations().count(), 0);
+        store.shutdown().await.unwrap();
+    }
 }

@@ -546,6 +546,8 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
                 }
             }
         }
+        // The rest of a reservation may stand in the next rows.
+        heads.set_caught_up(false);
         let mut grown = false;
         for (events, row) in rows {
             let known = heads.next_seq();
@@ -582,7 +584,7 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
         if !grown {
             // Nothing is being written now, so what is known ends where the log does.
             heads.end_at(view.end + 1);
-            heads.set_caught_up();
+            heads.set_caught_up(true);
             break;
         }
     }
