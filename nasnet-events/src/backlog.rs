@@ -26,11 +26,13 @@ pub(crate) struct Backlog {
     scopes: HashMap<Scope, Waiting>,
     /// Scopes whose database took nothing the last time: what waits for them is no reason to try again at once.
     held: HashSet<Scope>,
+    /// Up to where the others are on flash, as far as this process has heard.
+    flushed: Flushed,
 }
 
 impl Backlog {
     pub(crate) fn new() -> Self {
-        Self { scopes: HashMap::new(), held: HashSet::new() }
+        Self { scopes: HashMap::new(), held: HashSet::new(), flushed: Flushed::default() }
     }
 
     /// Adds an event of the hot log if it is to be flushed; those of a scope come in the order of their numbers.
@@ -57,6 +59,12 @@ impl Backlog {
             }
             !waiting.events.is_empty()
         });
+        self.flushed.clone_from(flushed);
+    }
+
+    /// Whether an event of this number has reached flash by a flush.
+    pub(crate) fn is_flushed(&self, scope: &Scope, class: Class, seq: u64) -> bool {
+        class == Class::Normal && seq <= self.flushed.of(scope)
     }
 
     /// Takes an event out that is nowhere any more.
@@ -132,6 +140,10 @@ mod tests {
             prop_assert_eq!(backlog.events(), left.len() as u64);
             let bytes: usize = left.iter().map(|event| event.body.get().len() + EVENT_BYTES).sum();
             prop_assert_eq!(backlog.waiting().1, bytes as u64);
+            for event in events.iter().filter(|event| event.class == Class::Normal) {
+                let waits = event.position.seq > of(&event);
+                prop_assert_eq!(backlog.is_flushed(&event.scope, event.class, event.position.seq), !waits);
+            }
             backlog.hold([scope.clone()]);
             let others = left.iter().filter(|event| event.scope != scope);
             prop_assert_eq!(backlog.waits_beside(|among| *among == scope), others.clone().count() > 0);

@@ -172,8 +172,10 @@ impl Shared {
             step.by_scope.retain(|scope, _| !report.has_failed(scope));
             if !step.damaged.is_empty() {
                 let damaged = std::mem::take(&mut step.damaged);
+                let lost = damaged.clone();
                 hot.write(NOTE, move |conn| Box::pin(async move { truncated::note_damaged(conn, &damaged).await }))
                     .await?;
+                self.heads().forget_lost(epoch, &lost);
             }
             truncation::save(self, &hot).await?;
             let through = Position::new(epoch, step.through);

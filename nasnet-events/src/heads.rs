@@ -417,6 +417,12 @@ impl Heads {
         self.ids_kept = self.ids.len();
     }
 
+    /// Forgets the ids of what cannot be read any more: it never reaches flash, so the same id again is a new event.
+    pub(crate) fn forget_lost(&mut self, epoch: u32, rows: &[(u64, u64)]) {
+        let is_lost = |seq: u64| rows.iter().any(|(first, last)| (*first..=*last).contains(&seq));
+        self.ids.retain(|known| known.durable || known.epoch != epoch || !is_lost(known.seq));
+    }
+
     /// Forgets ids of events that were given up.
     pub(crate) fn forget_given_up(&mut self, ids: &[Ulid]) {
         for id in ids {

@@ -253,7 +253,12 @@ impl<'a> Plan<'a> {
         if hits.len() != events.len() || !in_order || hits.iter().any(|(_, known)| known.slot != slot) {
             return Err(Refusal::IdReused(*first_id));
         }
-        let durable = hits.iter().all(|(_, known)| known.durable);
+        // Whoever needs it on flash is told of the flush that brought it there; anybody else has the same receipt again.
+        let (epoch, backlog) = (self.heads.epoch(), self.heads.backlog());
+        let is_flushed = |known: &Known, event: &Recorded| {
+            looked.is_some() && known.epoch == epoch && backlog.is_flushed(&event.scope, event.class, known.seq)
+        };
+        let durable = hits.iter().zip(events).all(|((_, known), event)| known.durable || is_flushed(known, event));
         Ok(Some(Receipt {
             first: first.position(),
             last: last.position(),

@@ -143,9 +143,24 @@ async fn a_known_id_is_answered_with_the_same_receipt() {
     assert!(matches!(twice, Err(Error::IdReused { .. })));
 
     // What is needed on flash is not waved through because tmpfs knows it.
-    let upgraded = StreamAppend::new(name, Expected::Any, vec![hot]);
-    let refused = append_in(&manager, &store, &scope, vec![upgraded]).await;
+    let hot = normal(&manager);
+    store.append(&scope, &name, Expected::Any, vec![hot.clone()]).await.unwrap();
+    let upgraded = StreamAppend::new(name.clone(), Expected::Any, vec![hot.clone()]);
+    let refused = append_in(&manager, &store, &scope, vec![upgraded.clone()]).await;
     assert!(matches!(refused, Err(Error::NotDurable { reached: Some(Achieved::Hot), .. })), "{refused:?}");
+    let low = event(&manager, "metric.updated");
+    let low = StreamAppend::new(stream("low"), Expected::Any, vec![low]);
+    store.append(&scope, &low.stream, low.expected, low.events.clone()).await.unwrap();
+    // A flush brings it there, and leaves Low ones where they are.
+    store.flush(nasnet_events::FlushReason::Requested).await.unwrap();
+    let there = append_in(&manager, &store, &scope, vec![upgraded]).await.unwrap();
+    assert_eq!((there[0].achieved, there[0].deduplicated), (Achieved::Synced, true));
+    let refused = append_in(&manager, &store, &scope, vec![low]).await;
+    assert!(matches!(refused, Err(Error::NotDurable { reached: Some(Achieved::Hot), .. })), "{refused:?}");
+    let other = nasnet_events::EventStore::open(&manager, nasnet_events::EventOptions::default()).await.unwrap();
+    let durable = nasnet_events::Durability::Durable;
+    let again = other.append_with(&scope, &name, Expected::Any, vec![hot], durable).await.unwrap();
+    assert_eq!((again.achieved, again.deduplicated), (Achieved::Synced, true), "another process knows it as well");
 }
 
 #[tokio::test]

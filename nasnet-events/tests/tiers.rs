@@ -333,8 +333,10 @@ async fn a_damaged_row_or_name_is_an_item_and_a_damaged_hot_block_is_read_from_f
 async fn what_a_damaged_hot_block_held_is_told_as_lost_once_flushes_are_past_it() {
     let site = Site::new();
     let (manager, store) = site.open().await;
+    let mut ids = Vec::new();
     for name in ["a", "b", "c"] {
         let batch = vec![normal(&manager), normal(&manager)];
+        ids.extend(batch.iter().map(|event| event.id));
         store.append(&router("r1"), &stream(name), Expected::Any, batch).await.unwrap();
     }
     on_hot(&manager, "UPDATE hot_log SET body = x'0100' WHERE first_seq = 3").await;
@@ -346,6 +348,11 @@ async fn what_a_damaged_hot_block_held_is_told_as_lost_once_flushes_are_past_it(
     let told = store.truncated(Position::START).await.unwrap();
     let [lost] = &told[..] else { panic!("{told:?}") };
     assert_eq!((lost.after.seq, lost.through.seq, lost.events, lost.lost), (2, 4, 2, 2));
+    // Whoever has it still may append it again.
+    let mut again = normal(&manager);
+    again.id = ids[2];
+    let receipt = store.append(&router("r1"), &stream("b"), Expected::Any, vec![again]).await.unwrap();
+    assert!(!receipt.deduplicated);
     store.shutdown().await.unwrap();
     manager.shutdown().await.unwrap();
     drop((manager, store));
@@ -354,7 +361,7 @@ async fn what_a_damaged_hot_block_held_is_told_as_lost_once_flushes_are_past_it(
     assert_eq!(store.losses(), [], "the end was clean");
     assert_eq!(store.truncated(Position::START).await.unwrap(), told);
     let left = read(&store, Query::all()).await;
-    assert_eq!(left.iter().map(|event| event.position.seq).collect::<Vec<_>>(), [1, 2, 5, 6, 7, 8]);
+    assert_eq!(left.iter().map(|event| event.position.seq).collect::<Vec<_>>(), [1, 2, 5, 6, 7, 8, 9]);
 }
 
 #[tokio::test]
