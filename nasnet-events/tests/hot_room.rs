@@ -10,7 +10,7 @@ use nasnet_events::{
     Achieved, ColdOptions, ColdPolicy, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Position,
     Query, StreamAppend, TruncatedBy, prepare_cold_dir,
 };
-use support::{Site, TEST, event, kind, normal, on_scope, read_ids, router, stream};
+use support::{Site, TEST, event, kind, normal, on_scope, read_ids, router, stream, with_cold};
 use ulid::Ulid;
 
 const MAX: u64 = 512 << 10;
@@ -151,6 +151,42 @@ async fn what_a_run_directory_that_outlives_a_reboot_holds_gets_old_as_well() {
     let left = store.status().await.unwrap();
     assert_eq!((left.hot.events, left.lost), (1, 0));
     assert!(!read_ids(&store, Query::all()).await.contains(&young));
+}
+
+#[tokio::test]
+async fn versions_of_what_has_ended_are_given_by_nobody_again() {
+    for archived in [false, true] {
+        let site = Site::new();
+        let options = || if archived { with_cold(&site) } else { EventOptions::default() };
+        let (manager, store) = site.open_with(options()).await;
+        if archived {
+            prepare_cold_dir(&manager, &site.cold()).unwrap();
+        }
+        let (scope, name) = (router("r1"), stream("low"));
+        let low = || vec![event(&manager, "metric.updated")];
+        // It is open all the time, and does not look.
+        let idle = EventStore::open(&manager, options()).await.unwrap();
+        for version in 0..3 {
+            store.append(&scope, &name, Expected::Exact(version), low()).await.unwrap();
+        }
+        if archived {
+            assert!(store.archive().await.unwrap().complete);
+        }
+        append(&store, normal(&manager)).await;
+        site.clock.advance(Duration::from_secs(25 * 60 * 60));
+        append(&store, event(&manager, "metric.updated")).await;
+        store.expire().await.unwrap();
+        let query = Query::scope(scope.clone()).stream(name.clone());
+        assert_eq!(read_ids(&store, query).await.len(), if archived { 3 } else { 0 });
+
+        let later = EventStore::open(&manager, options()).await.unwrap();
+        for (other, version) in [(&idle, 4), (&later, 5), (&store, 6)] {
+            let fresh = other.append(&scope, &name, Expected::Unwritten, low()).await;
+            assert!(matches!(&fresh, Err(Error::Conflict(conflict)) if conflict.actual == version - 1), "{fresh:?}");
+            let receipt = other.append(&scope, &name, Expected::Exact(version - 1), low()).await.unwrap();
+            assert_eq!(receipt.version, version);
+        }
+    }
 }
 
 #[tokio::test]

@@ -42,6 +42,14 @@ CREATE TABLE hot_log (
     CHECK (shed = 0 OR state IN ('block', 'shed'))
 ) STRICT;
 
+-- The highest version of each stream among events that have left the log and are in no database.
+CREATE TABLE hot_tops (
+    scope   TEXT NOT NULL,
+    stream  TEXT NOT NULL,
+    version INTEGER NOT NULL CHECK (version > 0),
+    PRIMARY KEY (scope, stream)
+) STRICT, WITHOUT ROWID;
+
 CREATE INDEX hot_log_reserved ON hot_log (first_seq) WHERE state = 'reserved';
 
 -- What was removed from the log and may be nowhere else. Few rows: neighbours are joined.

@@ -16,7 +16,7 @@ use crate::heads::{Reservation, ReservedBy, Resolution};
 use crate::hot::log::{self, Found, NewRow, Order, PLAIN_EVENTS_MAX, ROW_EVENTS_MAX, RowState};
 use crate::hot::newest::Newest;
 use crate::hot::seat::Queue;
-use crate::hot::{flushed, shed};
+use crate::hot::{flushed, shed, tops};
 use crate::name::StreamName;
 use crate::plan::{Changes, DurableStream, Looked, Plan, Refusal};
 use crate::position::Position;
@@ -519,14 +519,18 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             (heads.epoch(), heads.next_seq(), foreign)
         };
         // One snapshot: a reservation that ends between two pages shows in the next look at all that are known.
-        let (view, resolved, rows, flushed) = hot
+        let (view, resolved, rows, flushed, tops) = hot
             .read(RELOAD, move |conn| {
                 Box::pin(async move {
                     let resolved =
                         if foreign.is_empty() { Vec::new() } else { log::resolutions(conn, &foreign).await? };
                     let all = (from, i64::MAX.cast_unsigned());
                     let rows = log::page(conn, epoch, all, Order::Forwards, RELOAD_ROWS, None).await?;
-                    Ok::<_, Error>((log::view(conn).await?, resolved, rows, flushed::read(conn).await?))
+                    let view = log::view(conn).await?;
+                    // What nobody here has seen may have left the log.
+                    let is_missed = view.floor.is_some_and(|floor| floor > from) || rows.iter().any(|row| row.shed > 0);
+                    let tops = if is_missed { tops::list(conn).await? } else { Vec::new() };
+                    Ok::<_, Error>((view, resolved, rows, flushed::read(conn).await?, tops))
                 })
             })
             .await?;
@@ -534,6 +538,9 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
         let mut heads = shared.heads();
         if heads.epoch() != epoch {
             continue;
+        }
+        for (scope, stream, version) in tops {
+            heads.note_version(&scope, &stream, version);
         }
         for (first_seq, found) in resolved {
             match found {

@@ -11,4 +11,5 @@ pub(crate) mod seat;
 pub(crate) mod session;
 pub(crate) mod shed;
 pub(crate) mod summary;
+pub(crate) mod tops;
 pub(crate) mod truncated;

@@ -18,6 +18,7 @@ use crate::event::Recorded;
 use crate::flush::FlushReason;
 use crate::hot::flushed::{self, Flushed};
 use crate::hot::log::{self, Order, Row, RowState};
+use crate::hot::tops;
 use crate::hot::truncated::{self, Removed};
 use crate::merge::Range;
 use crate::observe;
@@ -110,7 +111,7 @@ pub(crate) async fn sweep(
                 swept.next = None;
                 break;
             }
-            Part::Goes { body_bytes, kept, shed, gone, unflushed } => {
+            Part::Goes { body_bytes, kept, shed, archived, gone, unflushed } => {
                 let left = if kept.is_empty() {
                     let (first, count) = (first_seq.cast_signed(), (last_seq - first_seq + 1).cast_signed());
                     let joined = sqlx::query(JOIN).bind(first).bind(count).execute(&mut *conn).await?;
@@ -137,6 +138,7 @@ pub(crate) async fn sweep(
                     let expired = matches!(spare, Spare::Older { .. });
                     truncated::note(conn, &Removed { first_seq, last_seq, events, lost, expired }).await?;
                 }
+                tops::note(conn, archived.iter().chain(&gone).chain(&unflushed)).await?;
                 swept.gone.extend(gone.iter().chain(&unflushed).map(|event| event.id));
                 swept.lost.extend(unflushed);
             }
@@ -156,6 +158,8 @@ enum Part {
         body_bytes: u64,
         kept: Vec<Recorded>,
         shed: u64,
+        /// In the archive, and in no database.
+        archived: Vec<Recorded>,
         /// Nowhere else, by their class.
         gone: Vec<Recorded>,
         unflushed: Vec<Recorded>,
@@ -186,11 +190,12 @@ fn part(row: Row, spare: Spare, flushed: &Flushed, archived: &HashMap<Scope, Ran
             body_bytes: row.body_bytes(),
             kept: Vec::new(),
             shed: row.count,
+            archived: Vec::new(),
             gone: Vec::new(),
             unflushed: Vec::new(),
         });
     }
-    let (mut kept, mut gone, mut unflushed) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut kept, mut archived_low, mut gone, mut unflushed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let count = events.len();
     for event in events {
         let on_flash = event.class != Class::Low && event.position.seq <= flushed.of(&event.scope);
@@ -199,7 +204,7 @@ fn part(row: Row, spare: Spare, flushed: &Flushed, archived: &HashMap<Scope, Ran
         };
         match (spare, event.class) {
             // It is read from there, and nobody misses it.
-            (Spare::Low | Spare::Older { .. }, Class::Low) if in_archive() => {}
+            (Spare::Low | Spare::Older { .. }, Class::Low) if in_archive() => archived_low.push(event),
             (Spare::Low | Spare::Older { low: true, .. }, Class::Low) => gone.push(event),
             (Spare::OnFlash | Spare::Older { .. }, _) if on_flash => {}
             (Spare::Unflushed, Class::Normal) if !on_flash => unflushed.push(event),
@@ -210,6 +215,7 @@ fn part(row: Row, spare: Spare, flushed: &Flushed, archived: &HashMap<Scope, Ran
         body_bytes: row.body_bytes(),
         shed: row.count - kept.len() as u64,
         kept,
+        archived: archived_low,
         gone,
         unflushed,
     })
