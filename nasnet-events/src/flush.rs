@@ -134,7 +134,7 @@ impl Shared {
         let epoch = view.epoch;
         // A block is final once it is in the log. Open transactions hold nothing up: their events are rows, not segments.
         let end = view.end;
-        shared.forget_below(&view);
+        shared.forget_left(&hot, &view).await?;
         // Another process may have flushed what this one still counts.
         shared.note_flushed(epoch, &before);
         let mut report = FlushReport {

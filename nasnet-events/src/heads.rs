@@ -401,19 +401,31 @@ impl Heads {
         self.summaries.add_unknown(first_seq, last_seq);
     }
 
-    /// Forgets where events below the start of the hot log stood, and the ids that are beyond the window with them.
+    /// Forgets where events below the start of the hot log stood.
     pub(crate) fn forget_below(&mut self, floor: u64) {
         self.by_stream.forget_below(floor);
         self.summaries.forget_below(floor);
-        // Looking at all of them costs its time, so they grow to the double first.
-        if self.ids.len() < IDS_SWEPT_MIN.max(self.ids_kept.saturating_mul(2)) {
-            return;
-        }
+    }
+
+    /// Whether so many ids are known that some may be beyond the window: looking at all of them costs its time, so they grow
+    /// to the double first.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.ids.len() >= IDS_SWEPT_MIN.max(self.ids_kept.saturating_mul(2))
+    }
+
+    /// Forgets the ids that are beyond the window, and where their events stood: what stays at the start of the log, and be it
+    /// for long, keeps nothing that has left the rows behind it. `emptied` are first and last numbers, ascending.
+    pub(crate) fn forget_gone(&mut self, floor: u64, emptied: &[(u64, u64)]) {
         let epoch = self.epoch;
+        let is_gone = |seq: u64| {
+            let after = emptied.partition_point(|(first, _)| *first <= seq);
+            seq < floor || after.checked_sub(1).is_some_and(|at| emptied[at].1 >= seq)
+        };
         self.ids.retain(|known| {
-            let is_hot = known.epoch == epoch && known.seq >= floor;
+            let is_hot = known.epoch == epoch && !is_gone(known.seq);
             known.pending || is_hot || (known.durable && !known.sealed)
         });
+        self.by_stream.forget(is_gone);
         self.ids_kept = self.ids.len();
     }
 

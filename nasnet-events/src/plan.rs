@@ -487,7 +487,7 @@ mod tests {
         append(&mut heads, Expected::Any, &mut hot).expect("appended");
         assert_eq!(heads.ids_known(), 902);
 
-        heads.forget_below(802);
+        heads.forget_gone(802, &[]);
         assert!(hot[..799].iter().all(|event| heads.known(event.id).is_none()), "they have left the hot log");
         assert!(hot[799..].iter().all(|event| heads.known(event.id).is_some()), "the hot log still has them");
         assert!(durable.iter().all(|id| heads.known(*id).is_some()), "their rows are not sealed");
@@ -495,7 +495,7 @@ mod tests {
         heads.note_sealed(&durable);
         let mut more = events(1_502).split_off(902);
         append(&mut heads, Expected::Any, &mut more).expect("appended");
-        heads.forget_below(1_502);
+        heads.forget_gone(702, &[(703, 1_501)]);
         assert!(durable.iter().all(|id| heads.known(*id).is_none()), "sealed, and no longer in the hot log");
         assert_eq!(heads.ids_known(), 1);
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nasnet_dbmanager::{Database, DbManager, Scope};
+use nasnet_dbmanager::{Cause, Database, DbManager, Scope};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use ulid::Ulid;
@@ -23,7 +23,7 @@ use crate::heads::Heads;
 use crate::hot::appender::APPEND;
 use crate::hot::compact::SMALL_ROWS_MIN;
 use crate::hot::flushed::Flushed;
-use crate::hot::log::View;
+use crate::hot::log::{self, View};
 use crate::hot::newest::Newest;
 use crate::hot::session::Session;
 use crate::in_flight::InFlight;
@@ -36,6 +36,7 @@ use crate::schedule::is_page_full;
 use crate::shred::DestroyedKey;
 use crate::store::{blocking, lock_opening};
 
+const FORGET: Cause = Cause::new("event-forget");
 /// Until a promise that could not be kept is tried again, at most.
 const PROMISE_RETRY: Duration = Duration::from_secs(60);
 
@@ -312,11 +313,26 @@ impl Shared {
     }
 
     /// Forgets what has left the hot log.
-    pub(crate) fn forget_below(&self, view: &View) {
-        let mut heads = self.heads();
-        if let Some(floor) = view.floor.filter(|_| heads.epoch() == view.epoch) {
-            heads.forget_below(floor);
+    pub(crate) async fn forget_left(&self, hot: &Database, view: &View) -> Result<(), Error> {
+        let is_crowded = {
+            let mut heads = self.heads();
+            if let Some(floor) = view.floor.filter(|_| heads.epoch() == view.epoch) {
+                heads.forget_below(floor);
+            }
+            heads.is_crowded()
+        };
+        if is_crowded {
+            let (view, emptied) = hot
+                .read(FORGET, |conn| {
+                    Box::pin(async move { Ok::<_, Error>((log::view(conn).await?, log::emptied(conn).await?)) })
+                })
+                .await?;
+            let mut heads = self.heads();
+            if let Some(floor) = view.floor.filter(|_| heads.epoch() == view.epoch) {
+                heads.forget_gone(floor, &emptied);
+            }
         }
+        Ok(())
     }
 
     /// Takes events that are lost out of what is still to be flushed.

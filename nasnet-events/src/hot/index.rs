@@ -50,6 +50,14 @@ impl StreamIndex {
         self.unknown.retain(|_, last| *last >= floor);
     }
 
+    /// Forgets numbers.
+    pub(crate) fn forget(&mut self, is_gone: impl Fn(u64) -> bool) {
+        for seqs in &mut self.seqs {
+            seqs.retain(|seq| !is_gone(*seq));
+            seqs.shrink_to_fit();
+        }
+    }
+
     /// The next numbers of some streams within `from..=to`, in order, at most `limit`; and, when there are more, up to where
     /// they are all named. An unknown row is named by the first number of it that is asked for, and named whole.
     pub(crate) fn next(

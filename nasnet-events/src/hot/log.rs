@@ -35,6 +35,8 @@ const VIEW: &str = "SELECT (SELECT epoch FROM hot_meta WHERE one = 1), \
      (SELECT first_seq + count - 1 FROM hot_log ORDER BY first_seq DESC LIMIT 1), \
      (SELECT MIN(first_seq) FROM hot_log WHERE state = 'reserved' AND stalled = 0), \
      (SELECT MIN(first_seq) FROM hot_log WHERE state = 'reserved')";
+const EMPTIED: &str =
+    "SELECT first_seq, first_seq + count - 1 FROM hot_log WHERE state IN ('shed', 'void') ORDER BY first_seq";
 const STALL: &str = "UPDATE hot_log SET stalled = 1 \
      WHERE first_seq BETWEEN ?1 AND ?2 AND reservation = ?1 AND state = 'reserved'";
 
@@ -291,6 +293,12 @@ fn view_of((epoch, floor, end, unresolved, reserved): FoundView) -> Result<View,
         unresolved: unresolved.map(i64::cast_unsigned),
         reserved: reserved.map(i64::cast_unsigned),
     })
+}
+
+/// First and last numbers of the rows that hold nothing any more.
+pub(crate) async fn emptied(conn: &mut SqliteConnection) -> Result<Vec<(u64, u64)>, Error> {
+    let found: Vec<(i64, i64)> = sqlx::query_as(EMPTIED).fetch_all(conn).await?;
+    Ok(found.into_iter().map(|(first, last)| (first.cast_unsigned(), last.cast_unsigned())).collect())
 }
 
 /// First number of the first unresolved reservation of one of the scopes.

@@ -248,7 +248,7 @@ pub(crate) async fn make_room(
         .await?;
     // Another process may do all the flushing and removing; what is known of events in memory goes with them all the same.
     shared.note_flushed(view.epoch, &flushed);
-    shared.forget_below(&view);
+    shared.forget_left(hot, &view).await?;
     if used > max / 4 * 3 {
         // What is flushed now need not be lost later.
         shared.backlog.notify_one();
@@ -409,7 +409,56 @@ impl EventStore {
                 None => break,
             }
         }
-        shared.forget_below(&hot.read(EXPIRE, |conn| Box::pin(log::view(conn))).await?);
+        let view = hot.read(EXPIRE, |conn| Box::pin(log::view(conn))).await?;
+        shared.forget_left(&hot, &view).await?;
         Ok(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nasnet_dbmanager::{NewRouter, RouterId};
+
+    use super::*;
+    use crate::event::NewEvent;
+    use crate::expected::Expected;
+    use crate::name::{EventType, StreamName};
+    use crate::options::EventOptions;
+    use crate::place::Place;
+
+    /// What a router that takes nothing holds back at the start of the log keeps nothing of the others in memory.
+    #[tokio::test]
+    async fn what_stays_for_long_keeps_nothing_in_memory_that_has_gone() {
+        const ROUND: usize = 1_000;
+        let Place { dir: _dir, clock, manager } = Place::new().await;
+        let id = RouterId::parse("r1").unwrap();
+        manager.create_router(NewRouter::new(id.clone())).await.unwrap();
+        let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        let stream = StreamName::parse("s").unwrap();
+        let append = async |scope: &Scope, count: usize| {
+            let kind = EventType::parse("resource.updated").unwrap();
+            let event = || NewEvent::new(manager.next_ulid(), kind.clone(), &0).unwrap();
+            let events = std::iter::repeat_with(event).take(count).collect();
+            store.append(scope, &stream, Expected::Any, events).await.unwrap();
+        };
+        let stuck = Scope::Router(id);
+        append(&stuck, 1).await;
+        let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON event_segments BEGIN SELECT RAISE(ABORT, 'full'); END";
+        let database = manager.scope(&stuck).await.unwrap();
+        let refused = database.write(SHED, move |conn| {
+            Box::pin(async move { Ok::<_, Error>(sqlx::query(refuse).execute(conn).await.map(drop)?) })
+        });
+        refused.await.unwrap();
+        for _ in 0..8 {
+            append(&Scope::System, ROUND).await;
+            let report = store.flush(FlushReason::Requested).await.unwrap();
+            assert_eq!(report.failed_scopes().collect::<Vec<_>>(), [&stuck]);
+            clock.advance(Duration::from_secs(25 * 60 * 60));
+            append(&Scope::System, 1).await;
+            store.expire().await.unwrap();
+        }
+        let known = store.shared().heads().ids_known();
+        assert!(known <= 3 * ROUND, "{known} ids");
+        store.shutdown().await.unwrap();
     }
 }
