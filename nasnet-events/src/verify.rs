@@ -9,6 +9,7 @@ use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::head::{ChainHead, Lane};
+use crate::name::StreamName;
 use crate::position::Position;
 use crate::store::EventStore;
 use crate::walk::{Step, Stretch};
@@ -65,7 +66,7 @@ pub enum FaultKind {
     Unreadable,
     /// Stored bytes do not check.
     Damaged,
-    /// The events are whole, but not those that were chained.
+    /// The events are whole, but not those that were chained, or two of a stream have one version.
     Broken,
     /// The copies in the warm and the cold tier differ.
     Diverges,
@@ -175,13 +176,13 @@ impl EventStore {
     ) -> Result<Verification, Error> {
         let mut verification = Verification::default();
         for scope in scopes {
-            let mut leaves = BTreeMap::new();
+            let mut warm = Warm::default();
             for lane in [Lane::Rows, Lane::Segments, Lane::Frames] {
                 if lane == Lane::Frames && self.shared().cold.is_none() {
                     continue;
                 }
                 let mark = marks.get(&(scope.clone(), lane)).copied();
-                let mut check = Check::new(scope, lane, stretch, mark, &mut leaves);
+                let mut check = Check::new(scope, lane, stretch, mark, &mut warm);
                 match self.walk(scope, lane, stretch, &mut |step| check.see(step)).await {
                     Ok(()) => check.end(&mut verification),
                     Err(Error::ColdAbsent { why, .. }) => verification.cold_absent = Some(why),
@@ -194,6 +195,14 @@ impl EventStore {
         }
         Ok(verification)
     }
+}
+
+/// What the warm tier of a scope was found to hold.
+#[derive(Default)]
+struct Warm {
+    leaves: BTreeMap<Position, Digest>,
+    /// Where each version of a stream stands, of rows and of segments: no index keeps two events from having one.
+    versions: HashMap<StreamName, HashMap<u64, Position>>,
 }
 
 /// Follows one chain.
@@ -209,17 +218,11 @@ struct Check<'a> {
     mark: Option<(Position, Digest)>,
     /// Whether the chain leads through the mark, once it has come by.
     passed: Option<bool>,
-    leaves: &'a mut BTreeMap<Position, Digest>,
+    warm: &'a mut Warm,
 }
 
 impl<'a> Check<'a> {
-    fn new(
-        scope: &Scope,
-        lane: Lane,
-        stretch: Stretch,
-        mark: Option<(Position, Digest)>,
-        leaves: &'a mut BTreeMap<Position, Digest>,
-    ) -> Self {
+    fn new(scope: &Scope, lane: Lane, stretch: Stretch, mark: Option<(Position, Digest)>, warm: &'a mut Warm) -> Self {
         let report = LaneReport {
             scope: scope.clone(),
             lane,
@@ -238,7 +241,7 @@ impl<'a> Check<'a> {
             gaps: Vec::new(),
             mark,
             passed: None,
-            leaves,
+            warm,
         }
     }
 
@@ -295,11 +298,14 @@ impl<'a> Check<'a> {
             self.fault(Some(position), FaultKind::Broken, "positions do not ascend");
         }
         match self.report.lane {
-            Lane::Frames if self.leaves.get(&position).is_some_and(|warm| *warm != leaf) => {
+            Lane::Frames if self.warm.leaves.get(&position).is_some_and(|warm| *warm != leaf) => {
                 self.fault(Some(position), FaultKind::Diverges, "warm and cold tier hold different events");
             }
             Lane::Frames => {}
-            Lane::Rows | Lane::Segments => drop(self.leaves.insert(position, leaf)),
+            Lane::Rows | Lane::Segments => {
+                self.warm.leaves.insert(position, leaf);
+                self.version(event);
+            }
         }
         self.report.events += 1;
         self.report.first.get_or_insert(position);
@@ -307,6 +313,14 @@ impl<'a> Check<'a> {
         self.state = self.state.map(|state| chain::link(state, leaf));
         if let Some(state) = self.state {
             self.pass(position, state);
+        }
+    }
+
+    fn version(&mut self, event: &Recorded) {
+        let versions = self.warm.versions.entry(event.stream.clone()).or_default();
+        if let Some(other) = versions.insert(event.version, event.position).filter(|other| *other != event.position) {
+            let detail = format!("stream {} has version {} at {other} as well", event.stream, event.version);
+            self.fault(Some(event.position), FaultKind::Broken, detail);
         }
     }
 

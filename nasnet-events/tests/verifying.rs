@@ -139,6 +139,32 @@ async fn every_damaged_item_is_reported_and_none_hides_another() {
 }
 
 #[tokio::test]
+async fn two_events_of_one_version_are_found_wherever_they_stand() {
+    for name in ["config.applied", "resource.updated"] {
+        let site = Site::new();
+        let (manager, store) = site.open().await;
+        let scope = router("r1");
+        store.append(&scope, &stream("s"), Expected::Unwritten, vec![normal(&manager)]).await.unwrap();
+        store.flush(FlushReason::Requested).await.unwrap();
+        tamper(&manager, WITHOUT_TRIGGERS).await;
+        let hide = "CREATE TABLE hidden AS SELECT * FROM event_segments; DELETE FROM event_segments";
+        tamper(&manager, hide).await;
+        drop(store);
+        manager.shutdown().await.unwrap();
+        drop(manager);
+        site.wipe_hot();
+        let (manager, store) = site.open().await;
+        let again = store.append(&scope, &stream("s"), Expected::Unwritten, vec![event(&manager, name)]).await.unwrap();
+        assert_eq!(again.version, 1);
+        store.flush(FlushReason::Requested).await.unwrap();
+        tamper(&manager, "INSERT INTO event_segments SELECT * FROM hidden").await;
+        let verification = store.verify(Span::all()).await.unwrap();
+        let told = verification.faults.iter().filter(|fault| fault.detail.contains("stream s has version 1"));
+        assert_eq!(told.count(), 1, "{:?}", verification.faults);
+    }
+}
+
+#[tokio::test]
 async fn a_careful_forgery_is_found_with_a_head_from_outside() {
     let site = Site::new();
     let (manager, store) = recorded(&site).await;
