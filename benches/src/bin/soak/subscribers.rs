@@ -48,6 +48,8 @@ enum Mode {
     Honest,
     /// The control: consumers forget where they were and begin with what comes next, as a listener to a broadcast would.
     Forgetful,
+    /// The control: tmpfs is wiped by nobody, so the losses that are told of it are not believed.
+    Unseen,
 }
 
 impl Mode {
@@ -55,21 +57,25 @@ impl Mode {
         match self {
             Self::Honest => "honest",
             Self::Forgetful => "forgetful",
+            Self::Unseen => "unseen",
         }
     }
 }
 
 /// Tells whether the check catches consumers that begin with what comes next.
 pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
-    let mut caught = false;
-    for number in 0..CONTROL_CASES {
-        let mut random = Random::new(seed.wrapping_add(number));
-        if !run(&mut random, Mode::Forgetful)?.broken.is_empty() {
-            caught = true;
-            break;
+    let mut controls = Vec::new();
+    for (what, mode) in [("a consumer that forgets", Mode::Forgetful), ("a loss without a wipe", Mode::Unseen)] {
+        let mut caught = false;
+        for number in 0..CONTROL_CASES {
+            let mut random = Random::new(seed.wrapping_add(number));
+            if !run(&mut random, mode)?.broken.is_empty() {
+                caught = true;
+                break;
+            }
         }
+        controls.push((what, caught));
     }
-    let mut controls = vec![("a consumer that forgets", caught)];
     for (what, manner) in [
         ("a consumer that is not told what it is not shown", Manner::Deaf),
         ("a consumer that does not come back", Manner::Careless),
@@ -95,17 +101,19 @@ fn run(random: &mut Random, mode: Mode) -> Result<Found, Failure> {
     let runtime = Runtime::new()?;
     let mut found = Found::default();
     runtime.block_on(found_store(&place))?;
+    let mut wipes = 0;
     for life in 0..2 + random.below(2) {
         live_and_die(&place, random, mode, life, &mut found)?;
         if random.below(3) == 0 {
             found.count("wipes", 1);
+            wipes += usize::from(mode != Mode::Unseen);
             for entry in std::fs::read_dir(place.tmpfs.path())? {
                 let path = entry?.path();
                 if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
             }
         }
     }
-    runtime.block_on(check(&place, mode, &mut found))?;
+    runtime.block_on(check(&place, mode, wipes, &mut found))?;
     if mode == Mode::Honest {
         runtime.block_on(outage(&place, random, Manner::Honest, &mut found))?;
     }
@@ -415,7 +423,7 @@ fn replay(name: &str, text: &str, broken: &mut Vec<String>) -> Result<Seen, Fail
 }
 
 /// Lets every consumer catch up, then compares.
-async fn check(place: &Place, mode: Mode, found: &mut Found) -> Result<(), Failure> {
+async fn check(place: &Place, mode: Mode, wipes: usize, found: &mut Found) -> Result<(), Failure> {
     let [data, run, cold, log] = paths(place);
     let (db, store) = open(&data, &run, &cold, STALL_AFTER).await?;
     store.resolve().await?;
@@ -424,6 +432,9 @@ async fn check(place: &Place, mode: Mode, found: &mut Found) -> Result<(), Failu
     let epoch = store.status().await?.epoch;
     let losses: BTreeMap<u32, u64> =
         store.losses().iter().map(|TailLost { epoch, after_seq }| (*epoch, *after_seq)).collect();
+    if losses.len() > wipes {
+        found.broken.push(format!("{wipes} times tmpfs was wiped, lost are {losses:?}"));
+    }
     let mut produced: BTreeMap<Position, String> = BTreeMap::new();
     for number in 0..2 {
         let text = std::fs::read_to_string(log.join(format!("produced-{number}"))).unwrap_or_default();
