@@ -28,10 +28,10 @@ type Decode = fn(&[u8]) -> Vec<Recorded>;
 fn codec(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let events = runtime.block_on(recorded()).expect("events");
-    let block = events.get(..128).expect("a block of events");
+    let block = events.get(..64).expect("a block of events");
     let codecs: [(&str, &[Recorded], Encode, Decode); 4] = [
-        ("hot_plain_128", block, |events| encode_block(events, None), decode_block),
-        ("hot_zstd1_128", block, |events| encode_block(events, Some(1)), decode_block),
+        ("hot_plain_64", block, |events| encode_block(events, None), decode_block),
+        ("hot_zstd1_64", block, |events| encode_block(events, Some(1)), decode_block),
         ("segment_zstd3_1000", &events, |events| encode_block(events, Some(3)), decode_block),
         ("frame_zstd9_1000", &events, encode_frame, decode_frame),
     ];

@@ -18,11 +18,14 @@ pub struct EventOptions {
     pub queue_events_max: usize,
     /// Largest body of one event in bytes, at most [`EventOptions::BODY_BYTES_LIMIT`]. Default 256 KiB.
     pub body_bytes_max: usize,
-    /// Unflushed Normal events of one scope, in estimated compressed bytes, that make `maintain` flush before
-    /// [`EventOptions::flush_interval`] is over; with more scopes than databases stay open as many times more. Default
+    /// Unflushed Normal events of one scope, in estimated compressed bytes and on average over the scopes that have any, that
+    /// make `maintain` flush before [`EventOptions::flush_interval`] is over; with more scopes than databases stay open as
+    /// many times more. Default
     /// 16 KiB: in pages of flash a flush costs about three and what its events take (docs/adr/0013).
     pub flush_bytes: usize,
-    /// Longest time `maintain` leaves Normal events in tmpfs only. Default 5 minutes.
+    /// Longest time `maintain` leaves Normal events in tmpfs only. Default 5 minutes. It is stretched to at most an hour with
+    /// more routers than databases stay open, fourfold while the flash budget is scarce, and to a day once what is left of
+    /// it is for what is Critical. [`crate::Durability::Batched`] is not.
     pub flush_interval: Duration,
     /// Most bytes of hot.db, `None` = 64 MiB or 15 % of its file system, whichever is less; at most 15/16 of what the
     /// manager lets a database have ([`nasnet_dbmanager::Options::database_bytes_max`]). Default `None`.
