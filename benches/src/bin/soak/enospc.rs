@@ -67,7 +67,7 @@ impl Trouble {
 }
 
 /// Takes what space there is.
-fn take_all(path: &Path) -> Result<(), Failure> {
+pub(crate) fn take_all(path: &Path) -> Result<(), Failure> {
     let mut file = std::fs::File::create(path)?;
     for bytes in [65_536, 4_096, 512] {
         let block = vec![0x5a; bytes];

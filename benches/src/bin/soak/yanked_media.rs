@@ -2,7 +2,7 @@
 //! retention, stays away for up to weeks, and comes back.
 //!
 //! A real file system is mounted as the cold directory. While `archive` and `retain` run it is unmounted, remounted
-//! read-only, or its driver gives up; then it returns, repaired as its owner would. Nothing may be lost, nothing may be
+//! read-only, filled by others, or its driver gives up; then it returns, repaired as its owner would. Nothing may be lost, nothing may be
 //! written to the empty mount point, no file may be unreadable with `zstd`, retention takes nothing that is not archived, and
 //! the next run catches up. What retention removes then is read from the medium, also when the hot tier is gone.
 
@@ -17,12 +17,15 @@ use nasnet_dbmanager::ManualClock;
 use nasnet_events::{ArchiveReport, Error, EventStore, FlushReason, Retention, RetentionReport, Span};
 use serde::Deserialize;
 
+use crate::enospc::take_all;
 use crate::events::{self, NOW_MS, Numbers, Open, Promises, Site, Way};
 use crate::mount::{Kind, Mounted};
 use crate::{Controls, Failure, Found, Turn};
 
 /// Yanks of one medium before the next is made.
 const YANKS: u64 = 12;
+/// What somebody else keeps on the medium.
+const OTHERS: &str = "others.bin";
 /// Longest absence.
 const WEEKS_MAX: u64 = 6;
 const DAYS_BETWEEN: u64 = 7;
@@ -33,6 +36,8 @@ enum Yank {
     Unmounted,
     ReadOnly,
     Aborted,
+    /// Somebody else takes all of its space.
+    Full,
 }
 
 struct Bench {
@@ -106,8 +111,8 @@ pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
         let mut bench = Bench::new(kind).await?;
         let mut found = Found::default();
         for _ in 0..YANKS {
-            let yanks = [Yank::Unmounted, Yank::ReadOnly, Yank::Aborted];
-            let choices = if kind.can_abort() { 3 } else { 2 };
+            let yanks = [Yank::Unmounted, Yank::ReadOnly, Yank::Full, Yank::Aborted];
+            let choices = if kind.can_abort() { 4 } else { 3 };
             let yank = yanks[usize::try_from(random.below(choices))?];
             found.cases += 1;
             found.count(&format!("{yank:?}").to_lowercase(), 1);
@@ -159,6 +164,7 @@ async fn once(
                     done
                 })
                 .ok_or_else(|| "it cannot be remounted".into()),
+            Yank::Full => take_all(&bench.medium.path().join(OTHERS)),
             Yank::Aborted => bench.medium.abort(),
         }
     });
@@ -196,6 +202,8 @@ async fn once(
     match bench.open.store.archive().await {
         Err(error) if is_absence(&error) => {}
         Ok(report) if report.frames == 0 || !report.failed.is_empty() => {}
+        // A small frame may fit into what the last block of a file has left.
+        Ok(_) if yank == Yank::Full => {}
         other => return Ok(Some(format!("archiving without a medium says {other:?}"))),
     }
     if yank == Yank::Unmounted && std::fs::read_dir(bench.medium.path())?.next().is_some() {
@@ -244,6 +252,7 @@ fn bring_back(medium: &Mounted, yank: Yank) -> Result<(), Failure> {
             medium.mount("rw")
         }
         Yank::ReadOnly => medium.remount("rw"),
+        Yank::Full => Ok(std::fs::remove_file(medium.path().join(OTHERS))?),
         Yank::Aborted => {
             medium.unmount()?;
             medium.repair()?;
