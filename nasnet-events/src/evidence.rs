@@ -492,9 +492,22 @@ impl Bundle {
         if self.digested()? != self.digest {
             return Err(Error::corrupt("bundle", "digest differs"));
         }
+        let mut chains = BTreeSet::new();
         for proof in &self.lanes {
+            if !chains.insert((&proof.scope, proof.lane)) {
+                return Err(Error::corrupt("bundle", "a chain stands in it twice"));
+            }
+            // The events of a span are neighbours in their chain: one that only its digest is shown of was withheld.
+            let runs = proof.links.chunk_by(|one, next| one.event().is_some() == next.event().is_some());
+            if runs.filter(|run| run.iter().any(|link| link.event().is_some())).count() > 1 {
+                return Err(Error::corrupt("bundle", "an event of its span is withheld"));
+            }
             let mut last = self.after;
             for event in proof.events() {
+                // The record has its sealed body, which the chain is made of.
+                if event.body.is_shredded() {
+                    return Err(Error::corrupt("bundle", "an event is not as it is stored"));
+                }
                 if event.scope != proof.scope || event.position <= last || event.position > self.until {
                     return Err(Error::corrupt("bundle", "an event stands where it does not belong"));
                 }
@@ -524,5 +537,66 @@ impl Bundle {
         hash.update(kept);
         hash.update(end(Digest::GENESIS));
         Ok(Digest(hash.finalize().into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::Body;
+    use crate::expected::Expected;
+    use crate::name::{EventType, StreamName};
+    use crate::options::EventOptions;
+    use crate::place::Place;
+
+    type Forge = fn(&mut Bundle);
+
+    fn first_lane(bundle: &mut Bundle) -> &mut LaneProof {
+        bundle.lanes.iter_mut().find(|proof| proof.events().count() == 5).expect("the rows are one chain")
+    }
+
+    fn event_at(bundle: &mut Bundle, at: usize) -> &mut Recorded {
+        let events = first_lane(bundle).links.iter_mut().filter_map(|link| match link {
+            Link::Event(event) => Some(&mut **event),
+            Link::Leaf(_) => None,
+        });
+        events.into_iter().nth(at).expect("there are five")
+    }
+
+    #[tokio::test]
+    async fn what_is_withheld_doubled_or_shown_as_shredded_is_found_without_a_head() {
+        let Place { dir: _dir, clock: _, manager } = Place::new().await;
+        let store = EventStore::open(&manager, EventOptions::default()).await.unwrap();
+        let stream = StreamName::parse("s").unwrap();
+        for _ in 0..5 {
+            let kind = EventType::parse("config.applied").unwrap();
+            let event = NewEvent::new(manager.next_ulid(), kind, &()).unwrap();
+            store.append(&Scope::System, &stream, Expected::Any, vec![event]).await.unwrap();
+        }
+        let whole = export(&store, Span::all(), Vec::new()).await.unwrap();
+        let proven = whole.verify(whole.head()).unwrap();
+        assert_eq!((proven.events, proven.lanes), (5, 1));
+
+        let forgeries: [(&str, Forge); 3] = [
+            ("a chain stands in it twice", |bundle| {
+                let lane = first_lane(bundle).clone();
+                bundle.lanes.push(lane);
+            }),
+            ("an event of its span is withheld", |bundle| {
+                let leaf = chain::leaf(event_at(bundle, 2));
+                first_lane(bundle).links[2] = Link::Leaf(leaf);
+            }),
+            ("an event is not as it is stored", |bundle| event_at(bundle, 3).body = Body::Shredded),
+        ];
+        for (why, forge) in forgeries {
+            let mut forged = whole.clone();
+            forge(&mut forged);
+            forged.digest = forged.digested().unwrap();
+            let found = forged.verify(whole.head());
+            assert!(matches!(&found, Err(Error::Corrupt { why: told, .. }) if told == why), "{why}: {found:?}");
+            let text = forged.to_json().unwrap();
+            assert!(matches!(Bundle::from_json(&text), Err(Error::Corrupt { .. })), "{why}");
+        }
+        store.shutdown().await.unwrap();
     }
 }
