@@ -54,7 +54,7 @@ impl HttpSink {
     /// # Errors
     /// [`Error::Invalid`] for anything else.
     pub fn new(url: &str) -> Result<Self, Error> {
-        let invalid = |why| Error::Invalid { what: "url", value: without_credentials(url), why };
+        let invalid = |why| Error::Invalid { what: "url", value: without_secrets(url), why };
         let uri: Uri = url.parse().map_err(|_| invalid("it is not one"))?;
         if uri.scheme_str() != Some("http") {
             return Err(invalid("expected http://"));
@@ -169,11 +169,17 @@ fn verdict(status: u16, body: &[u8]) -> Delivery {
     }
 }
 
-/// Cut at the last `@`: a password may hold others, and whatever else ends a host.
-fn without_credentials(url: &str) -> String {
-    match url.rsplit_once('@') {
-        Some((_, rest)) => format!("..@{rest}"),
-        None => url.to_owned(),
+/// Where it leads, without what may be secret: credentials end at the last `@`, since a password may hold others and whatever
+/// else ends a host; the addresses of web hooks are secret from the path on.
+fn without_secrets(url: &str) -> String {
+    let (before, rest) = match (url.rsplit_once('@'), url.split_once("://")) {
+        (Some((_, rest)), _) => ("..@".to_owned(), rest),
+        (None, Some((scheme, rest))) => (format!("{scheme}://"), rest),
+        (None, None) => (String::new(), url),
+    };
+    match rest.split_once(['/', '?', '#']) {
+        Some((host, _)) => format!("{before}{host}/.."),
+        None => before + rest,
     }
 }
 
@@ -208,6 +214,12 @@ mod tests {
             let error = HttpSink::new(bad).unwrap_err().to_string();
             assert!(!error.contains("secret") && error.contains("..@"), "{error}");
         }
+        for bad in ["https://hooks.test/T0/secret?secret#secret", "hooks.test/secret", "http:/hooks.test/secret"] {
+            let error = HttpSink::new(bad).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let error = HttpSink::new("https://hooks.test/secret").unwrap_err().to_string();
+        assert!(error.contains("https://hooks.test/.."), "{error}");
         assert!(HttpSink::new("http://a/b@c?d=@e").is_ok());
         let sink = HttpSink::new("http://[::1]:8080/in?a=b").unwrap().header("Authorization", "Bearer secret").unwrap();
         assert_eq!((sink.host.as_str(), sink.port), ("::1", 8080));
