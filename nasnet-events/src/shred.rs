@@ -1,6 +1,6 @@
 //! Destroys the key of a subject: what was sealed under it is noise from then on, in every tier and on every stick.
 
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -25,6 +25,8 @@ const CHECKPOINTS_MAX: u32 = 40;
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of a file looked at together.
 const WINDOW_BYTES: usize = 1 << 20;
+/// How a frame of zstd begins (RFC 8878).
+const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
 const LIVE: &str = "SELECT key_id, sealed_key FROM event_subjects WHERE subject = ?1 AND shredded_ms = 0";
 // As long as what it replaces, so that it is written over it.
@@ -217,16 +219,32 @@ fn search(dir: &Path, keys: &[Vec<u8>], found: &mut Vec<PathBuf>) -> Result<(), 
 
 fn holds(path: &Path, keys: &[Vec<u8>]) -> Result<bool, Error> {
     let io = |error| Error::io("read", path, error);
-    let mut file = match std::fs::File::open(path) {
+    let file = match std::fs::File::open(path) {
         Ok(file) => file,
         // Another process may remove its files meanwhile.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(io(error)),
     };
+    let mut file = BufReader::new(file);
+    if !file.fill_buf().map_err(io)?.starts_with(&ZSTD_MAGIC) {
+        return is_in(file, keys).map_err(io);
+    }
+    // A backup: what it holds is not in it as it was.
+    match zstd::Decoder::with_buffer(file).and_then(|decoder| is_in(decoder, keys)) {
+        Ok(is_there) => Ok(is_there),
+        // What cannot be decoded is restored by nobody either.
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a compressed file cannot be searched to its end");
+            Ok(false)
+        }
+    }
+}
+
+fn is_in(mut bytes: impl Read, keys: &[Vec<u8>]) -> std::io::Result<bool> {
     let overlap = keys.iter().map(Vec::len).max().unwrap_or(0);
     let mut window: Vec<u8> = Vec::with_capacity(WINDOW_BYTES + overlap);
     loop {
-        let read = file.by_ref().take(WINDOW_BYTES as u64).read_to_end(&mut window).map_err(io)?;
+        let read = bytes.by_ref().take(WINDOW_BYTES as u64).read_to_end(&mut window)?;
         if keys.iter().any(|key| contains(&window, key)) {
             return Ok(true);
         }

@@ -6,7 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
-use nasnet_dbmanager::Scope;
+use nasnet_dbmanager::{Scope, Which};
 use nasnet_events::{
     Body, Durability, Error, EventStore, Expected, FlushReason, NewEvent, Query, StreamAppend, Subject,
     prepare_cold_dir, types,
@@ -162,6 +162,34 @@ async fn a_copy_of_the_key_that_is_left_in_the_data_directory_is_reported() {
     std::fs::copy(manager.system().path(), &aside).unwrap();
     let shredded = store.shred(&anna()).await.unwrap();
     assert_eq!(shredded.copies, [aside]);
+}
+
+#[tokio::test]
+async fn a_backup_in_the_data_directory_is_reported_though_it_is_compressed() {
+    let site = Site::new();
+    let (manager, store) = everywhere(&site).await;
+    let backups = site.data().join("backup");
+    manager.backup(Which::Fleet, &backups).await.unwrap();
+    // Beside much text the key is not in it as it is anywhere.
+    manager.system().checkpoint().await.unwrap();
+    let mut state = 7_u64;
+    let mut text = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        b"abcdefghijklmnop"[usize::try_from(state >> 60).unwrap()]
+    });
+    let mut mixed = Vec::new();
+    for page in std::fs::read(manager.system().path()).unwrap().chunks(4_096) {
+        mixed.extend_from_slice(page);
+        mixed.extend(text.by_ref().take(4_096));
+    }
+    let apart = backups.join("apart.zst");
+    std::fs::write(&apart, zstd::encode_all(&mixed[..], 9).unwrap()).unwrap();
+    std::fs::write(backups.join("torn.zst"), [0x28, 0xB5, 0x2F, 0xFD, 0]).unwrap();
+    let mut shredded = store.shred(&anna()).await.unwrap();
+    shredded.copies.sort();
+    let [other, copy] = &shredded.copies[..] else { panic!("{:?}", shredded.copies) };
+    assert!(copy.starts_with(&backups) && copy.ends_with("system.db.zst"), "{}", copy.display());
+    assert_eq!(*other, apart);
 }
 
 /// Asking again after an unfinished shredding looks again, and says so when nobody can look any more.
