@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::forward::{Forwarder, StoreSink};
-use nasnet_events::{ConsumerName, EventStore, Expected, Query, Recorded};
+use nasnet_events::{Consumer, ConsumerName, EventStore, Expected, Filter, Level, Query, Recorded};
 use support::watch::consumer;
-use support::{Site, event, normal, read, router, stream};
+use support::{Site, empty_hot, event, normal, read, router, stream};
 
 async fn append(store: &EventStore, manager: &DbManager, name: &str) {
     store.append(&router("r1"), &stream(name), Expected::Any, vec![normal(manager)]).await.unwrap();
@@ -60,6 +60,45 @@ async fn a_second_store_gets_every_event_once_though_many_are_sent_again() {
         assert_eq!(order(&arrived, &router("r1"), to), sent, "the order of {from}");
     }
     drop(target_manager);
+}
+
+#[tokio::test]
+async fn what_an_earlier_consumer_of_the_name_was_not_shown_arrives_and_what_was_removed_there_stays_so() {
+    let (here, there) = (Site::new(), Site::new());
+    let (target_manager, target) = there.open_with(support::keep_nothing()).await;
+    let (manager, store) = here.open().await;
+    for (number, name) in ["a", "a", "a", "a", "b", "b"].into_iter().enumerate() {
+        let level = if number % 2 == 0 { Level::Warning } else { Level::Info };
+        store.append(&router("r1"), &stream(name), Expected::Any, vec![normal(&manager).level(level)]).await.unwrap();
+    }
+    let deliver = async |definition: Consumer| {
+        let forwarder = Forwarder::new(store.clone(), definition, StoreSink::new(target.clone(), router("r1")));
+        let mut forwarding = forwarder.open().await.unwrap();
+        let delivered = forwarding.round().await.unwrap().delivered;
+        drop(forwarding);
+        assert!(store.forget_consumer(&ConsumerName::parse("stick").unwrap()).await.unwrap());
+        delivered
+    };
+    let warnings = Filter::all().level_min(Level::Warning);
+    assert_eq!(deliver(consumer("stick").filter(warnings)).await, 3);
+    assert_eq!(deliver(consumer("stick")).await, 6);
+    let ids = |events: Vec<Recorded>| {
+        let mut ids: Vec<_> = events.iter().map(|event| event.id).collect();
+        ids.sort();
+        ids
+    };
+    let sent = ids(read(&store, Query::all()).await);
+    assert_eq!(ids(read(&target, Query::all()).await), sent, "all of them, once");
+
+    // All of a stream goes but its last, and does not come back.
+    target.mark_age().await.unwrap();
+    there.clock.advance(Duration::from_secs(1));
+    assert!(target.retain(target.retention_plan().await.unwrap()).await.unwrap().events > 0);
+    empty_hot(&target_manager).await;
+    let left = ids(read(&target, Query::all()).await);
+    assert!(left.len() < sent.len());
+    assert_eq!(deliver(consumer("stick")).await, 6);
+    assert_eq!(ids(read(&target, Query::all()).await), left);
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Another event store as a receiver: on a stick, a disk, or a network file system.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use nasnet_dbmanager::{BoxFuture, Cause, Scope};
+use nasnet_dbmanager::{BoxFuture, Cause, Database, Scope};
 use sqlx::SqliteConnection;
 
 use crate::durability;
@@ -14,6 +14,7 @@ use crate::forward::{Batch, Delivery, Sink};
 use crate::name::StreamName;
 use crate::position::Position;
 use crate::query::Query;
+use crate::retain::horizon;
 use crate::store::EventStore;
 
 const RECEIVE: Cause = Cause::new("event-receive");
@@ -24,7 +25,8 @@ const RECEIVE_TO: &str = "INSERT INTO event_received (source, stream, pos) VALUE
 /// Appends what it receives to one scope of another store, `Synced`, under the same ids and with the times and classes of
 /// the source. The stream `s` of scope `home` becomes `home/s`; positions and versions are the receiver's own.
 ///
-/// Exactly once: how far each stream has come is committed with its events. Sealed facts stay sealed under the key of the
+/// Exactly once: how far each stream has come is committed with its events. What comes again is looked for, in case an earlier
+/// consumer of that name was not shown it; where retention has removed a part of a stream here, it was in that. Sealed facts stay sealed under the key of the
 /// source, which this store does not have: read them with [`EventStore::read_stored`].
 #[derive(Debug, Clone)]
 pub struct StoreSink {
@@ -40,26 +42,48 @@ impl StoreSink {
     }
 
     async fn receive(&self, batch: Batch<'_>) -> Result<(), Error> {
+        let database = self.store.shared().manager.scope(&self.scope).await?;
         let mut streams: BTreeMap<StreamName, Vec<Recorded>> = BTreeMap::new();
         for event in batch.events {
             let stream = StreamName::parse(&format!("{}/{}", event.scope, event.stream))?;
-            if batch.late && self.has(event, &stream).await? {
-                continue;
-            }
             streams.entry(stream).or_default().push(event.clone());
         }
-        let database = self.store.shared().manager.scope(&self.scope).await?;
-        let (store, scope, source, late) =
-            (self.store.clone(), self.scope.clone(), batch.source.to_owned(), batch.late);
+        let (names, source) = (streams.keys().cloned().collect::<Vec<_>>(), batch.source.to_owned());
+        let known =
+            database.read(RECEIVE, |conn| Box::pin(async move { received(conn, &source, names).await })).await?;
+        let mut missing = BTreeSet::new();
+        for (stream, events) in &streams {
+            let known = known.get(stream).copied().unwrap_or(Position::START);
+            // Mostly they are here, for they come again. Not so where an earlier consumer of this name was shown less.
+            for event in events.iter().filter(|event| batch.late || event.position <= known) {
+                if !self.has(event, stream).await? && (batch.late || !self.has_lost(&database, stream).await?) {
+                    missing.insert(event.id);
+                }
+            }
+        }
+        let (store, scope, source) = (self.store.clone(), self.scope.clone(), batch.source.to_owned());
+        let late = batch.late;
         let pending = database
             .write(durability::cause_for(RECEIVE, batch.events), move |conn| {
-                Box::pin(async move { append(conn, &store, &scope, &source, late, streams).await })
+                Box::pin(async move {
+                    let is_new = |event: &Recorded, known: Position| {
+                        (!late && event.position > known) || missing.contains(&event.id)
+                    };
+                    append(conn, &store, &scope, &source, streams, &is_new).await
+                })
             })
             .await?;
         if let Some(pending) = pending {
             drop(self.store.published(pending).await);
         }
         Ok(())
+    }
+
+    /// True when retention has removed a part of the stream.
+    async fn has_lost(&self, database: &Database, stream: &StreamName) -> Result<bool, Error> {
+        let stream = stream.clone();
+        let removed = database.read(RECEIVE, |conn| Box::pin(async move { horizon::of_stream(conn, &stream).await }));
+        Ok(removed.await?.is_some())
     }
 
     /// True when the store holds this event, whenever it came.
@@ -71,21 +95,35 @@ impl StoreSink {
     }
 }
 
+/// How far streams of a source have come.
+async fn received(
+    conn: &mut SqliteConnection,
+    source: &str,
+    streams: Vec<StreamName>,
+) -> Result<BTreeMap<StreamName, Position>, Error> {
+    let mut known = BTreeMap::new();
+    for stream in streams {
+        let found: Option<i64> =
+            sqlx::query_scalar(RECEIVED).bind(source).bind(stream.as_str()).fetch_optional(&mut *conn).await?;
+        known.extend(found.and_then(Position::from_key).map(|position| (stream, position)));
+    }
+    Ok(known)
+}
+
 /// Appends what is new and notes how far each stream has come; `None` when nothing is.
 async fn append(
     conn: &mut SqliteConnection,
     store: &EventStore,
     scope: &Scope,
     source: &str,
-    late: bool,
     streams: BTreeMap<StreamName, Vec<Recorded>>,
+    is_new: &(dyn Fn(&Recorded, Position) -> bool + Sync),
 ) -> Result<Option<PendingReceipt>, Error> {
     let mut appends = Vec::new();
+    let known = received(conn, source, streams.keys().cloned().collect()).await?;
     for (stream, mut events) in streams {
-        let known: Option<i64> =
-            sqlx::query_scalar(RECEIVED).bind(source).bind(stream.as_str()).fetch_optional(&mut *conn).await?;
-        let known = known.and_then(Position::from_key).unwrap_or(Position::START);
-        events.retain(|event| late || event.position > known);
+        let known = known.get(&stream).copied().unwrap_or(Position::START);
+        events.retain(|event| is_new(event, known));
         let Some(last) = events.last().map(|event| event.position) else { continue };
         sqlx::query(RECEIVE_TO).bind(source).bind(stream.as_str()).bind(last.to_key()?).execute(&mut *conn).await?;
         for event in &mut events {
