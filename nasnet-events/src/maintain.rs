@@ -77,17 +77,18 @@ impl EventStore {
         };
         // Whatever else wakes the loop, and be it often, this is looked at in time.
         let mut next_look = Instant::now() + look;
-        // While nothing at all can be flushed, every append would ask for it again.
-        let mut failed: Option<Instant> = None;
+        // While nothing at all can be flushed, or the budget puts it off, every append would ask for it again.
+        let mut held_back: Option<Instant> = None;
         let mut more = false;
         loop {
             let until = if more { Instant::now() } else { next_look };
-            let may_flush = failed.is_none_or(|at| at.elapsed() >= look);
+            let may_ask = held_back.is_none_or(|at| at.elapsed() >= look);
             let mut reason = tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                () = shared.backlog.notified(), if page_full && may_flush => Some(FlushReason::PageFull),
+                // Before what may be put off: appends ask for that faster than it is answered.
                 () = due(&shared) => Some(FlushReason::Promised),
+                () = shared.backlog.notified(), if page_full && may_ask => Some(FlushReason::PageFull),
                 () = shared.crowded.notified() => None,
                 () = tokio::time::sleep_until(until) => None,
             };
@@ -101,14 +102,14 @@ impl EventStore {
                 done.fell_short = Some(done.flushed);
                 match self.flush(reason).await {
                     Ok(report) => {
-                        failed = None;
+                        held_back = report.postponed.then(Instant::now);
                         tell(&report);
                         if !report.postponed && report.failed_scopes().next().is_none() {
                             (done.flushed_at, done.fell_short) = (Some(now), None);
                         }
                     }
                     Err(error) => {
-                        failed = Some(Instant::now());
+                        held_back = Some(Instant::now());
                         shared.postpone_promises();
                         tracing::warn!(%error, "flush failed");
                     }
