@@ -27,6 +27,9 @@ const SEAL_EVERY: Duration = Duration::from_secs(60 * 60);
 /// What may go is looked for this often, and so many rows and segments of each scope go at most.
 const RETAIN_EVERY: Duration = Duration::from_secs(60 * 60);
 const RETAIN_UNITS: usize = 512;
+/// Ages are looked at this often, so that the marks early in a boot come in time. Nobody asks for them more often than
+/// something may go, so the others are no closer than that.
+const MARK_LOOK: Duration = Duration::from_secs(10 * 60);
 /// The minute of the day at which dictionaries are trained.
 const TRAIN_MINUTE: u16 = 180;
 /// Tmpfs has little room when less than one part in this is left.
@@ -42,6 +45,7 @@ struct Done {
     expired: Instant,
     sealed: Option<Instant>,
     trained: Option<Now>,
+    marked: Option<Instant>,
     retained: Option<Instant>,
     archives: Archives,
 }
@@ -72,6 +76,7 @@ impl EventStore {
             expired: Instant::now(),
             sealed: None,
             trained: Some(shared.manager.now()),
+            marked: None,
             retained: None,
             archives: Archives::default(),
         };
@@ -122,6 +127,7 @@ impl EventStore {
             }
             self.seal_and_train(&mut done).await;
             more = self.archive_due(&mut done).await;
+            self.mark_due(&mut done).await;
             self.retain_due(&mut done).await;
             if done.expired.elapsed() >= look {
                 done.expired = Instant::now();
@@ -208,15 +214,24 @@ impl EventStore {
         }
     }
 
-    /// Marks ages, and removes what may go.
+    /// Marks how far the order has come, which is what ages are told by.
+    async fn mark_due(&self, done: &mut Done) {
+        if done.marked.is_some_and(|marked| marked.elapsed() < MARK_LOOK) {
+            return;
+        }
+        done.marked = Some(Instant::now());
+        let every = self.shared().options.retention.mark_every().max(RETAIN_EVERY);
+        if let Err(error) = self.mark_age_after(every).await {
+            tracing::warn!(%error, "ages are not marked, so nothing gets older");
+        }
+    }
+
+    /// Removes what may go.
     async fn retain_due(&self, done: &mut Done) {
         if done.retained.is_some_and(|retained| retained.elapsed() < RETAIN_EVERY) {
             return;
         }
         done.retained = Some(Instant::now());
-        if let Err(error) = self.mark_age_after(self.shared().options.retention.mark_every()).await {
-            tracing::warn!(%error, "ages are not marked, so nothing gets older");
-        }
         let removed = match self.retention_plan().await {
             Ok(plan) => self.retain_step(plan, RETAIN_UNITS).await,
             Err(error) => Err(error),

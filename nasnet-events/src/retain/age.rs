@@ -4,11 +4,15 @@
 //! counts; of the time between the last mark of one boot and the first of the next nothing counts, since only a wall clock
 //! could tell how long it was, and that may have jumped. So an age is never overstated: the worst a clock can do is nothing.
 
+use std::iter::successors;
 use std::time::Duration;
 
 use nasnet_dbmanager::{BootId, Now};
 
 use crate::position::Position;
+
+/// A boot that ends without notice before this counts nothing.
+const FIRST_EARLY: Duration = Duration::from_secs(30 * 60);
 
 /// Where the order stood once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +47,26 @@ impl Ages {
         Self { marks, uptime_ms, end }
     }
 
-    /// The mark of this instant; `None` when one was made in this boot less than `every` ago.
+    /// The mark of this instant; `None` when one was made in this boot less than `every` ago, and none of the early instants
+    /// of the boot has passed since.
     pub(crate) fn next(&self, now: &Now, every: Duration) -> Option<AgeMark> {
         let is_due = match self.marks.last() {
             Some(last) if last.boot == now.boot => {
                 u128::from(now.boottime_ms.saturating_sub(last.boottime_ms)) >= every.as_millis()
+                    || early_instants(last.boottime_ms, every) < early_instants(now.boottime_ms, every)
             }
             _ => true,
         };
         let (position, uptime_ms) = (self.end, self.uptime_ms);
         is_due.then_some(AgeMark { position, uptime_ms, boot: now.boot, boottime_ms: now.boottime_ms })
+    }
+
+    /// The last mark, when it may go for one of now: the one before it was made in this boot as well and less than `within`
+    /// ago. So early marks fill the list no faster than others.
+    pub(crate) fn spare(&self, now: &Now, within: Duration) -> Option<&AgeMark> {
+        let [.., before, last] = self.marks.as_slice() else { return None };
+        let is_new = u128::from(now.boottime_ms.saturating_sub(before.boottime_ms)) < within.as_millis();
+        (before.boot == now.boot && last.boot == now.boot && is_new).then_some(last)
     }
 
     /// Everything up to here is at least so old.
@@ -70,6 +84,13 @@ impl Ages {
         let age = since_mark.saturating_add(mark.boottime_ms).saturating_sub(boottime_ms);
         Some(Duration::from_millis(age))
     }
+}
+
+/// How many of the early instants of a boot have passed after so much of it: half an hour, then each time twice as late,
+/// until marks come every so often. However a boot ends, about half of it has been counted.
+fn early_instants(boottime_ms: u64, every: Duration) -> usize {
+    let instants = successors(Some(FIRST_EARLY), |at| at.checked_mul(2));
+    instants.take_while(|at| *at < every.saturating_mul(2) && at.as_millis() <= u128::from(boottime_ms)).count()
 }
 
 #[cfg(test)]
@@ -138,9 +159,64 @@ mod tests {
         }
     }
 
+    const MINUTE: u64 = 60_000;
+    const HOUR: u64 = 60 * MINUTE;
+
+    fn hours(hours: u64) -> Duration {
+        Duration::from_millis(hours * HOUR)
+    }
+
+    /// One boot that is looked at every ten minutes and ends without notice; returns how many marks were written.
+    fn run(marks: &mut Vec<AgeMark>, boot_number: u8, lasts_ms: u64) -> usize {
+        let every = hours(6);
+        let mut written = 0;
+        for minute in (1..lasts_ms / MINUTE).step_by(10) {
+            let at = now(boot_number, minute * MINUTE, 0);
+            let ages = Ages::new(marks.clone(), &at, Position::new(1, u64::from(boot_number)));
+            let Some(mark) = ages.next(&at, every) else { continue };
+            if let Some(spare) = ages.spare(&at, every) {
+                assert_eq!(marks.pop().as_ref(), Some(spare));
+            }
+            marks.push(mark);
+            written += 1;
+        }
+        written
+    }
+
+    #[test]
+    fn a_machine_that_is_cut_off_after_a_few_hours_each_day_gets_old() {
+        let mut marks = Vec::new();
+        for boot_number in 1..=60 {
+            assert_eq!(run(&mut marks, boot_number, 5 * HOUR), 5);
+        }
+        assert_eq!(marks.len(), 120, "the first and the last of each");
+        let ages = Ages::new(marks, &now(60, 5 * HOUR, 0), Position::new(1, 60));
+        let through = ages.through(hours(7 * 24));
+        assert!((10..20).contains(&through.seq), "{through}: about four hours of each boot count");
+    }
+
+    #[test]
+    fn however_a_boot_ends_about_half_of_it_counts() {
+        for minutes in (50..40 * 60).step_by(7) {
+            let mut marks = Vec::new();
+            run(&mut marks, 1, minutes * MINUTE);
+            let counted_ms = marks.last().unwrap().uptime_ms;
+            assert!(counted_ms >= (minutes - 11) * MINUTE / 2, "{} of {minutes} minutes", counted_ms / MINUTE);
+        }
+    }
+
+    #[test]
+    fn a_long_boot_costs_a_handful_of_marks_more() {
+        let (mut marks, days) = (Vec::new(), 30);
+        let written = run(&mut marks, 1, days * 24 * HOUR);
+        let every_six_hours = usize::try_from(days).unwrap() * 4;
+        assert!(written <= every_six_hours + 6, "{written}");
+        assert!(marks.len() <= every_six_hours + 2, "{}", marks.len());
+        assert!(marks.windows(2).all(|two| two[1].uptime_ms - two[0].uptime_ms <= (6 * 60 + 10) * MINUTE));
+    }
+
     #[test]
     fn what_happened_in_an_earlier_boot_gets_old_while_this_one_runs() {
-        const HOUR: u64 = 3_600_000;
         let mut marks = Vec::new();
         for (boot_number, boottime_ms) in [(1, 0), (1, 6 * HOUR), (2, 1_000), (2, 6 * HOUR + 1_000)] {
             let at = now(boot_number, boottime_ms, 0);
@@ -148,7 +224,6 @@ mod tests {
             marks.extend(Ages::new(marks.clone(), &at, end).next(&at, Duration::ZERO));
         }
         let ages = Ages::new(marks.clone(), &now(2, 8 * HOUR + 1_000, i64::MAX), Position::new(1, 9));
-        let hours = |hours: u64| Duration::from_millis(hours * HOUR);
         assert_eq!(ages.uptime_ms, 14 * HOUR);
         assert_eq!(ages.through(hours(14)), Position::new(1, 1));
         assert_eq!(ages.through(hours(8)), Position::new(1, 3));
@@ -157,7 +232,7 @@ mod tests {
         assert_eq!(ages.since(boot(1), 5 * HOUR), Some(hours(9)));
         assert_eq!(ages.since(boot(2), 7 * HOUR + 1_000), Some(hours(1)));
         assert_eq!(ages.since(boot(3), 0), None);
-        assert!(ages.next(&now(2, 8 * HOUR, 0), hours(6)).is_none());
+        assert!(ages.next(&now(2, 7 * HOUR, 0), hours(6)).is_none());
         assert!(ages.next(&now(3, 0, 0), hours(6)).is_some(), "each boot is marked");
         // A machine that has run for years without us, to which the files were moved.
         let moved = Ages::new(marks, &now(7, 90_000 * HOUR, 0), Position::new(1, 9));

@@ -106,11 +106,16 @@ impl EventStore {
     /// # Cancel safety
     /// Safe.
     pub async fn mark_age(&self) -> Result<(), Error> {
-        self.mark_age_after(Duration::ZERO).await
+        self.note_age(Duration::ZERO, Duration::ZERO).await
     }
 
-    /// Makes a note unless there is one of this boot that is younger.
+    /// Makes a note unless there is one of this boot that is younger, or as many as this part of a boot gets.
     pub(crate) async fn mark_age_after(&self, every: Duration) -> Result<(), Error> {
+        self.note_age(every, self.shared().options.retention.mark_every()).await
+    }
+
+    /// `within` = how far notes may be apart.
+    async fn note_age(&self, every: Duration, within: Duration) -> Result<(), Error> {
         let shared = self.shared();
         let view = self.view().await?;
         let (now, end) = (shared.manager.now(), Position::new(view.epoch, view.end));
@@ -125,7 +130,7 @@ impl EventStore {
                     // Another process may have been quicker.
                     let ages = Ages::new(marks::list(conn).await?, &now, end);
                     match ages.next(&now, every) {
-                        Some(mark) => marks::add(conn, &mark).await,
+                        Some(mark) => marks::add(conn, &mark, ages.spare(&now, within)).await,
                         None => Ok(()),
                     }
                 })
