@@ -1,6 +1,7 @@
 //! What the parts of one open store share.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -90,6 +91,8 @@ pub(crate) struct Shared {
     unresolvable: Mutex<HashMap<Position, u64>>,
     /// Scopes whose database could not be read, and since when.
     unreadable: Mutex<HashMap<Scope, u64>>,
+    /// Scopes that could not tell a consumer what was removed from them, and since when.
+    untold: Mutex<HashMap<(String, Scope), u64>>,
     pub(crate) cold: Option<Arc<Mutex<ColdDir>>>,
     /// Wakes the resolver.
     pub(crate) resolver: Notify,
@@ -150,6 +153,7 @@ impl Shared {
             low_swept: Mutex::new((0, 1)),
             unresolvable: Mutex::new(HashMap::new()),
             unreadable: Mutex::new(HashMap::new()),
+            untold: Mutex::default(),
             cold,
             resolver: Notify::new(),
             grown: Notify::new(),
@@ -382,15 +386,31 @@ impl Shared {
 
     /// Notes that the database of a scope cannot be read; true once that has lasted for so long that others must not wait.
     pub(crate) fn is_unreadable_for_long(&self, scope: &Scope) -> bool {
-        let now_ms = self.manager.now().boottime_ms;
-        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
-        let since_ms = *unreadable.entry(scope.clone()).or_insert(now_ms);
-        now_ms.saturating_sub(since_ms) >= self.stall_after_ms()
+        self.has_failed_for_long(&self.unreadable, scope.clone())
     }
 
     /// Notes that the database of a scope can be read.
     pub(crate) fn note_readable(&self, scope: &Scope) {
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).remove(scope);
+    }
+
+    /// Notes that a scope cannot tell a consumer what was removed from it; true once that has lasted for so long that others
+    /// must not wait, however often the consumer began anew. Another one may be behind what cannot be told.
+    pub(crate) fn is_untold_for_long(&self, consumer: &str, scope: &Scope) -> bool {
+        self.has_failed_for_long(&self.untold, (consumer.to_owned(), scope.clone()))
+    }
+
+    /// Notes that a scope has told a consumer what was removed from it.
+    pub(crate) fn note_told(&self, consumer: &str, scope: &Scope) {
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        untold.retain(|(name, failing), _| name != consumer || failing != scope);
+    }
+
+    fn has_failed_for_long<K: Eq + Hash>(&self, failing: &Mutex<HashMap<K, u64>>, key: K) -> bool {
+        let now_ms = self.manager.now().boottime_ms;
+        let mut failing = failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let since_ms = *failing.entry(key).or_insert(now_ms);
+        now_ms.saturating_sub(since_ms) >= self.stall_after_ms()
     }
 
     /// How long others wait for what fails, in milliseconds.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use nasnet_dbmanager::vfs::fault::{Armed, Fault, Operation};
 use nasnet_dbmanager::{DbHealth, DbManager, Scope};
+use nasnet_events::forward::{Forwarder, StoreSink};
 use nasnet_events::{Error, EventStore, Expected, FlushReason, Item, Query, Span, prepare_cold_dir};
 use support::watch::consumer;
 use support::{Site, empty_hot, large, normal, read_ids, router, stream};
@@ -171,6 +172,39 @@ async fn a_consumer_waits_for_a_failing_medium_for_a_while_and_then_is_told_what
     drop(fault);
     let shown = support::watch::until_caught_up(&mut waiting).await;
     assert_eq!(support::watch::ids(&shown), all(&ids), "nothing is missed when it was for a moment");
+}
+
+#[tokio::test]
+async fn a_forwarder_counts_as_missed_what_it_has_passed_and_not_what_it_tries_again() {
+    let (site, elsewhere) = (Site::new(), Site::new());
+    let (_manager, store, ids) = flushed(&site).await;
+    let (_target_manager, target) = elsewhere.open().await;
+    let forwarder =
+        |name: &str| Forwarder::new(store.clone(), consumer(name), StoreSink::new(target.clone(), router("r1")));
+    let fault = fail_reads(&site);
+    let (waiting, passing) = (forwarder("waiting"), forwarder("passing"));
+    let (mut waiting, mut passing) = (waiting.open().await.unwrap(), passing.open().await.unwrap());
+    for forwarding in [&mut waiting, &mut passing] {
+        for _ in 0..2 {
+            let round = forwarding.round().await.unwrap();
+            assert_eq!((round.missed, round.delivered), (0, 0), "{round:?}");
+        }
+    }
+    site.clock.advance(Duration::from_secs(30));
+    let round = passing.round().await.unwrap();
+    assert_eq!(round.delivered, 24, "{round:?}");
+    assert!(round.missed > 0);
+    let round = passing.round().await.unwrap();
+    assert_eq!((round.missed, round.delivered), (0, 0), "once: {round:?}");
+
+    drop(fault);
+    let round = waiting.round().await.unwrap();
+    assert_eq!((round.missed, round.delivered), (0, 48), "{round:?}");
+    let mut arrived = read_ids(&target, Query::all()).await;
+    arrived.sort();
+    let mut sent = all(&ids);
+    sent.sort();
+    assert_eq!(arrived, sent);
 }
 
 /// Of the system itself nothing is in annexes.

@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, NewRouter, RouterId, Scope, Which};
+use nasnet_events::forward::{Forwarder, StoreSink};
 use nasnet_events::{
     ConsumerName, Error, EventStore, Expected, Filter, FlushReason, Item, LeftOut, Query, StreamAppend, Subscription,
 };
@@ -15,6 +16,8 @@ use support::{Site, empty_hot, normal, on_scope, read, read_ids, router, stream}
 use ulid::Ulid;
 
 const BREAK: &str = "ALTER TABLE event_segments RENAME TO elsewhere";
+const UNTELLABLE: &str = "INSERT INTO event_truncated (after_pos, through_pos, events, lost, by, scope)
+    SELECT MAX(last_pos) - 1, MAX(last_pos), 1, 0, 'retention', '!' FROM event_segments";
 const MEND: &str = "ALTER TABLE elsewhere RENAME TO event_segments";
 
 /// Three routers; nobody waits for what fails.
@@ -279,6 +282,41 @@ async fn retention_waits_for_what_was_left_out_and_for_nothing_else() {
     store.retain(store.retention_plan().await.unwrap()).await.unwrap();
     let kept: Vec<Scope> = read(&store, Query::all()).await.into_iter().map(|event| event.scope).collect();
     assert_eq!(kept, [router("r1"), router("r2")]);
+}
+
+/// Whatever fails begins the forwarding anew, which must not begin the patience anew.
+#[tokio::test]
+async fn a_forwarder_leaves_out_a_router_that_cannot_tell_what_was_removed_from_it() {
+    let (site, elsewhere) = (Site::new(), Site::new());
+    let (manager, store) = fleet_with(&site, Duration::from_secs(30)).await;
+    let (_target_manager, target) = elsewhere.open().await;
+    let all = fill(&manager, &store, 3).await;
+    on_scope(&manager, &router("r1"), UNTELLABLE).await;
+    let forwarder = Forwarder::new(store.clone(), consumer("all"), StoreSink::new(target.clone(), router("r2")));
+    for _ in 0..2 {
+        let mut forwarding = forwarder.open().await.unwrap();
+        let failed = forwarding.round().await.unwrap_err();
+        assert!(matches!(&failed, Error::Unreadable { scope, .. } if *scope == router("r1")), "{failed}");
+        forwarding.close().await.unwrap();
+        site.clock.advance(Duration::from_secs(15));
+    }
+    let mut forwarding = forwarder.open().await.unwrap();
+    let round = forwarding.round().await.unwrap();
+    assert_eq!((round.delivered, round.missed), (6, 0), "{round:?}");
+    let mut arrived = read_ids(&target, Query::all()).await;
+    arrived.sort();
+    assert_eq!(arrived, of(&all, &["r2", "r3"]));
+
+    on_scope(&manager, &router("r1"), "DELETE FROM event_truncated WHERE scope = '!'").await;
+    site.clock.advance(Duration::from_secs(30));
+    let round = forwarding.round().await.unwrap();
+    assert_eq!((round.delivered, round.missed), (3, 0), "{round:?}");
+    // What fails anew is waited for anew.
+    append(&manager, &store, "r1").await;
+    store.flush(FlushReason::Requested).await.unwrap();
+    empty_hot(&manager).await;
+    on_scope(&manager, &router("r1"), UNTELLABLE).await;
+    assert!(matches!(forwarding.round().await, Err(Error::Unreadable { .. })));
 }
 
 #[tokio::test]

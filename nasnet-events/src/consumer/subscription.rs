@@ -170,12 +170,15 @@ impl Subscription {
     }
 
     /// What may be handed out now, without waiting: at most about a batch, nothing when there is nothing or its delivery
-    /// window is open.
-    pub(crate) async fn take(&mut self) -> Vec<Result<Item, Error>> {
+    /// window is open. An error among the items is of a place that was passed for good.
+    ///
+    /// # Errors
+    /// What keeps it from going on: nothing was passed, and the next call tries again.
+    pub(crate) async fn take(&mut self) -> Result<Vec<Result<Item, Error>>, Error> {
         match &mut self.reading {
             Some(reading) => reading.take().await,
             // A stream that is being polled hands out its items itself.
-            None => Vec::new(),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -288,18 +291,16 @@ impl Reading {
     }
 
     /// The next items without waiting for any.
-    async fn take(&mut self) -> Vec<Result<Item, Error>> {
+    async fn take(&mut self) -> Result<Vec<Result<Item, Error>>, Error> {
         self.wake.mark_unchanged();
-        if let Err(error) = self.look_for_returned().await {
-            return vec![Err(error)];
-        }
+        self.look_for_returned().await?;
         let mut at_end = false;
         while self.ready.is_empty() && !at_end && self.gathered.len() < self.consumer.capacity {
             match self.read().await {
                 Ok(end) => at_end = end,
                 Err(error) => {
                     self.cursor = None;
-                    return vec![Err(error)];
+                    return Err(error);
                 }
             }
         }
@@ -312,7 +313,7 @@ impl Reading {
         }
         let count = self.ready.len().min(self.consumer.capacity);
         let taken = self.ready.drain(..count).collect::<Vec<_>>();
-        taken.into_iter().map(|next| next.map(|placed| self.hand_out(placed))).collect()
+        Ok(taken.into_iter().map(|next| next.map(|placed| self.hand_out(placed))).collect())
     }
 
     fn hand_out(&self, placed: Placed) -> Item {
@@ -448,6 +449,7 @@ impl Reading {
     /// Tells of scopes that were left out and can be read again.
     async fn look_for_returned(&mut self) -> Result<(), Error> {
         for Back { left, removed, retired } in self.away.look(&self.shared, &self.progress.name).await? {
+            self.shared.note_told(&self.progress.name, &left.scope);
             let item = Item::Returned { left, removed, retired, position: self.read_to };
             self.gathered.push(Ok(Placed { item, tells: None }));
         }
@@ -464,6 +466,9 @@ impl Reading {
     ) -> Result<Vec<Truncated>, Error> {
         let asked = scopes.as_deref().unwrap_or_default();
         let Removals { found: mut removed, failed } = truncation::since_of(&self.shared, asked, self.read_to).await?;
+        for scope in asked.iter().filter(|asked| !failed.iter().any(|(scope, _)| scope == *asked)) {
+            self.shared.note_told(&self.progress.name, scope);
+        }
         for (scope, error) in failed {
             left_out.extend(self.pass_untold(scope, error, page, left_out)?);
         }
@@ -483,7 +488,7 @@ impl Reading {
     /// Decides what becomes of a scope that cannot tell what was removed from it: behind this page nobody asks for that any
     /// more. Its events count as unread with the rest, unless they do already.
     fn pass_untold(
-        &mut self,
+        &self,
         scope: Scope,
         error: Error,
         (through, end): (Position, Position),
@@ -494,7 +499,7 @@ impl Reading {
         if left_out.iter().any(is_out) || self.away.covers(&scope, page) {
             return Ok(None);
         }
-        let is_long = self.has_failed_for_long(format!("removals of {scope}"));
+        let is_long = self.shared.is_untold_for_long(&self.progress.name, &scope);
         // That of the system tells what became of other scopes, too.
         let must_wait = scope == Scope::System || self.consumer.filter.is_of_one_scope() || !is_long;
         // To the end of what is being read, so that it is told once and not of every page.

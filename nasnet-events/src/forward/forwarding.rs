@@ -167,9 +167,15 @@ impl<'f, S: Sink> Forwarding<'f, S> {
 
     /// Takes the next items from the subscription; false when there are none now.
     async fn take_more(&mut self, round: &mut Round) -> Result<bool, Error> {
-        let items = self.subscription.take().await;
-        // An error alone may be told again at once.
-        let is_any = items.iter().any(Result::is_ok);
+        let items = match self.subscription.take().await {
+            Ok(items) => items,
+            Err(error) if error.is_of_one_place() => {
+                tracing::warn!(%error, "a place that cannot be read is waited for");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let is_any = !items.is_empty();
         for item in items {
             match item {
                 Ok(Item::Event(event)) => {
@@ -194,7 +200,7 @@ impl<'f, S: Sink> Forwarding<'f, S> {
                     round.missed += u64::from(matches!(item, Item::TailLost { .. } | Item::Truncated { .. }));
                 }
                 Err(error) if error.is_of_one_place() => {
-                    tracing::error!(%error, "a damaged place is not forwarded");
+                    tracing::error!(%error, "a place that cannot be read is not forwarded");
                     round.missed += 1;
                 }
                 Err(error) => return Err(error),
