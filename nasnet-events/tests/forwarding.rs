@@ -71,7 +71,7 @@ async fn what_an_earlier_consumer_of_the_name_was_not_shown_arrives_and_what_was
         let level = if number % 2 == 0 { Level::Warning } else { Level::Info };
         store.append(&router("r1"), &stream(name), Expected::Any, vec![normal(&manager).level(level)]).await.unwrap();
     }
-    let deliver = async |definition: Consumer| {
+    let deliver = async |definition: Consumer, target: &EventStore| {
         let forwarder = Forwarder::new(store.clone(), definition, StoreSink::new(target.clone(), router("r1")));
         let mut forwarding = forwarder.open().await.unwrap();
         let delivered = forwarding.round().await.unwrap().delivered;
@@ -80,8 +80,8 @@ async fn what_an_earlier_consumer_of_the_name_was_not_shown_arrives_and_what_was
         delivered
     };
     let warnings = Filter::all().level_min(Level::Warning);
-    assert_eq!(deliver(consumer("stick").filter(warnings)).await, 3);
-    assert_eq!(deliver(consumer("stick")).await, 6);
+    assert_eq!(deliver(consumer("stick").filter(warnings), &target).await, 3);
+    assert_eq!(deliver(consumer("stick"), &target).await, 6);
     let ids = |events: Vec<Recorded>| {
         let mut ids: Vec<_> = events.iter().map(|event| event.id).collect();
         ids.sort();
@@ -97,7 +97,9 @@ async fn what_an_earlier_consumer_of_the_name_was_not_shown_arrives_and_what_was
     empty_hot(&target_manager).await;
     let left = ids(read(&target, Query::all()).await);
     assert!(left.len() < sent.len());
-    assert_eq!(deliver(consumer("stick")).await, 6);
+    target.shutdown().await.unwrap();
+    let target = EventStore::open(&target_manager, support::keep_nothing()).await.unwrap();
+    assert_eq!(deliver(consumer("stick"), &target).await, 6);
     assert_eq!(ids(read(&target, Query::all()).await), left);
 }
 
