@@ -120,7 +120,8 @@ pub struct Verification {
     pub faults: Vec<Fault>,
     /// Why the cold tier was left out, when it is not there.
     pub cold_absent: Option<String>,
-    /// Chains whose part of the given head is not there any more: removed by retention, or on another medium.
+    /// Chains whose part of the given head is not there any more: removed by retention, or on another medium than the one in
+    /// use, which begins behind it.
     pub beyond: Vec<(Scope, Lane)>,
 }
 

@@ -426,19 +426,29 @@ async fn damage_inside_a_cold_file_is_told_and_the_frames_behind_it_are_read() {
     let (manager, store) = open_with_cold(&site).await;
     let mut ends = Vec::new();
     let mut path = PathBuf::new();
-    let mut ids = Vec::new();
+    let (mut ids, mut places) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let event = normal(&manager);
         ids.push(event.id);
-        store.append(&router("r1"), &stream("s"), Expected::Any, vec![event]).await.unwrap();
+        let receipt = store.append(&router("r1"), &stream("s"), Expected::Any, vec![event]).await.unwrap();
+        places.push(receipt.last);
         store.archive().await.unwrap();
         path = cold_files(&site, "r1").remove(0);
         ends.push(std::fs::metadata(&path).unwrap().len());
     }
     empty_hot(&manager).await;
-    empty_warm(&manager, &router("r1")).await;
     let whole = std::fs::read(&path).unwrap();
     let middle = usize::try_from(ends[0]).unwrap();
+    // While the database has what was copied from it, damage is told to those alone who want what may be there only.
+    let mut bytes = whole.clone();
+    bytes[middle + 20] ^= 0x5a;
+    std::fs::write(&path, &bytes).unwrap();
+    let other = EventStore::open(&manager, with_cold(&site)).await.unwrap();
+    assert_eq!(read_ids(&other, Query::all().class(Class::Normal)).await, ids);
+    let items: Vec<_> = other.read(Query::all()).collect().await;
+    assert_eq!(items.iter().filter(|item| matches!(item, Err(Error::Corrupt { .. }))).count(), 1, "Low ones, maybe");
+    assert_eq!(items.iter().flatten().count(), 3);
+    empty_warm(&manager, &router("r1")).await;
     for damaged in [middle, middle + 20, usize::try_from(ends[1]).unwrap() - 5] {
         let mut bytes = whole.clone();
         bytes[damaged] ^= 0x5a;
@@ -448,6 +458,9 @@ async fn damage_inside_a_cold_file_is_told_and_the_frames_behind_it_are_read() {
         let found: Vec<_> = items.iter().filter_map(|item| item.as_ref().ok()).map(|event| event.id).collect();
         assert_eq!(found, [ids[0], ids[2]], "byte {damaged}");
         assert!(items.iter().any(|item| matches!(item, Err(Error::Corrupt { .. }))), "byte {damaged}");
+        // Whoever wants nothing of that place is not told of it.
+        assert_eq!(read_ids(&store, Query::all().after(places[1])).await, ids[2..], "byte {damaged}");
+        assert_eq!(read_ids(&store, Query::all().until(places[0])).await, ids[..1], "byte {damaged}");
         store.archive().await.unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "confirmed frames are never cut");
     }

@@ -24,6 +24,8 @@ use crate::position::Position;
 use crate::query::Query;
 use crate::read::PAGE_EVENTS;
 
+/// Of which classes the events of a frame are that nothing is known of.
+const ANY_CLASS: u8 = u8::MAX;
 /// Bytes of a damaged tail that are set aside together.
 const SET_ASIDE_BYTES: u64 = 1 << 20;
 /// Frames that are opened for one page of a read: others wait for the directory meanwhile.
@@ -235,7 +237,8 @@ impl ColdDir {
     }
 
     /// Events of one scope for a page. Frames outside of the range, the time, the types or the classes are not read, nor
-    /// those that were `copied` from a database that has been looked at, and no more than a few, whatever is in them.
+    /// those that were `copied` from a database that has been looked at, and no more than a few, whatever is in them. What is
+    /// damaged between two frames is told unless it lies outside of the range, or was copied, whatever its classes.
     pub(crate) fn read(
         &mut self,
         scope: &Scope,
@@ -247,7 +250,7 @@ impl ColdDir {
         let order = query.order;
         let mut slice = Slice::whole(range, order);
         let mut wanted: Vec<(PathBuf, Place)> = Vec::new();
-        let mut links = Vec::new();
+        let (mut links, mut damaged) = (Vec::new(), Vec::new());
         for (_, path) in Self::files(&fence, scope)? {
             let index = match self.index(&fence, &path) {
                 Ok((index, _)) => index,
@@ -260,8 +263,12 @@ impl ColdDir {
             let tail = (index.whole_bytes, index.whole_bytes + index.tail_bytes);
             let rotten = (index.tail == Tail::Damaged && !index.is_foreign()).then_some(tail);
             for (from, to) in index.damaged.iter().copied().chain(rotten) {
-                let what = format!("{} at byte {from}", fence.shown(&path).display());
-                slice.errors.push(Error::corrupt(what, format!("{} bytes are no frame", to - from)));
+                let (between, chained) = index.around(from);
+                if between.high > range.low && between.low < range.high {
+                    let what = format!("{} at byte {from}", fence.shown(&path).display());
+                    let error = Error::corrupt(what, format!("{} bytes are no frame", to - from));
+                    damaged.push((between, chained, error));
+                }
             }
             let meets = |place: &&Place| {
                 let header = &place.header;
@@ -278,13 +285,19 @@ impl ColdDir {
                 );
             }
         }
-        if let Some(copied) = copied.filter(|_| !wanted.is_empty()) {
+        if let Some(copied) = copied.filter(|_| !wanted.is_empty() || !damaged.is_empty()) {
             let chained = copied.chained(range.low, links);
+            // The chain behind it begins where it ended.
+            damaged.retain(|(between, behind, _)| {
+                let part = Range { low: between.low.max(range.low), high: between.high.min(range.high) };
+                !behind.is_some_and(|behind| chained.contains(&behind)) || !copied.has(part, ANY_CLASS, query)
+            });
             wanted.retain(|(_, Place { header, .. })| {
                 let part = Range { low: header.first.before().max(range.low), high: header.last.min(range.high) };
                 !chained.contains(&header.chain.1) || !copied.has(part, header.classes, query)
             });
         }
+        slice.errors.extend(damaged.into_iter().map(|(.., error)| error));
         match order {
             Order::Forwards => wanted.sort_by_key(|(_, place)| place.header.first),
             Order::Backwards => wanted.sort_by_key(|(_, place)| std::cmp::Reverse(place.header.last)),

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::chain::Digest;
 use crate::cold::frame::{self, Header, MAGIC, PREFIX_BYTES, SKIPPABLE};
 use crate::error::Error;
 use crate::event::Recorded;
+use crate::merge::Range;
+use crate::position::Position;
 use crate::query::Query;
 
 /// Bytes looked at together when the next frame has to be searched for.
@@ -151,6 +154,15 @@ impl Index {
         }
         self.tail_bytes = end - self.whole_bytes;
         Ok(())
+    }
+
+    /// Between which positions the events of what is damaged at a byte were, by the frames before and behind it, and the chain
+    /// behind that which follows.
+    pub(crate) fn around(&self, byte: u64) -> (Range, Option<Digest>) {
+        let (before, behind) = self.frames.split_at(self.frames.partition_point(|place| place.offset < byte));
+        let low = before.last().map_or(Position::START, |place| place.header.last);
+        let high = behind.first().map_or(Position::END, |place| place.header.first.before());
+        (Range { low, high }, behind.first().map(|place| place.header.chain.1))
     }
 
     fn last_is_there(&self, source: &Source, end: u64) -> Result<bool, Error> {
