@@ -26,8 +26,10 @@ const RECEIVE_TO: &str = "INSERT INTO event_received (source, stream, pos) VALUE
 /// the source. The stream `s` of scope `home` becomes `home/s`; positions and versions are the receiver's own.
 ///
 /// Exactly once: how far each stream has come is committed with its events. What comes again is looked for, in case an earlier
-/// consumer of that name was not shown it; where retention has removed a part of a stream here, it was in that. Sealed facts stay sealed under the key of the
-/// source, which this store does not have: read them with [`EventStore::read_stored`].
+/// consumer of that name was not shown it; where retention has removed a part of a stream here, it was in that.
+///
+/// Sealed facts stay sealed under the key of the source, which this store does not have: read them with
+/// [`EventStore::read_stored`].
 #[derive(Debug, Clone)]
 pub struct StoreSink {
     store: EventStore,
