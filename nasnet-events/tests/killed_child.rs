@@ -215,11 +215,12 @@ fn a_process_that_is_killed_while_it_removes_events_has_told_what_it_removed_and
             let flushed = store.status().await.unwrap().warm.iter().flatten().map(|warm| warm.flushed_through).max();
             assert!(flushed.is_some());
             let accounted = left.len() as u64 + recorded;
-            assert!(accounted + 5 >= last_version, "{accounted} of {last_version} events are accounted for");
+            // Told of after the flush, so that at most two Normal ones wait for the next.
+            assert!(accounted + 2 >= last_version, "{accounted} of {last_version} events are accounted for");
             let next = store.append(&router("r1"), &stream("s"), Expected::Any, vec![normal(&manager)]).await.unwrap();
             assert!(next.version > last_version, "a version is given again");
             assert!(
-                next.version <= accounted + 6,
+                next.version <= accounted + 4,
                 "{accounted} events are accounted for, the next has {}",
                 next.version
             );
