@@ -441,7 +441,7 @@ fn answer_append(shared: &Shared, newest: &mut Newest, epoch: u32, append: Appen
     drop(reply.send(answers.collect()));
     drop(places);
     // Nobody waits for this any more.
-    newest.add(epoch, events.into_iter());
+    newest.add(epoch, events);
 }
 
 fn answer_reserve(

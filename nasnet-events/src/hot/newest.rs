@@ -17,7 +17,9 @@ const EVENT_BYTES: usize = size_of::<Recorded>();
 #[derive(Debug, Default)]
 pub(crate) struct Newest {
     epoch: u32,
-    events: VecDeque<Recorded>,
+    /// As they came, none of them empty: to move each event by itself would cost as much as to keep it.
+    appends: VecDeque<Vec<Recorded>>,
+    events: usize,
     bytes: usize,
 }
 
@@ -27,24 +29,38 @@ fn bytes_of(event: &Recorded) -> usize {
 
 impl Newest {
     /// Adds events of one incarnation that follow those that are here, and lets go of the oldest.
-    pub(crate) fn add(&mut self, epoch: u32, events: impl ExactSizeIterator<Item = Recorded>) {
+    pub(crate) fn add(&mut self, epoch: u32, mut events: Vec<Recorded>) {
         if epoch != self.epoch {
             *self = Self { epoch, ..Self::default() };
         }
-        let beyond = events.len().saturating_sub(EVENTS_MAX);
-        for event in events.skip(beyond) {
-            self.bytes += bytes_of(&event);
-            self.events.push_back(event);
+        let (mut kept, mut bytes) = (0, 0);
+        for own in events.iter().rev().map(bytes_of) {
+            if kept == EVENTS_MAX || bytes + own > BYTES_MAX {
+                break;
+            }
+            (kept, bytes) = (kept + 1, bytes + own);
         }
-        while self.events.len() > EVENTS_MAX || self.bytes > BYTES_MAX {
-            let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= bytes_of(&oldest);
+        if kept < events.len() {
+            // Whatever is here stands before those that are left out.
+            *self = Self { epoch, ..Self::default() };
+            events.drain(..events.len() - kept);
+        }
+        if events.is_empty() {
+            return;
+        }
+        self.events += kept;
+        self.bytes += bytes;
+        self.appends.push_back(events);
+        while self.events > EVENTS_MAX || self.bytes > BYTES_MAX {
+            let Some(oldest) = self.appends.pop_front() else { break };
+            self.events -= oldest.len();
+            self.bytes -= oldest.iter().map(bytes_of).sum::<usize>();
         }
     }
 
     /// Numbers of the oldest and the newest of them.
     pub(crate) fn ends(&self, epoch: u32) -> Option<(u64, u64)> {
-        let (first, last) = self.events.front().zip(self.events.back())?;
+        let (first, last) = (self.appends.front()?.first()?, self.appends.back()?.last()?);
         (epoch == self.epoch).then_some((first.position.seq, last.position.seq))
     }
 
@@ -54,12 +70,14 @@ impl Newest {
             return None;
         }
         let beyond = count.checked_sub(1)?;
-        let from = self.events.partition_point(|event| event.position.seq < first_seq);
-        let to = from.checked_add(usize::try_from(beyond).ok()?)?;
-        let (first, last) = (self.events.get(from)?.position.seq, self.events.get(to)?.position.seq);
+        let is_before = |events: &Vec<Recorded>| events.last().is_none_or(|last| last.position.seq < first_seq);
+        let from = self.appends.partition_point(is_before);
+        let later = self.appends.range(from..).flatten().skip_while(move |event| event.position.seq < first_seq);
+        let row = later.take(usize::try_from(count).ok()?);
         // Numbers ascend, so nothing is missing between the first and the last of as many.
-        let whole = first == first_seq && last - first == beyond;
-        whole.then(|| self.events.range(from..=to))
+        let whole = row.clone().next()?.position.seq == first_seq
+            && row.clone().nth(usize::try_from(beyond).ok()?)?.position.seq - first_seq == beyond;
+        whole.then_some(row)
     }
 }
 
@@ -92,8 +110,8 @@ mod tests {
             let seqs: Vec<u64> = gaps.iter().scan(0, |seq, gap| { *seq += gap; Some(*seq) }).collect();
             let events = numbered(events, &seqs);
             let mut newest = Newest::default();
-            newest.add(1, events[..split].iter().cloned());
-            newest.add(1, events[split..].iter().cloned());
+            newest.add(1, events[..split].to_vec());
+            newest.add(1, events[split..].to_vec());
             let wanted: Vec<&Recorded> = events.iter().filter(|event| (first..first + count).contains(&event.position.seq)).collect();
             let found = newest.of_row(1, first, count).map(Iterator::collect::<Vec<_>>);
             let whole = count > 0 && wanted.len() as u64 == count;
@@ -110,7 +128,7 @@ mod tests {
         let events = |from: u64, count: u64| {
             let one = one.clone();
             let at = move |seq| Recorded { position: Position::new(1, seq), ..one.clone() };
-            (from..from + count).map(at).collect::<Vec<_>>().into_iter()
+            (from..from + count).map(at).collect::<Vec<_>>()
         };
         let mut newest = Newest::default();
         newest.add(1, events(1, 1_000));
@@ -125,7 +143,22 @@ mod tests {
         let long = serde_json::value::to_raw_value(&"x".repeat(BYTES_MAX / 4)).unwrap();
         let long = Recorded { body: crate::body::Body::Json(long), ..one.clone() };
         let at = |seq| Recorded { position: Position::new(2, seq), ..long.clone() };
-        newest.add(2, (2..10).map(at).collect::<Vec<_>>().into_iter());
+        newest.add(2, (2..10).map(at).collect::<Vec<_>>());
         assert_eq!(newest.ends(2), Some((7, 9)), "long ones take the place of many");
+        newest.add(
+            2,
+            events(10, EVENTS_MAX as u64 + 5)
+                .into_iter()
+                .map(|event| Recorded { position: Position::new(2, event.position.seq), ..event })
+                .collect(),
+        );
+        let first = newest.ends(2).unwrap().0;
+        assert_eq!(
+            (first, newest.appends.len()),
+            (15, 1),
+            "of one that is too large the end stays, and nothing before it"
+        );
+        newest.add(2, (2_000..2_010).map(at).collect());
+        assert_eq!((newest.ends(2), newest.events), (Some((2_007, 2_009)), 3));
     }
 }
