@@ -1,6 +1,8 @@
 //! Random histories against a list: appends by two stores, transactions that commit, roll back or lose their receipt,
-//! flushes, archives, retention, restarts and a hot tier that is wiped, also under the open stores. Every event that was promised is read once and in order,
-//! and every position of the epoch is an event or a void.
+//! flushes, seals, archives, retention, restarts, reboots, wall clocks that jump by 56 years, flash without space, and a hot
+//! tier that is wiped, also under the open stores. Every event that was promised is read once and in order, also while all
+//! of it moves from tier to tier, and every position of the epoch is an event or a void.
+#![cfg(feature = "fault-injection")]
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod support;
@@ -8,6 +10,7 @@ mod support;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use nasnet_dbmanager::vfs::fault::{Fault, Operation};
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{
     Achieved, Class, ColdOptions, Error, EventStore, Expected, FlushReason, NewEvent, Position, Query, Receipt,
@@ -47,6 +50,24 @@ enum Op {
     },
     Archive {
         by: usize,
+    },
+    Seal {
+        by: usize,
+    },
+    /// One store reads again and again while the other moves everything as far as it goes.
+    Beside {
+        by: usize,
+    },
+    /// The wall clock shows another time from here on.
+    Jump {
+        years: i64,
+    },
+    /// An event for flash finds no space after so many writes, and comes again once there is some.
+    NoSpace {
+        by: usize,
+        scope: usize,
+        stream: usize,
+        after: u64,
     },
     /// Small rows of the hot log are joined.
     Compact {
@@ -104,6 +125,12 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..2_usize, any::<prop::sample::Index>()).prop_map(|(by, which)| Op::Again { by, which }),
         2 => (0..2_usize).prop_map(|by| Op::Flush { by }),
         1 => (0..2_usize).prop_map(|by| Op::Archive { by }),
+        1 => (0..2_usize).prop_map(|by| Op::Seal { by }),
+        1 => (0..2_usize).prop_map(|by| Op::Beside { by }),
+        1 => prop_oneof![Just(-56), Just(0), Just(56)].prop_map(|years| Op::Jump { years }),
+        1 => (0..2_usize, 0..3_usize, 0..3_usize, 1..4_u64).prop_map(
+            |(by, scope, stream, after)| Op::NoSpace { by, scope, stream, after }
+        ),
         2 => (0..2_usize).prop_map(|by| Op::Compact { by }),
         1 => Just(Op::Expire),
         1 => (0..2_usize).prop_map(|by| Op::Age { by }),
@@ -309,6 +336,10 @@ impl World {
                     acked.in_cold = true;
                 }
             }
+            Op::Seal { by } => self.seal(by).await,
+            Op::Beside { by } => self.beside(by).await,
+            Op::Jump { years } => self.site.clock.set_wall_ms(support::NOW_MS + years * 365 * 86_400_000),
+            Op::NoSpace { by, scope, stream, after } => self.no_space(by, scope, stream, after).await,
             Op::Compact { by } => drop(self.stores()[by].compact().await.unwrap()),
             Op::Expire => self.expire().await,
             Op::Age { by } => self.age(by).await,
@@ -316,6 +347,74 @@ impl World {
             Op::Wipe => self.wipe().await,
             Op::Reopen { clean, wipe } => self.reopen(clean, wipe).await,
         }
+    }
+
+    async fn seal(&mut self, by: usize) {
+        let report = self.stores()[by].seal().await.unwrap();
+        assert!(report.failed.is_empty(), "{report:?}");
+        for acked in self.acked.iter_mut().filter(|acked| acked.synced) {
+            acked.may_be_forgotten = true;
+        }
+    }
+
+    fn expected(&self) -> Vec<Ulid> {
+        self.acked.iter().filter(|acked| acked.is_somewhere()).map(|acked| acked.event.id).collect()
+    }
+
+    async fn beside(&mut self, by: usize) {
+        self.settle().await;
+        let expected = self.expected();
+        let (mover, reader) = (&self.stores()[by], &self.stores()[1 - by]);
+        let moved = std::cell::Cell::new(None);
+        let moving = async {
+            mover.flush(FlushReason::Requested).await.unwrap();
+            mover.seal().await.unwrap();
+            let report = mover.archive().await.unwrap();
+            mover.mark_age().await.unwrap();
+            mover.retain(mover.retention_plan().await.unwrap()).await.unwrap();
+            assert!(report.failed.is_empty(), "{report:?}");
+            moved.set(Some(report.through));
+        };
+        let reading = async {
+            while moved.get().is_none() {
+                // Reads of the hot tier wait for nobody.
+                tokio::task::yield_now().await;
+                assert_eq!(read_ids(reader, Query::all()).await, expected, "beside the moves");
+                let mut found = read_ids(reader, Query::all().backwards()).await;
+                found.reverse();
+                assert_eq!(found, expected, "backwards, beside the moves");
+            }
+        };
+        tokio::join!(moving, reading);
+        self.flushed(moved.get().unwrap());
+        for acked in self.acked.iter_mut().filter(|acked| acked.is_somewhere()) {
+            acked.in_cold = true;
+            acked.may_be_forgotten = true;
+        }
+    }
+
+    async fn no_space(&mut self, by: usize, scope: usize, stream: usize, after: u64) {
+        self.settle().await;
+        let (event, class) = self.make(2);
+        let store = self.stores()[by].clone();
+        let append =
+            async || store.append(&scope_of(scope), &stream_of(stream), Expected::Any, vec![event.clone()]).await;
+        let armed = Fault::fail(Operation::Write, after, Fault::FULL).times(3).arm(&self.site.data()).unwrap();
+        let first = append().await;
+        let fired = armed.fired();
+        drop(armed);
+        let receipt = match first {
+            Ok(receipt) => receipt,
+            Err(error) => {
+                assert!(fired > 0 && error.is_retryable(), "{error:?}");
+                append().await.unwrap()
+            }
+        };
+        assert_eq!(receipt.achieved, Achieved::Synced);
+        // What was refused may be there: then this is its receipt.
+        self.record(&Receipt { deduplicated: false, ..receipt }, &[(event, class)], scope, stream);
+        self.settle().await;
+        self.voids = self.stores()[0].status().await.unwrap().end.seq - self.given;
     }
 
     fn flushed(&mut self, through: Position) {
@@ -412,6 +511,7 @@ impl World {
         manager.shutdown().await.unwrap();
         drop(manager);
         if wipe {
+            self.site.clock.reboot();
             self.site.wipe_hot();
             self.acked.iter_mut().for_each(|acked| acked.in_hot = false);
         }
@@ -459,8 +559,7 @@ impl World {
     }
 
     async fn check(&self) {
-        let expected: Vec<Ulid> =
-            self.acked.iter().filter(|acked| acked.is_somewhere()).map(|acked| acked.event.id).collect();
+        let expected = self.expected();
         for store in self.stores() {
             let mut found = read_ids(store, Query::all()).await;
             assert_eq!(found, expected, "forwards");
