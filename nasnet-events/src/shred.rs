@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use nasnet_dbmanager::{Cause, Scope};
+use nasnet_dbmanager::{Cause, DbManager, Scope};
 use sqlx::SqliteConnection;
 use ulid::Ulid;
 
@@ -50,7 +50,7 @@ pub struct Shredded {
     /// The tombstone event, when a key was destroyed.
     pub tombstone: Option<Receipt>,
     /// Files under the data directory that still hold a destroyed key, sealed under the master key: backups and what was
-    /// set aside. Restoring one of them brings the facts back, so remove them. Of keys an earlier call destroyed they are
+    /// set aside. The databases of routers in use and what is below the run directory are not searched: no key is put there. Restoring one of them brings the facts back, so remove them. Of keys an earlier call destroyed they are
     /// told too, when it did not come that far.
     pub copies: Vec<PathBuf>,
     /// Keys of the subject that were destroyed by a process which ended before it had searched for copies of them: nobody
@@ -177,21 +177,57 @@ impl EventStore {
         }
         let keys: Vec<Vec<u8>> = keys.iter().map(|(_, sealed)| sealed.clone()).collect();
         let manager = &self.shared().manager;
-        let (data, system) = (manager.data_dir().to_owned(), manager.system().path().to_owned());
+        let system = manager.system().path().to_owned();
+        let unfinished = |path: &Path| {
+            let why = format!("{} still holds its bytes", path.display());
+            Error::ShredUnfinished { subject: subject.clone(), why }
+        };
+        if self.is_in_system(keys.clone()).await? {
+            return Err(unfinished(&system));
+        }
+        let (data, open) = (manager.data_dir().to_owned(), OpenFiles::of(manager));
         let found = blocking(move || {
             let mut found = Vec::new();
-            search(&data, &keys, &mut found).map(|()| found)
+            search(&data, &open, &keys, &mut found).map(|()| found)
         })
         .await?;
         let name = system.as_os_str().to_owned();
         let is_live = |path: &PathBuf| path.as_os_str().as_encoded_bytes().starts_with(name.as_encoded_bytes());
         match found.iter().find(|path| is_live(path)) {
             None => Ok(found),
-            Some(path) => {
-                let why = format!("{} still holds its bytes", path.display());
-                Err(Error::ShredUnfinished { subject: subject.clone(), why })
-            }
+            Some(path) => Err(unfinished(path)),
         }
+    }
+
+    /// Looks at all pages of system.db, through the database: nobody else may open its file, see [`OpenFiles`].
+    async fn is_in_system(&self, keys: Vec<Vec<u8>>) -> Result<bool, Error> {
+        let system = self.shared().manager.system();
+        let pages =
+            system.read(SHRED, |conn| Box::pin(async move { Ok::<_, Error>(conn.serialize(None).await?) })).await?;
+        Ok(blocking(move || keys.iter().any(|key| contains(&pages, key))).await)
+    }
+}
+
+/// The files that this process may have open as databases. SQLite's locks are those of the process (`fcntl`), and closing any
+/// descriptor of a file drops all of them: another process would then take the log of a database in use for left over, or
+/// write beside a transaction that is open here (<https://www.sqlite.org/howtocorrupt.html>, section 2.2). None of these
+/// holds a subject's key but `system.db`, which is asked itself; and nothing is locked by way of the logs.
+struct OpenFiles {
+    system: PathBuf,
+    routers: PathBuf,
+    run: PathBuf,
+}
+
+impl OpenFiles {
+    fn of(manager: &DbManager) -> Self {
+        let (system, run) = (manager.system().path().to_owned(), manager.run_dir().to_owned());
+        Self { system, routers: manager.data_dir().join("routers"), run }
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        let is = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
+        let is_router = path.starts_with(&self.routers) && is("db");
+        is_router || path == self.system || is("db-shm") || path.starts_with(&self.run)
     }
 }
 
@@ -203,13 +239,14 @@ async fn destroy(conn: &mut SqliteConnection, subject: &Subject, now_ms: i64) ->
 }
 
 /// Collects the files below `dir` that hold one of the keys.
-fn search(dir: &Path, keys: &[Vec<u8>], found: &mut Vec<PathBuf>) -> Result<(), Error> {
+fn search(dir: &Path, open: &OpenFiles, keys: &[Vec<u8>], found: &mut Vec<PathBuf>) -> Result<(), Error> {
     let entries = std::fs::read_dir(dir).map_err(|error| Error::io("read", dir, error))?;
     for entry in entries {
         let entry = entry.map_err(|error| Error::io("read", dir, error))?;
         let (path, kind) = (entry.path(), entry.file_type());
         match kind {
-            Ok(kind) if kind.is_dir() => search(&path, keys, found)?,
+            _ if open.has(&path) => {}
+            Ok(kind) if kind.is_dir() => search(&path, open, keys, found)?,
             Ok(kind) if kind.is_file() && holds(&path, keys)? => found.push(path),
             _ => {}
         }
