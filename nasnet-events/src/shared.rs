@@ -64,7 +64,7 @@ pub(crate) struct Shared {
     newest: Mutex<Newest>,
     owner: [u8; 16],
     /// Held while the store is open.
-    session: Mutex<Option<Session>>,
+    session: Arc<Mutex<Option<Session>>>,
     losses: Mutex<Vec<TailLost>>,
     /// One opening of a wiped hot tier at a time.
     renewing: tokio::sync::Mutex<()>,
@@ -138,7 +138,7 @@ impl Shared {
             heads: Mutex::new(Heads::of_file(opened.epoch, opened.file)),
             newest: Mutex::default(),
             owner: session.owner(),
-            session: Mutex::new(Some(session)),
+            session: Arc::new(Mutex::new(Some(session))),
             losses: Mutex::new(opened.losses),
             renewing: tokio::sync::Mutex::new(()),
             in_flight: InFlight::new(),
@@ -241,17 +241,14 @@ impl Shared {
         Ok(hot)
     }
 
+    /// In place: whoever leaves before it is done leaves the session where it is.
     async fn renew_session(&self) -> Result<(), Error> {
-        let taken = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut session) = taken else { return Ok(()) };
-        let dir = self.sessions_dir();
-        let (session, renewed) = blocking(move || {
-            let renewed = session.renew(&dir);
-            (session, renewed)
+        let (session, dir) = (Arc::clone(&self.session), self.sessions_dir());
+        blocking(move || {
+            let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+            session.as_mut().map_or(Ok(()), |session| session.renew(&dir))
         })
-        .await;
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
-        renewed
+        .await
     }
 
     /// Counts bytes that are about to be appended; true once so many came together that somebody has to look.
@@ -549,4 +546,30 @@ fn from_in(known: &Mutex<(u32, u64)>, epoch: u32) -> u64 {
 /// Where the sessions of this run directory keep their files.
 pub(crate) fn sessions_dir(manager: &DbManager) -> std::path::PathBuf {
     manager.run_dir().join("sessions")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::hot::session;
+    use crate::place::Place;
+    use crate::store::EventStore;
+
+    #[tokio::test]
+    async fn a_session_whose_renewal_nobody_waits_for_lives_on() {
+        let place = Place::new().await;
+        let store = EventStore::open(&place.manager, EventOptions::default()).await.unwrap();
+        let (shared, dir) = (store.shared(), store.shared().sessions_dir());
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(!session::is_alive(&dir, shared.owner()));
+        {
+            let mut renewing = std::pin::pin!(shared.renew_session());
+            drop(renewing.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+        }
+        shared.renew_session().await.unwrap();
+        assert!(session::is_alive(&dir, shared.owner()));
+    }
 }
