@@ -26,6 +26,7 @@ use crate::reader::ReaderPool;
 use crate::schema::FileKind;
 use crate::vfs::{self, Written};
 use crate::vitals::Vitals;
+use crate::whole::Whole;
 use crate::writer::{self, Checkpoint, CheckpointMode, Job, Operation, Pending, RawOperation, Seat, Writer};
 
 /// An open database.
@@ -127,7 +128,7 @@ impl Database {
     ///
     /// # Errors
     /// What the operation returned; and converted from [`Error`]: [`Error::Overloaded`] when the queue is full,
-    /// [`Error::NotApplied`], [`Error::NoSpace`], [`Error::WriteDeadline`] and [`Error::Panicked`] when it is provably
+    /// [`Error::NotApplied`], [`Error::NoSpace`], [`Error::WriteDeadline`], [`Error::HalfDone`] and [`Error::Panicked`] when it is provably
     /// not committed, [`Error::Unknown`] when the commit itself failed, [`Error::ReadOnly`], [`Error::Closed`]; the damage
     /// ([`Error::is_damage`]) that this or an earlier operation met: the handle is then of no more use.
     ///
@@ -291,6 +292,12 @@ impl Database {
     /// when it is closed.
     pub fn is_in_place(&self) -> bool {
         self.shared.place.is_some() && layout::place_of(&self.shared.path) == self.shared.place
+    }
+
+    /// Begins work of several statements in the write that is running on this database: unless it is
+    /// [finished](Whole::finish), that write fails with [`Error::HalfDone`]. For use inside of [`Database::write`] alone.
+    pub fn whole(&self) -> Whole {
+        Whole::begin(&self.shared.vitals)
     }
 
     /// Tells whether damage was found in the file since it was opened. What is not damaged may still be read; nothing more

@@ -326,6 +326,9 @@ pub enum Error {
     /// The operation ended its transaction itself or hid the error that did; it is not committed.
     #[error("the operation lost its transaction")]
     TransactionLost,
+    /// The operation dropped work of which all or nothing may be committed before it was done; its changes were rolled back.
+    #[error("the operation left work half done")]
+    HalfDone,
     /// The operation panicked; its changes were rolled back.
     #[error("the operation panicked: {message}")]
     Panicked {

@@ -79,6 +79,7 @@ mod retire;
 mod sweep;
 mod template;
 mod vitals;
+mod whole;
 
 pub mod observe;
 pub mod system;
@@ -120,6 +121,7 @@ pub use system::SystemDb;
 pub use system::routers::{NewRouter, RouterRecord};
 pub use ulid_gen::UlidGen;
 pub use vfs::Written;
+pub use whole::Whole;
 pub use writer::Checkpoint;
 
 #[doc = include_str!("../README.md")]

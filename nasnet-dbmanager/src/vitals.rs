@@ -4,6 +4,7 @@
 //! is refused, and whoever asks for the router next waits until it is set aside ([`Suspects`]).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sqlx::SqliteConnection;
@@ -24,6 +25,8 @@ pub(crate) struct Vitals {
     damage: OnceLock<Error>,
     /// Why the last transaction was lost; none once another is committed.
     trouble: Mutex<Option<String>>,
+    /// Work of the operation that is running of which all or nothing may be committed, and which is not done.
+    half_done: AtomicU32,
 }
 
 impl Vitals {
@@ -34,7 +37,20 @@ impl Vitals {
         suspects: Arc<Suspects>,
     ) -> Arc<Self> {
         let (damage, trouble) = (OnceLock::new(), Mutex::new(None));
-        Arc::new(Self { kind, router, file_uid, suspects, damage, trouble })
+        Arc::new(Self { kind, router, file_uid, suspects, damage, trouble, half_done: AtomicU32::new(0) })
+    }
+
+    pub(crate) fn begin_whole(&self) {
+        self.half_done.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn finish_whole(&self) {
+        self.half_done.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).ok();
+    }
+
+    /// Whether the operation that has ended left work half done; the next one begins with none.
+    pub(crate) fn take_half_done(&self) -> bool {
+        self.half_done.swap(0, Ordering::AcqRel) != 0
     }
 
     /// Returns the kind of the database.

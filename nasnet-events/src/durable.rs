@@ -87,7 +87,8 @@ impl EventStore {
     /// [`Error::Storage`]: the transaction must be rolled back.
     ///
     /// # Cancel safety
-    /// A dropped call leaves a reservation that is voided, or published when the transaction commits nevertheless.
+    /// A dropped call leaves a reservation that is voided, or published when the transaction commits nevertheless; one that is
+    /// dropped between the statements of many events fails its transaction ([`nasnet_dbmanager::Error::HalfDone`]).
     pub async fn append_in(
         &self,
         conn: &mut SqliteConnection,
@@ -170,7 +171,13 @@ impl EventStore {
         // A failure drops the receipt, and the resolver voids the reservation.
         let Reserved { streams, pending } = reserved;
         let events: Vec<&Recorded> = streams.iter().flat_map(|append| &append.events).collect();
+        // Dropped between two statements this would leave some of them in a transaction that commits.
+        let several = !events.is_empty() && !rows::is_one_statement(events.len());
+        let whole = if several { Some(shared.manager.scope(scope).await?.whole()) } else { None };
         rows::insert(conn, &events).await?;
+        if let Some(whole) = whole {
+            whole.finish();
+        }
         // Readers wait for a reservation of a lost hot tier for a moment only: what commits much later would be behind them.
         let hot = shared.manager.hot();
         if pending.range.is_some_and(|(first, _)| first.epoch != shared.heads().epoch()) || !shared.is_current(&hot) {

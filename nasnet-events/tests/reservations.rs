@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::task::Poll;
+
 use nasnet_dbmanager::Scope;
 use nasnet_events::{Achieved, Error, EventStore, Expected, Query, StreamAppend};
 use support::{Site, TEST, append_in, event, normal, read_ids, router, stream, transaction};
@@ -228,4 +230,54 @@ async fn an_answer_that_nobody_takes_gives_its_positions_back() {
     assert!(matches!(given_up, Err(Error::Closed)), "{given_up:?}");
     until_resolved(&store).await;
     assert_eq!(read_ids(&store, Query::all()).await, [first.id, beside_id]);
+}
+
+/// Three events take several statements.
+#[tokio::test]
+async fn an_append_that_is_dropped_between_its_statements_is_there_whole_or_not_at_all() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (mut refused, mut done) = (0, false);
+    for polls in 1..200 {
+        let name = stream(&format!("s/{polls}"));
+        let append = StreamAppend::new(name.clone(), Expected::Any, (0..3).map(|_| normal(&manager)).collect());
+        let own = store.clone();
+        let written: Result<bool, Error> = manager
+            .scope(&router("r1"))
+            .await
+            .unwrap()
+            .write(TEST, move |conn| {
+                Box::pin(async move {
+                    let (scope, mut seen) = (router("r1"), 0);
+                    let mut appending = Box::pin(own.append_in(conn, &scope, vec![append]));
+                    let polled = std::future::poll_fn(|cx| {
+                        seen += 1;
+                        match appending.as_mut().poll(cx) {
+                            Poll::Pending if seen < polls => Poll::Pending,
+                            Poll::Pending => Poll::Ready(None),
+                            Poll::Ready(result) => Poll::Ready(Some(result)),
+                        }
+                    });
+                    polled.await.transpose().map(|pending| pending.is_some())
+                })
+            })
+            .await;
+        until_resolved(&store).await;
+        let there = read_ids(&store, Query::all().stream(name)).await.len();
+        match written {
+            Ok(true) => {
+                assert_eq!(there, 3);
+                done = true;
+                break;
+            }
+            Ok(false) => assert!([0, 3].contains(&there), "{there} after {polls} polls"),
+            Err(error) => {
+                let Error::Storage { source } = &error else { panic!("{error:?}") };
+                assert!(matches!(**source, nasnet_dbmanager::Error::HalfDone), "{error:?}");
+                assert_eq!(there, 0, "after {polls} polls");
+                refused += 1;
+            }
+        }
+    }
+    assert!(done && refused > 0, "{done}, {refused} were dropped between two statements");
 }

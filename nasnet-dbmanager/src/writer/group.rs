@@ -50,7 +50,7 @@ pub(super) async fn transact(
             *pages = allowed;
         }
         let span = observe::write_span(kind, operation.cause());
-        let (ran, said) = run_one(&mut tx, keys, operation.as_mut(), grouped, limit).instrument(span).await;
+        let (ran, said) = run_one(&mut tx, keys, operation.as_mut(), grouped, limit, vitals).instrument(span).await;
         let damaged = said.as_ref().is_some_and(|error| vitals.note_damage(error));
         if deadline.passed() && !matches!(ran, Ran::Done) {
             operation.fail(Error::WriteDeadline { limit_ms: millis(limit) });
@@ -101,13 +101,20 @@ async fn run_one(
     operation: &mut dyn Operation,
     grouped: bool,
     limit: Duration,
+    vitals: &Vitals,
 ) -> (Ran, Option<Error>) {
     if grouped && let Err(error) = sqlx::query("SAVEPOINT nasnet_op").execute(&mut **tx).await {
         let error = translate("begin a write", error);
         operation.fail(error.clone());
         return (Ran::TransactionGone, Some(error));
     }
-    let succeeded = match guarded_run(tx, keys, operation, limit).await {
+    let ended = guarded_run(tx, keys, operation, limit).await;
+    let half_done = vitals.take_half_done();
+    let succeeded = match ended {
+        Some(true) if half_done => {
+            operation.fail(Error::HalfDone);
+            false
+        }
         Some(succeeded) => succeeded,
         None => return (Ran::TransactionGone, None),
     };

@@ -97,6 +97,11 @@ pub(crate) async fn chained(conn: &mut SqliteConnection) -> Result<Digest, Error
     Digest::from_slice(&bytes).ok_or_else(|| Error::corrupt("event_rows", "digest has another length"))
 }
 
+/// Whether so many events are inserted by one statement, all or none, whatever becomes of who waits for it.
+pub(crate) fn is_one_statement(events: usize) -> bool {
+    CHUNKS.contains(&events)
+}
+
 /// Inserts events in the caller's transaction.
 ///
 /// The caller holds the database's write lock since before their positions were given, so rows come in the order of
