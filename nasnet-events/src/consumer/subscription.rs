@@ -308,9 +308,6 @@ impl Reading {
             self.ready.extend(self.gathered.drain(..));
         }
         self.is_live |= at_end;
-        if at_end && self.ready.is_empty() && self.gathered.is_empty() {
-            self.progress.look(self.read_to);
-        }
         let count = self.ready.len().min(self.consumer.capacity);
         let taken = self.ready.drain(..count).collect::<Vec<_>>();
         Ok(taken.into_iter().map(|next| next.map(|placed| self.hand_out(placed))).collect())
@@ -340,9 +337,6 @@ impl Reading {
         if !self.is_live {
             self.catch_up();
             return Ok(());
-        }
-        if self.gathered.is_empty() {
-            self.progress.look(self.read_to);
         }
         self.progress.keep(&self.shared).await?;
         self.wait(stamp).await;
@@ -376,6 +370,11 @@ impl Reading {
         if !at_end {
             self.cursor = Some(cursor);
         }
+        // Whoever reads past much that is not wanted is alive all the time, and need not begin again.
+        if self.ready.is_empty() && self.gathered.is_empty() {
+            self.progress.look(self.read_to);
+        }
+        self.progress.keep(&self.shared).await?;
         Ok(at_end)
     }
 
