@@ -371,9 +371,12 @@ async fn one_subscription_at_a_time_reads_as_a_consumer() {
     let other = EventStore::open(&manager, EventOptions::default()).await.unwrap();
     let mut first = store.subscribe(consumer("c")).await.unwrap();
     for store in [&store, &other] {
-        let refused = store.subscribe(consumer("c")).await;
+        let refused = store.subscribe(consumer("c").filter(Filter::all().kind_prefix("config")).unguarded()).await;
         assert!(matches!(&refused, Err(Error::ConsumerBusy { consumer }) if consumer == "c"), "{refused:?}");
     }
+    let guards = store.guards().await.unwrap();
+    assert_eq!(guards.len(), 1, "who is turned away changes nothing for who reads");
+    assert_eq!(guards[0].filter, Filter::all());
     append(&store, &router("r1"), "s", normal(&manager)).await;
     let position = next(&mut first).await.position();
 
@@ -386,6 +389,8 @@ async fn one_subscription_at_a_time_reads_as_a_consumer() {
     second.ack(position).await.unwrap();
     second.close().await.unwrap();
     drop(first);
+    store.subscribe(consumer("c").unguarded()).await.unwrap().close().await.unwrap();
+    assert_eq!(store.guards().await.unwrap().len(), 0, "who reads says what is kept");
     // Closed: free at once, for either store.
     store.subscribe(consumer("c")).await.unwrap().close().await.unwrap();
     other.subscribe(consumer("c")).await.unwrap();

@@ -7,7 +7,7 @@ use nasnet_dbmanager::Cause;
 use crate::consumer::checkpoint::Checkpoint;
 use crate::consumer::marker::Mark;
 use crate::consumer::progress::{CLAIM_MS, Progress};
-use crate::consumer::rows::{self, Moved, Reader, Standing};
+use crate::consumer::rows::{self, Defined, Moved, Reader, Standing};
 use crate::consumer::{Consumer, StartAt};
 use crate::error::Error;
 use crate::hot::session;
@@ -27,12 +27,19 @@ impl EventStore {
         let reader = Reader { session: shared.owner(), instance: shared.manager.next_ulid().to_bytes() };
         for _ in 0..CLAIMS_MAX {
             let defined = self.define(consumer).await?;
+            let is_another = defined.filter != consumer.filter || defined.guard != consumer.guard;
+            let defined = Moved::from(defined);
             let mark = claim(shared, &defined, reader).await?;
             let now = shared.manager.now();
             let checkpoint = Checkpoint::new(mark, defined.mark, now);
             let progress = Progress::new(defined.name, defined.uid, reader, checkpoint, now.boottime_ms);
             // Another process may have forgotten the consumer between the two.
             if progress.is_defined(shared).await? {
+                // Only now: what retention keeps for whoever reads is not for one to say who is turned away.
+                if is_another && let Err(error) = self.redefine(consumer, &progress).await {
+                    progress.release(shared).await?;
+                    return Err(error);
+                }
                 return Ok((Arc::new(progress), mark));
             }
             progress.unclaim(shared).await?;
@@ -40,17 +47,13 @@ impl EventStore {
         Err(Error::ConsumerBusy { consumer: consumer.name.as_str().to_owned() })
     }
 
-    /// Finds the consumer's row in system.db, making it or adapting its definition where needed: the one flash write of a
-    /// subscription.
-    async fn define(&self, consumer: &Consumer) -> Result<Moved, Error> {
+    /// Finds the consumer's row in system.db, making it where there is none: the one flash write of a subscription.
+    async fn define(&self, consumer: &Consumer) -> Result<Defined, Error> {
         let system = self.shared().manager.system();
         let name = consumer.name.as_str().to_owned();
         let found = system.read(SUBSCRIBE, move |conn| Box::pin(async move { rows::find(conn, &name).await })).await?;
-        if let Some(found) = found
-            && found.filter == consumer.filter
-            && found.guard == consumer.guard
-        {
-            return Ok(found.into());
+        if let Some(found) = found {
+            return Ok(found);
         }
         let start = match consumer.from {
             StartAt::Beginning => Position::START,
@@ -59,12 +62,18 @@ impl EventStore {
         };
         let manager = &self.shared().manager;
         let (consumer, now, uid) = (consumer.clone(), manager.now(), manager.next_ulid().to_bytes());
-        let defined = system
+        system
             .write(SUBSCRIBE, move |conn| {
                 Box::pin(async move { rows::define(conn, &consumer, uid, Mark::at(start), now).await })
             })
-            .await?;
-        Ok(defined.into())
+            .await
+    }
+
+    /// Gives the consumer another filter and guard.
+    async fn redefine(&self, consumer: &Consumer, progress: &Progress) -> Result<(), Error> {
+        let (consumer, of) = (consumer.clone(), progress.identity());
+        let system = self.shared().manager.system();
+        system.write(SUBSCRIBE, move |conn| Box::pin(async move { rows::redefine(conn, &consumer, &of).await })).await
     }
 }
 
@@ -133,7 +142,7 @@ mod tests {
         let at = |seq| Mark::at(Position::new(1, seq));
 
         // It is forgotten after it was found and before it is taken.
-        let old = store.define(&consumer).await.unwrap();
+        let old = Moved::from(store.define(&consumer).await.unwrap());
         assert!(store.forget_consumer(&consumer.name).await.unwrap());
         let stood = claim(shared, &Moved { mark: at(500), ..old.clone() }, reader(1)).await.unwrap();
         assert_eq!(stood, at(500));
@@ -159,7 +168,7 @@ mod tests {
             assert!(matches!(refused, Err(Error::ConsumerTaken { .. })), "{of_reader}: {refused:?}");
         }
         // One that goes on stays where it is.
-        let anew = store.define(&consumer).await.unwrap();
+        let anew = Moved::from(store.define(&consumer).await.unwrap());
         assert_eq!(claim(shared, &Moved { mark: at(3), ..anew.clone() }, reader(2)).await.unwrap(), at(3));
         release(reader(2)).await;
         assert_eq!(claim(shared, &Moved { mark: at(1), ..anew }, reader(3)).await.unwrap(), at(3));

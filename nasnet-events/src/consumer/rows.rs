@@ -17,7 +17,7 @@ const CREATE: &str = "INSERT INTO event_consumers (name, filter, pos, told, guar
      moved_boot, moved_boottime_ms, moved_wall_ms, uid) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
      ON CONFLICT (name) DO NOTHING";
 const REDEFINE: &str =
-    "UPDATE event_consumers SET filter = ?2, guard_max_age_ms = ?3, guard_bytes_max = ?4 WHERE name = ?1";
+    "UPDATE event_consumers SET filter = ?2, guard_max_age_ms = ?3, guard_bytes_max = ?4 WHERE name = ?1 AND uid = ?5";
 const SAVE: &str = "UPDATE event_consumers SET pos = ?2, told = ?3, moved_boot = ?4, moved_boottime_ms = ?5, \
      moved_wall_ms = ?6 WHERE name = ?1 AND uid = ?7 AND (pos < ?2 OR (pos = ?2 AND told < ?3))";
 const FORGET: &str = "DELETE FROM event_consumers WHERE name = ?1";
@@ -144,7 +144,7 @@ fn filter_text(filter: &Filter) -> Result<String, Error> {
     serde_json::to_string(filter).map_err(|error| Error::Invalid { what: "filter", value: error.to_string(), why })
 }
 
-/// Stores a new consumer, or another definition of a known one; its position and uid stay.
+/// Stores a new consumer, or finds the one that was quicker.
 pub(crate) async fn define(
     conn: &mut SqliteConnection,
     consumer: &Consumer,
@@ -155,7 +155,7 @@ pub(crate) async fn define(
     let name = consumer.name.as_str();
     let filter = filter_text(&consumer.filter)?;
     let (age, bytes) = guard_columns(consumer.guard);
-    let made = sqlx::query(CREATE)
+    sqlx::query(CREATE)
         .bind(name)
         .bind(&filter)
         .bind(start.position.to_key()?)
@@ -168,10 +168,16 @@ pub(crate) async fn define(
         .bind(uid.as_slice())
         .execute(&mut *conn)
         .await?;
-    if made.rows_affected() == 0 {
-        sqlx::query(REDEFINE).bind(name).bind(&filter).bind(age).bind(bytes).execute(&mut *conn).await?;
-    }
     find(conn, name).await?.ok_or_else(|| Error::corrupt("system.db event_consumers", "a new row is not there"))
+}
+
+/// Stores another filter and guard of a consumer; its position stays. One that was forgotten stays that.
+pub(crate) async fn redefine(conn: &mut SqliteConnection, consumer: &Consumer, of: &Identity) -> Result<(), Error> {
+    let (age, bytes) = guard_columns(consumer.guard);
+    let filter = filter_text(&consumer.filter)?;
+    let query = sqlx::query(REDEFINE).bind(&of.name).bind(filter).bind(age).bind(bytes).bind(of.uid.as_slice());
+    query.execute(conn).await?;
+    Ok(())
 }
 
 /// Moves durable positions forward. Those of consumers that were forgotten move nothing.
