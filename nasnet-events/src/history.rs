@@ -46,7 +46,8 @@ impl Snapshot {
 }
 
 /// Reads the events of a stream up to a position or an instant, oldest first, from its very first one: what is folded from
-/// a part of them would be a guess, so a hole is an item of its own, and what follows it comes behind.
+/// a part of them would be a guess, so a hole is an item of its own, and what follows it comes behind. So is a place that
+/// cannot be read, also one behind the last event that may belong to an instant.
 ///
 /// # Errors
 /// [`Error::BeyondHorizon`] when retention has removed a part of the history and no tier that can be read now has it; as an
@@ -88,15 +89,19 @@ pub async fn events_after(
     let (last, at) = (Some(snapshot.version), snapshot.position);
     let mut gaps = Gaps { scope: scope.clone(), stream: stream.clone(), removed, is_exact: false, last, at };
     let place = async || match until {
-        Until::Position(position) => Ok(position),
+        Until::Position(position) => Ok(Place { last: position, unread: Vec::new() }),
         Until::WallMs(wall_ms) => place_of(store, whole, wall_ms).await,
     };
-    let last = if snapshot == Snapshot::NOTHING {
+    let Place { last, unread } = if snapshot == Snapshot::NOTHING {
         gaps.check_beginning(store, query.clone()).await?;
         place().await?
     } else {
-        let last = place().await?;
+        let mut place = place().await?;
+        let last = place.last;
         if last < snapshot.position {
+            if let Some(error) = place.unread.pop() {
+                return Err(error);
+            }
             let value = format!("{} for a history up to {last}", snapshot.position);
             return Err(Error::Invalid { what: "snapshot", value, why: "it has events that are behind the end" });
         }
@@ -104,10 +109,10 @@ pub async fn events_after(
         if last > snapshot.position {
             gaps.check_beginning(store, query.clone()).await?;
         }
-        last
+        place
     };
-    let events = store.read(query.clone().until(last));
-    let telling = Telling { events, waiting: None, ended: false, gaps, store: store.clone(), query, until };
+    let events = store.read(query.clone().until(last)).fuse();
+    let telling = Telling { events, unread, waiting: None, ended: false, gaps, store: store.clone(), query, until };
     Ok(futures_util::stream::unfold(telling, |mut telling| async move { Some((telling.next().await?, telling)) })
         .boxed())
 }
@@ -115,6 +120,8 @@ pub async fn events_after(
 /// A history that is being read.
 struct Telling<S> {
     events: S,
+    /// What could not be read behind the last event and may belong to the history, newest first.
+    unread: Vec<Error>,
     /// The event behind a gap that was told.
     waiting: Option<Result<Recorded, Error>>,
     ended: bool,
@@ -133,6 +140,9 @@ impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
             return None;
         }
         let Some(item) = self.events.next().await else {
+            if let Some(error) = self.unread.pop() {
+                return Some(Err(error));
+            }
             self.ended = true;
             return self.gaps.at_the_end(&self.store, self.query.clone(), self.until).await.map(Err);
         };
@@ -289,28 +299,52 @@ struct Untrusted {
     boottime_ms: u64,
 }
 
-/// The position of the last event of a history up to an instant.
-async fn place_of(store: &EventStore, query: Query, wall_ms: i64) -> Result<Position, Error> {
-    let mut newest_first = store.read_stored(query.backwards());
+/// Where a history ends.
+struct Place {
+    /// Its last event.
+    last: Position,
+    /// Places behind that which cannot be read, newest first: what they hold may belong to it.
+    unread: Vec<Error>,
+}
+
+/// Where a history up to an instant ends.
+async fn place_of(store: &EventStore, query: Query, wall_ms: i64) -> Result<Place, Error> {
+    let mut newest_first = store.read_stored(query.clone().backwards());
     // Those after the event that was looked at last, newest first, up to the next trusted clock.
     let mut later: Vec<Untrusted> = Vec::new();
+    let (mut last, mut past, mut is_whole) = (Position::START, Position::END, true);
     while let Some(item) = newest_first.next().await {
         let event = match item {
             Ok(event) => event,
-            // The reading of the history tells of it.
-            Err(error) if error.is_of_one_place() || error.is_of_one_segment() => continue,
-            Err(Error::Unreadable { .. }) => continue,
+            Err(error) if is_passed(&error) => {
+                is_whole = false;
+                continue;
+            }
             Err(error) => return Err(error),
         };
         if event.quality != ClockQuality::Synced {
             later.push(Untrusted { position: event.position, boot: event.boot, boottime_ms: event.boottime_ms });
         } else if event.wall_ms > wall_ms {
             later.clear();
+            past = event.position;
         } else {
-            return Ok(through(&event, &later, wall_ms));
+            last = through(&event, &later, wall_ms);
+            break;
         }
     }
-    Ok(Position::START)
+    if is_whole {
+        return Ok(Place { last, unread: Vec::new() });
+    }
+    // What comes behind an event that is past the instant does not belong to the history, whatever it is.
+    let between = store.read_stored(query.after(last).until(past));
+    let mut unread: Vec<Error> = between.filter_map(async |item| item.err()).collect().await;
+    unread.reverse();
+    Ok(Place { last, unread })
+}
+
+/// Whether an error is of one place, so that what is beside it can be read.
+fn is_passed(error: &Error) -> bool {
+    error.is_of_one_place() || error.is_of_one_segment() || matches!(error, Error::Unreadable { .. })
 }
 
 /// How far the untrusted events after `trusted` still belong to the history, by the time since their common boot.

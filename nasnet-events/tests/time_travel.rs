@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use nasnet_dbmanager::ClockQuality;
 use nasnet_events::history::{Snapshot, Until, events_after, events_until};
 use nasnet_events::{Error, EventStore, Expected, FlushReason, Position, Query};
@@ -105,4 +105,36 @@ async fn a_history_goes_on_behind_a_snapshot_of_what_retention_removed() {
     assert!(matches!(backwards, Err(Error::Invalid { what: "snapshot", .. })), "{backwards:?}");
     let whole = events_until(&store, &scope, &name, end).await.err();
     assert!(matches!(whole, Some(Error::BeyondHorizon { .. })), "{whole:?}");
+}
+
+#[tokio::test]
+async fn an_instant_within_what_cannot_be_read_is_told_as_unreadable() {
+    const BREAK: &str = "DROP TRIGGER event_segments_are_immutable; UPDATE event_segments SET body = x'00' \
+         WHERE first_pos = (SELECT first_pos FROM event_segments ORDER BY first_pos LIMIT 1 OFFSET 1)";
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    for number in 0..9 {
+        store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
+        site.clock.advance(Duration::from_secs(10));
+        if number % 3 == 2 {
+            store.flush(FlushReason::Requested).await.unwrap();
+        }
+    }
+    empty_hot(&manager).await;
+    support::on_scope(&manager, &scope, BREAK).await;
+    let told = async |seconds: i64| -> Vec<String> {
+        let events = events_until(&store, &scope, &name, Until::WallMs(NOW_MS + seconds * 1_000)).await.unwrap();
+        let item = |item: Result<nasnet_events::Recorded, Error>| match item {
+            Ok(event) => event.version.to_string(),
+            Err(Error::Corrupt { .. }) => "damaged".to_owned(),
+            Err(Error::VersionGap { .. }) => "gap".to_owned(),
+            Err(error) => panic!("{error:?}"),
+        };
+        events.map(item).collect().await
+    };
+    assert_eq!(told(15).await, ["1", "2"], "before it nothing is missing");
+    assert_eq!(told(45).await, ["1", "2", "3", "damaged"]);
+    let beyond = told(65).await;
+    assert!(beyond.contains(&"damaged".to_owned()) && beyond.ends_with(&["7".to_owned()]), "{beyond:?}");
 }
