@@ -1,5 +1,6 @@
 //! Appending to many streams at once.
 
+use foldhash::{HashSet, HashSetExt as _};
 use nasnet_dbmanager::Scope;
 use smallvec::SmallVec;
 
@@ -22,7 +23,7 @@ enum Source {
 impl EventStore {
     /// Appends to many streams of one scope, each as [`EventStore::append`] would, and answers for each in the same order.
     /// What goes to the hot tier shares one commit, whatever the number of streams; what is durable at once is written
-    /// stream after stream. Each stream is refused by itself, and a refusal leaves the others appended: for all or nothing
+    /// stream after stream, and with it what follows it in the same stream. Each stream is refused by itself, and a refusal leaves the others appended: for all or nothing
     /// there is [`EventStore::append_in`].
     ///
     /// # Errors
@@ -45,14 +46,17 @@ impl EventStore {
         let now = shared.manager.now();
         let mut sources = Vec::with_capacity(appends.len());
         let (mut parts, mut hot) = (SmallVec::with_capacity(appends.len()), Vec::with_capacity(count));
-        let mut durable = Vec::new();
+        let (mut durable, mut durable_streams) = (Vec::new(), HashSet::new());
         for StreamAppend { stream, expected, events } in appends {
             let before = hot.len();
             if let Err(error) = self.record(scope, &stream, events, &keys, &now, &mut hot) {
                 sources.push(Source::Ready(Err(error)));
                 continue;
             }
-            if matches!(durability::way(None, &hot[before..]), Way::Durable) {
+            // What follows durable events of its stream is appended behind them.
+            let follows = !durable.is_empty() && durable_streams.contains(&stream);
+            if follows || matches!(durability::way(None, &hot[before..]), Way::Durable) {
+                durable_streams.insert(stream.clone());
                 durable.push((sources.len(), stream, expected, hot.split_off(before)));
             } else {
                 parts.push(Part { expected, count: hot.len() - before });

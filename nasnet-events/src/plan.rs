@@ -240,6 +240,10 @@ impl<'a> Plan<'a> {
                     _ if !known.pending => {}
                     Some(Seen { there: true, .. }) => {}
                     Some(Seen { there: false, .. }) => continue,
+                    // Of the very transaction that is being planned.
+                    None if self.replaced.iter().any(|(id, _)| *id == event.id) => {
+                        return Err(Refusal::IdReused(event.id));
+                    }
                     None => return Err(Refusal::Unresolved(event.id)),
                 }
                 if known.content.is_some_and(|content| Some(content) != content_of(event)) {

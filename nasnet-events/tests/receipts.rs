@@ -378,3 +378,30 @@ async fn many_streams_are_appended_at_once_and_each_is_refused_by_itself() {
     assert_eq!(again.unwrap().version, 3);
     assert_eq!(read(&store, Query::scope(scope)).await.len(), 5);
 }
+
+#[tokio::test]
+async fn appends_to_one_stream_come_in_the_order_in_which_they_are_given_however_durable() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    let (scope, name) = (router("r1"), stream("s"));
+    let kinds = ["metric.updated", "config.applied", "resource.updated", "config.applied"];
+    let append = |(before, kind)| StreamAppend::new(name.clone(), Expected::Exact(before), vec![event(&manager, kind)]);
+    let results = store.append_each(&scope, (0..).zip(kinds).map(append).collect()).await.unwrap();
+    let versions: Vec<u64> = results.into_iter().map(|receipt| receipt.unwrap().version).collect();
+    assert_eq!(versions, [1, 2, 3, 4]);
+    let read = read(&store, Query::scope(scope)).await;
+    assert_eq!(read.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), kinds);
+}
+
+#[tokio::test]
+async fn an_id_that_comes_twice_in_one_transaction_is_refused_for_good() {
+    let site = Site::new();
+    let (manager, store) = site.open().await;
+    for names in [["s", "t"], ["s", "s"]] {
+        let event = normal(&manager);
+        let append = |name: &str| StreamAppend::new(stream(name), Expected::Any, vec![event.clone()]);
+        let appends = names.map(append).to_vec();
+        let refused = support::append_in(&manager, &store, &router("r1"), appends).await.unwrap_err();
+        assert!(matches!(refused, Error::IdReused { id } if id == event.id) && !refused.is_retryable(), "{refused:?}");
+    }
+}
