@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::cold::ColdState;
 use crate::error::Error;
 use crate::flush::{FlushReason, FlushReport};
-use crate::options::FlushPolicy;
+use crate::options::{EventOptions, FlushPolicy};
 use crate::position::Position;
 use crate::retain::Forced;
 use crate::schedule::{Archives, Rhythm, stretched};
@@ -67,7 +67,7 @@ impl EventStore {
         let mut shutdown = pin!(shutdown);
         let shared = Arc::clone(self.shared());
         let page_full = shared.options.flush == FlushPolicy::PageFull;
-        let look = shared.options.flush_interval.min(LOOK);
+        let look = shared.options.flush_interval.clamp(EventOptions::FLUSH_INTERVAL_MIN, LOOK);
         let mut done = Done {
             flushed: Instant::now(),
             // The end of the last process flushed; a day that was missed is caught up with at once.

@@ -51,6 +51,8 @@ pub struct EventOptions {
 }
 
 impl EventOptions {
+    /// Least [`EventOptions::flush_interval`]; shorter ones count as this one.
+    pub const FLUSH_INTERVAL_MIN: Duration = Duration::from_millis(10);
     /// The largest number of events in one append.
     pub const BATCH_EVENTS_MAX: usize = 16_384;
     /// Bytes of a body that take one place in the queue of appends.

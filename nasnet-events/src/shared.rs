@@ -465,14 +465,16 @@ impl Shared {
 
     /// Takes note of a flush: what it could not keep is tried again after a while.
     pub(crate) fn keep_promises(&self, epoch: u32, flushed: &Flushed, report: &FlushReport) {
-        let not_before = Instant::now() + self.options.flush_interval.min(PROMISE_RETRY);
+        let not_before =
+            Instant::now() + self.options.flush_interval.clamp(EventOptions::FLUSH_INTERVAL_MIN, PROMISE_RETRY);
         let postponed = |scope: &Scope| report.has_failed(scope).then_some(not_before);
         self.promises().kept(|scope| Position::new(epoch, flushed.of(scope)), postponed);
     }
 
     /// Puts off what is due: nothing could be flushed at all.
     pub(crate) fn postpone_promises(&self) {
-        let not_before = Instant::now() + self.options.flush_interval.min(PROMISE_RETRY);
+        let not_before =
+            Instant::now() + self.options.flush_interval.clamp(EventOptions::FLUSH_INTERVAL_MIN, PROMISE_RETRY);
         self.promises().kept(|_| Position::START, |_| Some(not_before));
     }
 

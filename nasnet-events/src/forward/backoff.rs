@@ -35,10 +35,9 @@ impl Backoff {
         let doubled = 1_u32.checked_shl(tries).and_then(|factor| self.unit.checked_mul(factor));
         let longest = doubled.unwrap_or(self.max).min(self.max);
         // Up to 204 of 1,024 parts are taken away.
-        let parts = 1_024 - u32::from(spread(seed) % 205);
-        let exact = longest.mul_f64(f64::from(parts) / 1_024.0);
+        let parts = 1_024 - u128::from(spread(seed) % 205);
         // Whole milliseconds, as it is stored.
-        Duration::from_millis(u64::try_from(exact.as_millis()).unwrap_or(u64::MAX))
+        Duration::from_millis(u64::try_from(longest.as_millis() * parts / 1_024).unwrap_or(u64::MAX))
     }
 
     /// True when an event has had all of its tries.
@@ -74,6 +73,8 @@ mod tests {
         let backoff = Backoff::default();
         let pauses: std::collections::HashSet<Duration> = (0..200).map(|seed| backoff.pause(3, seed)).collect();
         assert!(pauses.len() > 80, "{}", pauses.len());
+        let endless = Backoff { unit: Duration::MAX, max: Duration::MAX, ..backoff };
+        assert!((0..2_000).all(|seed| endless.pause(3, seed) > Duration::from_secs(1 << 50)));
         assert!(!backoff.is_over(9));
         assert!(backoff.is_over(10));
     }
