@@ -186,6 +186,9 @@ impl EventStore {
         let mut events = self.read(Query::scope(scope.clone()).stream(stream.clone()).after(last.position));
         while let Some(event) = events.next().await {
             let event = event?;
+            if history.is_empty() {
+                history::check_snapshot(self, scope, stream, snapshot, event.version).await?;
+            }
             if event.version > last.version.saturating_add(1) {
                 return Err(history::hole_of(self, scope, stream, last.version, event.version).await);
             }

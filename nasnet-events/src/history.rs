@@ -70,7 +70,8 @@ pub async fn events_until(
 /// missed.
 ///
 /// # Errors
-/// Those of [`events_until`]; [`Error::Invalid`] when the snapshot has events that are behind the end.
+/// Those of [`events_until`], with [`Error::VersionGap`] as the first item when the snapshot is of a tail that was lost and its
+/// version was given again; [`Error::Invalid`] when the snapshot has events that are behind the end.
 ///
 /// # Cancel safety
 /// Safe.
@@ -112,7 +113,17 @@ pub async fn events_after(
         place
     };
     let events = store.read(query.clone().until(last)).fuse();
-    let telling = Telling { events, unread, waiting: None, ended: false, gaps, store: store.clone(), query, until };
+    let telling = Telling {
+        events,
+        unread,
+        snapshot: Some(snapshot),
+        waiting: None,
+        ended: false,
+        gaps,
+        store: store.clone(),
+        query,
+        until,
+    };
     Ok(futures_util::stream::unfold(telling, |mut telling| async move { Some((telling.next().await?, telling)) })
         .boxed())
 }
@@ -122,6 +133,8 @@ struct Telling<S> {
     events: S,
     /// What could not be read behind the last event and may belong to the history, newest first.
     unread: Vec<Error>,
+    /// Until the first event behind it was compared with it.
+    snapshot: Option<Snapshot>,
     /// The event behind a gap that was told.
     waiting: Option<Result<Recorded, Error>>,
     ended: bool,
@@ -139,6 +152,7 @@ impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
         if self.ended {
             return None;
         }
+        let first = self.snapshot.take();
         let Some(item) = self.events.next().await else {
             if let Some(error) = self.unread.pop() {
                 return Some(Err(error));
@@ -146,6 +160,14 @@ impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
             self.ended = true;
             return self.gaps.at_the_end(&self.store, self.query.clone(), self.until).await.map(Err);
         };
+        if let (Some(snapshot), Ok(event)) = (first, &item)
+            && let Err(error) =
+                check_snapshot(&self.store, &self.gaps.scope, &self.gaps.stream, snapshot, event.version).await
+        {
+            drop(self.gaps.before(&item));
+            self.waiting = Some(item);
+            return Some(Err(error));
+        }
         if self.gaps.suspects(&item) {
             self.gaps.look_for_removed(&self.store, self.query.clone()).await;
         }
@@ -165,6 +187,28 @@ pub(crate) async fn hole_of(store: &EventStore, scope: &Scope, stream: &StreamNa
         Err(error) | Ok(Some(error)) => error,
         Ok(None) => Error::VersionGap { scope: scope.clone(), stream: stream.clone(), after, next },
     }
+}
+
+/// Checks that what a snapshot has in it is not the lost tail of its stream, of which the next version is given again. That of
+/// an event which nobody lost is given again only where Low events were lost that the archive has.
+pub(crate) async fn check_snapshot(
+    store: &EventStore,
+    scope: &Scope,
+    stream: &StreamName,
+    snapshot: Snapshot,
+    next: u64,
+) -> Result<(), Error> {
+    let after = snapshot.version;
+    if snapshot == Snapshot::NOTHING || next > after {
+        return Ok(());
+    }
+    let own = Query::scope(scope.clone()).stream(stream.clone()).after(snapshot.position.before());
+    let found = store.read_stored(own.until(snapshot.position)).next().await.transpose()?;
+    let is_there = found.is_some_and(|event| event.version == after);
+    if is_there || removed_between(store, scope, stream, after.saturating_sub(1), after + 1).await?.is_some() {
+        return Ok(());
+    }
+    Err(Error::VersionGap { scope: scope.clone(), stream: stream.clone(), after, next })
 }
 
 /// What to say of a history that ends with version `after`, when retention removed later ones.

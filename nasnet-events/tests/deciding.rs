@@ -6,10 +6,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use futures_util::StreamExt;
 use nasnet_dbmanager::{DbManager, Scope};
-use nasnet_events::history::Snapshot;
+use nasnet_events::history::{Snapshot, Until, events_after};
 use nasnet_events::{
-    Achieved, Conflict, Durability, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Query, Recorded,
+    Achieved, Conflict, Durability, Error, EventOptions, EventStore, Expected, FlushReason, NewEvent, Position, Query,
+    Recorded,
 };
 use support::child::{self, Child};
 use support::{Site, event, kind, normal, open_in, options, read, router, stream};
@@ -208,7 +210,7 @@ async fn a_version_from_a_lost_tail_is_told_as_such() {
     let (manager, store) = site.open().await;
     store.append(&scope, &name, Expected::Any, vec![normal(&manager), normal(&manager)]).await.unwrap();
     store.flush(FlushReason::Requested).await.unwrap();
-    store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
+    let lost = store.append(&scope, &name, Expected::Any, vec![normal(&manager)]).await.unwrap();
     drop(store);
     manager.shutdown().await.unwrap();
     drop(manager);
@@ -222,6 +224,15 @@ async fn a_version_from_a_lost_tail_is_told_as_such() {
     // It goes on from what survived.
     let receipt = store.append(&scope, &name, Expected::Exact(2), vec![normal(&manager)]).await.unwrap();
     assert_eq!(receipt.version, 3);
+    // Who has folded what was lost has not folded what is there under its version.
+    let lost = Snapshot { position: lost.first, version: lost.version };
+    let decided = store.decide_after(&scope, &name, lost, |_| Ok::<_, Error>(vec![normal(&manager)])).await;
+    assert!(matches!(decided, Err(Error::VersionGap { after: 3, next: 3, .. })), "{decided:?}");
+    let mut events = events_after(&store, &scope, &name, lost, Until::Position(Position::END)).await.unwrap();
+    let first = events.next().await.unwrap();
+    assert!(matches!(first, Err(Error::VersionGap { after: 3, next: 3, .. })), "{first:?}");
+    assert_eq!(events.next().await.unwrap().unwrap().version, 3);
+    assert!(events.next().await.is_none());
 }
 
 #[tokio::test]

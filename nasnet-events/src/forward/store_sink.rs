@@ -28,6 +28,8 @@ const RECEIVE_TO: &str = "INSERT INTO event_received (source, stream, pos) VALUE
 /// Exactly once: how far each stream has come is committed with its events. What comes again is looked for, in case an earlier
 /// consumer of that name was not shown it; where retention has removed a part of a stream here, it was in that.
 ///
+/// A name that is longer than 200 bytes with the scope before it is no stream's name: its events are refused.
+///
 /// Sealed facts stay sealed under the key of the source, which this store does not have: read them with
 /// [`EventStore::read_stored`].
 #[derive(Debug, Clone)]
