@@ -4,7 +4,9 @@
 //! A real file system is mounted as the cold directory. While `archive` and `retain` run it is unmounted, remounted
 //! read-only, filled by others, or its driver gives up; then it returns, repaired as its owner would. Nothing may be lost, nothing may be
 //! written to the empty mount point, no file may be unreadable with `zstd`, retention takes nothing that is not archived, and
-//! the next run catches up. What retention removes then is read from the medium, also when the hot tier is gone.
+//! the next run catches up. Half of the times the hot tier is emptied in between, as a reboot does: what was confirmed before
+//! must be on the medium then, for nothing else has the Low events and what retention has removed since. Low events that
+//! were not confirmed may be lost.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,11 +16,11 @@ use std::time::Duration;
 use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::ManualClock;
-use nasnet_events::{ArchiveReport, Error, EventStore, FlushReason, Retention, RetentionReport, Span};
+use nasnet_events::{ArchiveReport, Class, Error, EventStore, FlushReason, Retention, RetentionReport, Span};
 use serde::Deserialize;
 
 use crate::enospc::take_all;
-use crate::events::{self, NOW_MS, Numbers, Open, Promises, Site, Way};
+use crate::events::{self, NOW_MS, Numbers, Open, Promises, Site, Told, Way};
 use crate::mount::{Kind, Mounted};
 use crate::{Controls, Failure, Found, Turn};
 
@@ -77,14 +79,42 @@ impl Bench {
         Ok(())
     }
 
-    /// The machine starts anew: what is on flash and on the medium is all there is.
-    async fn reboot(mut self) -> Result<Self, Failure> {
-        self.open.close(true).await?;
+    /// The machine starts anew once all but the Low events are flushed: what is on flash and on the medium is all there is.
+    async fn reboot(&mut self) -> Result<(), Failure> {
+        self.end().await?;
+        self.begin().await
+    }
+
+    async fn end(&mut self) -> Result<(), Failure> {
+        self.open.store.shutdown().await?;
+        self.open.db.shutdown().await?;
         std::fs::remove_dir_all(&self.site.run)?;
         self.clock.reboot();
+        self.promises.lasting(&[], |told| told.class != Class::Low);
         self.promises.wiped();
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<(), Failure> {
         self.open = events::open(&self.site, &self.clock, false).await?;
-        Ok(self)
+        Ok(())
+    }
+
+    /// What the databases say the archive has is promised from now on, with its Low events: how many these are.
+    async fn hold_to_confirmed(&mut self) -> Result<u64, Failure> {
+        let gone = self.promises.gone;
+        let mut confirmed = 0;
+        for warm in self.open.store.status().await?.warm {
+            let warm = warm?;
+            let Some(through) = warm.archived_through else { continue };
+            for told in self.promises.told.iter_mut().filter(|told| told.position <= through) {
+                // What was lost with a hot tier before is not in the archive.
+                let is_held = told.synced || told.position.epoch <= gone || events::scope(told.scope)? != warm.scope;
+                confirmed += u64::from(!is_held);
+                told.synced |= !is_held;
+            }
+        }
+        Ok(confirmed)
     }
 
     async fn append(&mut self, times: u64, random: &mut Random) -> Result<(), Failure> {
@@ -123,7 +153,7 @@ pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
             }
         }
         if found.broken.is_empty() {
-            bench = bench.reboot().await?;
+            bench.reboot().await?;
             let what = events::look(&bench.open).await.judge(&bench.promises);
             found.broken.extend(what.map(|what| format!("{kind:?}, after a reboot: {what}")));
         }
@@ -187,6 +217,13 @@ async fn once(
             Err(error) => return Ok(Some(format!("archiving says {error:?}"))),
         },
     }
+    found.count("confirmed_as_it_went", bench.hold_to_confirmed().await?);
+    // At once, or with all that happens without the medium.
+    let reboot = random.below(4);
+    if reboot == 0 {
+        bench.reboot().await?;
+        found.count("reboots_without_it", 1);
+    }
     // Without the medium the store goes on, for weeks if need be.
     bench.append(3, random).await?;
     if random.below(2) == 0 {
@@ -209,7 +246,16 @@ async fn once(
     if yank == Yank::Unmounted && std::fs::read_dir(bench.medium.path())?.next().is_some() {
         return Ok(Some("something was written to the empty mount point".to_owned()));
     }
+    if reboot == 1 {
+        bench.reboot().await?;
+        found.count("reboots_without_it", 1);
+    }
     bring_back(&bench.medium, yank)?;
+    catch_up(bench, found).await
+}
+
+/// Archives what waits for the medium, and looks whether everything promised is there.
+async fn catch_up(bench: &mut Bench, found: &mut Found) -> Result<Option<String>, Failure> {
     let (report, retained) = match archive_and_retain(bench.open.store.clone()).await {
         Ok(reports) => reports,
         Err(error) => return Ok(Some(format!("archiving does not catch up: {error:?}"))),
@@ -221,15 +267,15 @@ async fn once(
     if let Some(fault) = bench.open.store.verify(Span::all()).await?.faults.first() {
         return Ok(Some(format!("after catching up there is {fault:?}")));
     }
-    bench.promises.lasting(&[], |_| true);
     let archived = match archived(bench.medium.path()) {
         Ok(archived) => archived,
         Err(error) => return Ok(Some(error.to_string())),
     };
+    let gone = bench.promises.gone;
+    let is_archived = |told: &Told| archived.contains(&(told.position.epoch, told.position.seq));
+    bench.promises.lasting(&[], |told| told.position.epoch > gone || is_archived(told));
     let lost =
-        bench.promises.told.iter().find(|told| {
-            !archived.contains(&(told.position.epoch, told.position.seq)) && told.position <= report.through
-        });
+        bench.promises.told.iter().find(|told| told.synced && told.position <= report.through && !is_archived(told));
     if let Some(lost) = lost {
         return Ok(Some(format!("{lost:?} is not in the archive")));
     }
@@ -305,7 +351,23 @@ fn files_of(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
         .collect())
 }
 
-/// A damaged file of the archive must be noticed.
+/// Takes the medium back to `before`, as if it had confirmed frames that it does not have, while the hot tier is emptied.
+async fn come_back_with(before: &[(PathBuf, u64)], bench: &mut Bench) -> Result<Option<String>, Failure> {
+    bench.hold_to_confirmed().await?;
+    bench.end().await?;
+    for (path, bytes) in before {
+        std::fs::OpenOptions::new().write(true).open(path)?.set_len(*bytes)?;
+    }
+    bench.begin().await?;
+    catch_up(bench, &mut Found::default()).await
+}
+
+/// Files of the archive, and how long they are.
+fn lengths(dir: &Path) -> Result<Vec<(PathBuf, u64)>, Failure> {
+    files(dir)?.into_iter().map(|path| Ok((path.clone(), path.metadata()?.len()))).collect()
+}
+
+/// A damaged file of the archive must be noticed, and so must confirmed frames that are not on the medium.
 pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     events::runtime()?.block_on(async {
         let mut random = Random::new(seed);
@@ -321,6 +383,21 @@ pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
         }
         let noticed = archived(bench.medium.path()).is_err();
         bench.open.close(false).await?;
-        Ok(vec![("half a file", noticed), ("whole files pass", honest)])
+        let mut bench = Bench::new(Kind::Tmpfs).await?;
+        bench.append(30, &mut random).await?;
+        bench.open.store.archive().await?;
+        let early = lengths(bench.medium.path())?;
+        bench.append(30, &mut random).await?;
+        bench.open.store.archive().await?;
+        let late = lengths(bench.medium.path())?;
+        let kept = come_back_with(&late, &mut bench).await?;
+        let lost = come_back_with(&early, &mut bench).await?;
+        bench.open.close(false).await?;
+        Ok(vec![
+            ("half a file", noticed),
+            ("whole files pass", honest),
+            ("confirmed frames cut off", lost.is_some()),
+            ("confirmed frames kept pass", kept.is_none()),
+        ])
     })
 }
