@@ -20,6 +20,8 @@ use nasnet_benches::place::Place;
 use nasnet_dbmanager::ManualClock;
 use nasnet_dbmanager::vfs::fault::{CrashState, Medium, Recorder, Recording, Replay, Variant};
 use nasnet_events::{Achieved, Class, Consumer, ConsumerName, FlushReason, Item, Position, Retention, Span};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -28,8 +30,10 @@ use crate::{Controls, Failure, Found, Turn};
 
 /// Crash points with the run directory kept, which has many more: those left out between two that are tried.
 const STRIDE_KEPT: u64 = 8;
-/// States of a record that are looked at however little of the budget is left.
-const STATES_MIN: u64 = 60;
+/// The part of the budget that the walk with the run directory kept may use: one in so many. The other gets the rest.
+const KEPT_SHARE: u32 = 4;
+/// States of a record that each of the two walks looks at however little of the budget is left.
+const STATES_MIN: u64 = 20;
 /// One look in so many finds nothing in the run directory.
 const EMPTY_EVERY: u64 = 16;
 /// What is made in memory by whoever opens first.
@@ -75,7 +79,7 @@ pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
     let story = runtime.block_on(record(&mut turn.random, false))?;
     let mut found = Found::default();
     let random = &mut turn.random;
-    let end = Instant::now() + turn.left;
+    let now = Instant::now();
     let cut = |every: u64, random: &mut Random| -> Result<Replay, Failure> {
         Ok(Replay {
             every: usize::try_from(every)?,
@@ -83,14 +87,21 @@ pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
             ..Replay::new(random.number())
         })
     };
-    let wiped = cut(1, random)?;
-    replay(&runtime, &story, &wiped, Hot::Wiped, random, &mut found, Some(end))?;
+    // First the one whose share is small: what it leaves goes to the other.
     let kept = Replay { variants: vec![Variant::KeepAll], ..cut(STRIDE_KEPT, random)? };
-    replay(&runtime, &story, &kept, Hot::Kept, random, &mut found, Some(end))?;
+    replay(&runtime, &story, &kept, Hot::Kept, random, &mut found, Some(now + turn.left / KEPT_SHARE))?;
+    let wiped = cut(1, random)?;
+    replay(&runtime, &story, &wiped, Hot::Wiped, random, &mut found, Some(now + turn.left))?;
+    for hot in [Hot::Wiped, Hot::Kept] {
+        if !found.counts.contains_key(hot.states()) {
+            found.broken.push(format!("no state was looked at with the run directory {hot:?}"));
+        }
+    }
     Ok(found)
 }
 
-/// Liars must be caught: a disk that does not sync, and a store that promises before it has written.
+/// Liars must be caught: a disk that does not sync, a store that promises before it has written, and a hot tier that lacks
+/// what was written last.
 pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     let runtime = events::runtime()?;
     let mut random = Random::new(seed);
@@ -103,7 +114,14 @@ pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     let liar = runtime.block_on(record(&mut random, true))?;
     let all = Replay { every: 1, variants: vec![Variant::KeepAll], ..few };
     replay(&runtime, &liar, &all, Hot::Wiped, &mut random, &mut early, None)?;
-    Ok(vec![("lying disk", !lies.broken.is_empty()), ("hot events promised as synced", !early.broken.is_empty())])
+    // Its last event is in the hot tier only.
+    let mut short = Found::default();
+    replay(&runtime, &liar, &all, Hot::Shortened, &mut random, &mut short, None)?;
+    Ok(vec![
+        ("lying disk", !lies.broken.is_empty()),
+        ("hot events promised as synced", !early.broken.is_empty()),
+        ("newest row of the hot tier removed", !short.broken.is_empty()),
+    ])
 }
 
 /// Records a store at work; `early` calls events `Synced` that are in the hot tier only.
@@ -240,6 +258,19 @@ async fn flush(open: &events::Open) -> Result<(), Failure> {
 enum Hot {
     Wiped,
     Kept,
+    /// Kept, but for the newest row of the hot tier.
+    Shortened,
+}
+
+impl Hot {
+    /// What its states are counted as.
+    const fn states(self) -> &'static str {
+        match self {
+            Self::Wiped => "states_hot_wiped",
+            Self::Kept => "states_hot_kept",
+            Self::Shortened => "states_hot_shortened",
+        }
+    }
 }
 
 /// What was acknowledged before a cut.
@@ -303,12 +334,14 @@ fn replay(
 ) -> Result<(), Failure> {
     let recording = if hot == Hot::Wiped { &story.flash } else { &story.both };
     let mut looked: HashMap<(u64, Frame), Result<Look, String>> = HashMap::new();
+    let before = found.cases;
     let mut cutting = None;
     let made = TempDir::new_in("/dev/shm")?;
     let mut is_made = false;
     for state in recording.crash_states(replay) {
         // One record has many states: those beyond the budget are for another run. A control ends with its proof.
-        let enough = end.map_or(!found.broken.is_empty(), |end| found.cases > STATES_MIN && Instant::now() > end);
+        let enough =
+            end.map_or(!found.broken.is_empty(), |end| found.cases - before >= STATES_MIN && Instant::now() > end);
         if enough {
             break;
         }
@@ -328,7 +361,7 @@ fn replay(
             Frame::Whole(acked.archived)
         };
         found.cases += 1;
-        found.count(if hot == Hot::Wiped { "states_hot_wiped" } else { "states_hot_kept" }, 1);
+        found.count(hot.states(), 1);
         if matches!(frame, Frame::Part { .. }) {
             found.count("states_frame_cut", 1);
         }
@@ -336,7 +369,7 @@ fn replay(
             std::collections::hash_map::Entry::Occupied(slot) => slot.into_mut(),
             std::collections::hash_map::Entry::Vacant(slot) => {
                 let run = match hot {
-                    Hot::Kept => Run::AsLeft,
+                    Hot::Kept | Hot::Shortened => Run::AsLeft,
                     Hot::Wiped if !is_made => Run::CopiedTo(made.path()),
                     Hot::Wiped if slot.key().0.is_multiple_of(EMPTY_EVERY) => Run::Empty,
                     Hot::Wiped => Run::Made(made.path()),
@@ -347,6 +380,9 @@ fn replay(
                 }
                 let dir = TempDir::new_in("/dev/shm")?;
                 lay_out(&state, story, frame, run, dir.path())?;
+                if hot == Hot::Shortened {
+                    runtime.block_on(shorten(dir.path()))?;
+                }
                 // What costs more is done to one in a few, so that there is time for more states.
                 let every = |few: u64| (slot.key().0 / EMPTY_EVERY).is_multiple_of(few);
                 let (closer, part) = (every(CLOSER_EVERY), matches!(frame, Frame::Part { .. }));
@@ -446,6 +482,14 @@ fn lay_out(state: &CrashState, story: &Story, frame: Frame, run: Run<'_>, dir: &
         write(&cold.join(path), &part)?;
     }
     Ok(())
+}
+
+/// Removes the newest row of the hot tier: what a killed process has written would never be there.
+async fn shorten(dir: &Path) -> Result<(), Failure> {
+    let mut conn = SqliteConnectOptions::new().filename(dir.join("run").join("hot.db")).connect().await?;
+    let newest = "DELETE FROM hot_log WHERE first_seq = (SELECT MAX(first_seq) FROM hot_log)";
+    sqlx::query(newest).execute(&mut conn).await?;
+    Ok(conn.close().await?)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
