@@ -96,6 +96,12 @@ soak-slice:
     bash .ci/soak clock 8 2
     bash .ci/soak yanked-media 8 5
 
+# The pace that two free cores must reach, built with optimisation: 20,000 crash states of the event store, and 500 walks of
+# 60 steps over its tiers, in 120 s each. Fewer fail. A short try: `just soak-floors dev 8s 50 2`.
+soak-floors PROFILE="release" BUDGET="120s" STATES="20000" WALKS="500":
+    MALLOC_ARENA_MAX=4 cargo run --profile {{PROFILE}} --locked -p nasnet-benches --features soak --bin soak -- --campaign power-loss-events --budget {{BUDGET}} --seed 1 --floor {{STATES}} --json
+    MALLOC_ARENA_MAX=4 cargo run --profile {{PROFILE}} --locked -p nasnet-benches --features soak --bin soak -- --campaign tiers --budget {{BUDGET}} --seed 1 --floor {{WALKS}} --json
+
 # A campaign without a bound of its own: `just soak kill 1h 7`.
 soak CAMPAIGN BUDGET="1h" SEED="1":
     MALLOC_ARENA_MAX=4 cargo run --release --locked -p nasnet-benches --features soak --bin soak -- --campaign {{CAMPAIGN}} --budget {{BUDGET}} --seed {{SEED}} --json
