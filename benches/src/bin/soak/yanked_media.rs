@@ -11,13 +11,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nasnet_benches::events::Random;
 use nasnet_benches::place::Place;
 use nasnet_dbmanager::ManualClock;
 use nasnet_events::{ArchiveReport, Class, Error, EventStore, FlushReason, Retention, RetentionReport, Span};
 use serde::Deserialize;
+use tokio::task::JoinHandle;
 
 use crate::enospc::take_all;
 use crate::events::{self, NOW_MS, Numbers, Open, Promises, Site, Told, Way};
@@ -31,6 +32,8 @@ const OTHERS: &str = "others.bin";
 /// Longest absence.
 const WEEKS_MAX: u64 = 6;
 const DAYS_BETWEEN: u64 = 7;
+/// How long a run may go on after its medium went away.
+const RUN_MAX: Duration = Duration::from_secs(20);
 const DAY: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,10 +181,19 @@ async fn once(
 ) -> Result<Option<String>, Failure> {
     bench.append(5 + random.below(40), random).await?;
     let archiving = tokio::spawn(archive_and_retain(bench.open.store.clone()));
+    // At once, or with all that happens without the medium, or not at all.
+    let reboot = random.below(4);
+    // A driver that gives up tells a sync that waits for its journal that it is done: what that confirms is only made up
+    // for while the hot tier is there.
+    let at_rest = yank == Yank::Aborted && reboot < 2;
     // At any moment of the run: before it, between two of its steps, after it.
     let wait = Duration::from_micros(random.below(16_000));
     let pulled = tokio::task::block_in_place(|| {
-        std::thread::sleep(wait);
+        if at_rest {
+            wait_for(&archiving);
+        } else {
+            std::thread::sleep(wait);
+        }
         match yank {
             Yank::Unmounted => bench.medium.unmount(),
             // Refused while a file is being written: then it is pulled a little later.
@@ -199,7 +211,7 @@ async fn once(
         }
     });
     pulled?;
-    match tokio::time::timeout(Duration::from_secs(20), archiving).await {
+    match tokio::time::timeout(RUN_MAX, archiving).await {
         Err(_) => return Ok(Some("archiving hangs".to_owned())),
         Ok(answer) => match answer? {
             // A frame that does not read back is no surprise while its medium goes away.
@@ -218,8 +230,6 @@ async fn once(
         },
     }
     found.count("confirmed_as_it_went", bench.hold_to_confirmed().await?);
-    // At once, or with all that happens without the medium.
-    let reboot = random.below(4);
     if reboot == 0 {
         bench.reboot().await?;
         found.count("reboots_without_it", 1);
@@ -280,6 +290,14 @@ async fn catch_up(bench: &mut Bench, found: &mut Found) -> Result<Option<String>
         return Ok(Some(format!("{lost:?} is not in the archive")));
     }
     Ok(events::look(&bench.open).await.judge(&bench.promises))
+}
+
+/// Waits until a run ends, or takes too long.
+fn wait_for<T>(run: &JoinHandle<T>) {
+    let start = Instant::now();
+    while !run.is_finished() && start.elapsed() < RUN_MAX {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What archiving may say when the medium is away.
