@@ -2,6 +2,7 @@
 //!
 //! Shared by the campaigns `tiers`, `clock`, `power-loss-events` and `yanked-media`.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +129,9 @@ pub(crate) struct Told {
     /// The number of its scope, and of its stream.
     pub(crate) scope: u64,
     pub(crate) stream: usize,
+    /// The version of its stream, and a number made of its body.
+    pub(crate) version: u64,
+    pub(crate) body: u64,
     /// It was appended as a row of its own.
     pub(crate) is_row: bool,
     /// Its time was over, and no cold tier has it: it may be gone where a record tells so.
@@ -138,8 +142,10 @@ pub(crate) struct Told {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Promises {
     pub(crate) told: Vec<Told>,
-    /// Events whose transaction was rolled back.
+    /// Events whose transaction was rolled back, and those of refused calls that were not there afterwards.
     pub(crate) never: Vec<u64>,
+    /// Calls that were refused. Their events may be there, but not some of them, and where is not known yet.
+    pub(crate) refused: Vec<Vec<Told>>,
     /// Hot tiers up to this epoch are gone.
     pub(crate) gone: u32,
 }
@@ -149,6 +155,30 @@ impl Promises {
     pub(crate) fn lasting(&mut self, removed: &[Truncated], which: impl Fn(&Told) -> bool) {
         let lasts = |told: &&mut Told| which(told) && !removed.iter().any(|removed| is_told_by(removed, told));
         self.told.iter_mut().filter(lasts).for_each(|told| told.synced = true);
+    }
+
+    /// Takes what is there of refused calls as told, with all the others of its call, and the rest as what never comes;
+    /// returns how many calls are there.
+    pub(crate) fn resolve(&mut self, seen: &Seen) -> u64 {
+        let mut there = 0;
+        for mut call in std::mem::take(&mut self.refused) {
+            let found = call.iter().zip(0..).find_map(|(told, index)| Some((seen.facts.get(&told.number)?, index)));
+            let Some((facts, index)) = found else {
+                self.never.extend(call.iter().map(|told| told.number));
+                continue;
+            };
+            // Where one is, the others are known to be. What differs is found with whatever else does.
+            for (told, at) in call.iter_mut().zip(0_u64..) {
+                let seq = (facts.position.seq + at).saturating_sub(index);
+                told.position = Position::new(facts.position.epoch, seq);
+                told.version = (facts.version + at).saturating_sub(index);
+                (told.synced, told.is_row) = (facts.synced, facts.synced);
+            }
+            there += 1;
+            self.told.extend(call);
+        }
+        self.told.sort_by_key(|told| told.position);
+        there
     }
 
     /// The hot tier is wiped.
@@ -190,8 +220,8 @@ pub(crate) enum Way {
 pub(crate) struct Numbers(u64);
 
 impl Numbers {
-    /// An event of a random kind.
-    pub(crate) fn make(&mut self, random: &mut Random) -> Result<(u64, NewEvent, Class), Failure> {
+    /// An event of a random kind, and its number, class and body.
+    fn make(&mut self, random: &mut Random) -> Result<(Made, NewEvent), Failure> {
         self.0 += 1;
         let kind = EventType::parse(KINDS[usize::try_from(random.below(3))?])?;
         let class = ClassRules::default().classify(&kind, Level::Info);
@@ -199,9 +229,16 @@ impl Numbers {
         // One now and then is so large that the body of its segment goes to an annex.
         let numbers = if random.below(8) == 0 { 300 } else { random.below(20) };
         let filler: Vec<u64> = (0..numbers).map(|_| random.number()).collect();
-        let event = NewEvent::new(key(self.0), kind, &(self.0, filler))?;
-        Ok((self.0, event, class))
+        let event = NewEvent::new(key(self.0), kind, &(self.0, &filler))?;
+        Ok(((self.0, class, digest(&filler)), event))
     }
+}
+
+/// The number of an event, its class, and a number made of its body.
+type Made = (u64, Class, u64);
+
+fn digest(filler: &[u64]) -> u64 {
+    filler.iter().fold(filler.len() as u64, |digest, number| digest.rotate_left(7) ^ number)
 }
 
 /// The type of the events of a class.
@@ -226,20 +263,23 @@ pub(crate) fn scope(number: u64) -> Result<Scope, Failure> {
     })
 }
 
-/// Appends a few events to one stream of one scope; what the caller was told, or which were tried and the error.
+/// What a caller was told of its events, or which were tried, at no position yet, and the error.
+pub(crate) type Answer = Result<Vec<Told>, (Vec<Told>, Error)>;
+
+/// Appends a few events to one stream of one scope.
 pub(crate) async fn append(
     open: &Open,
     numbers: &mut Numbers,
     way: Way,
     only: Option<u64>,
     random: &mut Random,
-) -> Result<Result<Vec<Told>, (Vec<u64>, Error)>, Failure> {
+) -> Result<Answer, Failure> {
     let of = only.unwrap_or_else(|| random.below(SCOPES));
     let count = 1 + random.below(3);
     append_some(open, numbers, way, of, count, random).await
 }
 
-/// Appends so many events to one stream of a scope; what the caller was told, or which were tried and the error.
+/// Appends so many events to one stream of a scope.
 pub(crate) async fn append_some(
     open: &Open,
     numbers: &mut Numbers,
@@ -247,12 +287,12 @@ pub(crate) async fn append_some(
     of: u64,
     count: u64,
     random: &mut Random,
-) -> Result<Result<Vec<Told>, (Vec<u64>, Error)>, Failure> {
+) -> Result<Answer, Failure> {
     let place = scope(of)?;
-    let number = usize::try_from(random.below(STREAMS.len() as u64))?;
-    let stream = StreamName::parse(STREAMS[number])?;
+    let number_of_stream = usize::try_from(random.below(STREAMS.len() as u64))?;
+    let stream = StreamName::parse(STREAMS[number_of_stream])?;
     let made = (0..count).map(|_| numbers.make(random)).collect::<Result<Vec<_>, _>>()?;
-    let events: Vec<NewEvent> = made.iter().map(|(_, event, _)| event.clone()).collect();
+    let events: Vec<NewEvent> = made.iter().map(|(_, event)| event.clone()).collect();
     let answer = match way {
         Way::Append => open.store.append(&place, &stream, Expected::Any, events).await,
         Way::Commit | Way::RollBack => {
@@ -260,17 +300,31 @@ pub(crate) async fn append_some(
             transaction(open, place, appends, way == Way::Commit).await
         }
     };
+    let told = |made: Vec<(Made, NewEvent)>, receipt: Option<&Receipt>| {
+        let synced = receipt.is_some_and(|receipt| receipt.achieved == Achieved::Synced);
+        let (first, before) = match receipt {
+            Some(receipt) => (receipt.first, receipt.version.saturating_sub(count)),
+            None => (Position::START, 0),
+        };
+        let at = |((number, class, body), _), index: u64| Told {
+            number,
+            position: Position::new(first.epoch, first.seq + index),
+            class,
+            synced,
+            scope: of,
+            stream: number_of_stream,
+            version: before + 1 + index,
+            body,
+            is_row: synced,
+            retained: false,
+        };
+        made.into_iter().zip(0..).map(|(made, index)| at(made, index)).collect()
+    };
     let receipt = match answer {
         Ok(receipt) => receipt,
-        Err(error) => return Ok(Err((made.into_iter().map(|(number, ..)| number).collect(), error))),
+        Err(error) => return Ok(Err((told(made, None), error))),
     };
-    let synced = receipt.achieved == Achieved::Synced;
-    let stream = number;
-    let told = made.into_iter().zip(receipt.first.seq..).map(|((number, _, class), seq)| {
-        let position = Position::new(receipt.first.epoch, seq);
-        Told { number, position, class, synced, scope: of, stream, is_row: synced, retained: false }
-    });
-    Ok(Ok(told.collect()))
+    Ok(Ok(told(made, Some(&receipt))))
 }
 
 /// Appends one critical event with a number above all others.
@@ -313,11 +367,35 @@ async fn undecided(open: &Open) -> Result<i64, Error> {
     hot.read(CAUSE, |conn| Box::pin(async move { Ok(sqlx::query_scalar(UNDECIDED).fetch_one(conn).await?) })).await
 }
 
+/// What an event is read as, beside its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) position: Position,
+    scope: Scope,
+    stream: StreamName,
+    pub(crate) version: u64,
+    class: Class,
+    synced: bool,
+    body: u64,
+}
+
+impl Facts {
+    /// Tells whether it is read as its caller was told.
+    fn is(&self, told: &Told) -> bool {
+        let own = (self.position, self.version, self.class, self.synced, self.body);
+        own == (told.position, told.version, told.class, told.is_row, told.body)
+            && self.stream.as_str() == STREAMS[told.stream]
+            && scope(told.scope).is_ok_and(|scope| scope == self.scope)
+    }
+}
+
 /// What reading everything saw.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     /// The events in the order they were read in.
     pub(crate) events: Vec<(u64, Position)>,
+    /// What each was read as.
+    pub(crate) facts: HashMap<u64, Facts>,
     /// What the wall clock said at each.
     pub(crate) wall_ms: Vec<i64>,
     pub(crate) losses: Vec<TailLost>,
@@ -360,12 +438,28 @@ impl Seen {
             Ok((number, _)) if event.id != key(number) => {
                 self.faults.push(format!("event {number} has the id of another"));
             }
-            Ok((number, _)) => {
+            Ok((number, filler)) => {
                 self.events.push((number, event.position));
+                let facts = Facts {
+                    position: event.position,
+                    scope: event.scope.clone(),
+                    stream: event.stream.clone(),
+                    version: event.version,
+                    class: event.class,
+                    synced: event.synced,
+                    body: digest(&filler),
+                };
+                self.facts.insert(number, facts);
                 self.wall_ms.push(event.wall_ms);
             }
             Err(error) => self.faults.push(format!("the body of {} is not what was written: {error}", event.id)),
         }
+    }
+
+    /// As if an event had not been read.
+    pub(crate) fn hide(&mut self, number: u64) {
+        self.events.retain(|(read, _)| *read != number);
+        self.facts.remove(&number);
     }
 
     /// Compares with what the callers were told. Events whose hot tier is gone may be missing where a loss is told of,
@@ -375,18 +469,23 @@ impl Seen {
         if let Some(fault) = self.faults.first() {
             return Some(fault.clone());
         }
+        let known: HashMap<u64, &Told> = told.iter().map(|told| (told.number, told)).collect();
         let mut last = None;
         for (number, position) in &self.events {
-            if let Some(known) = told.iter().find(|told| told.number == *number)
-                && known.position != *position
-            {
-                return Some(format!("event {number} was promised {} and is at {position}", known.position));
+            if let Some(known) = known.get(number) {
+                if known.position != *position {
+                    return Some(format!("event {number} was promised {} and is at {position}", known.position));
+                }
+                let read = self.facts.get(number);
+                if read.is_none_or(|read| !read.is(known)) {
+                    return Some(format!("{known:?} is read as {read:?}"));
+                }
             }
             if Some(*number) <= last {
                 return Some(format!("event {number} comes after event {last:?}"));
             }
             if promises.never.contains(number) {
-                return Some(format!("event {number} was rolled back and is there"));
+                return Some(format!("event {number} was rolled back, or refused and not there, and is there"));
             }
             last = Some(*number);
         }
@@ -395,7 +494,8 @@ impl Seen {
             return Some(format!("a loss is told twice: {:?}", self.losses));
         }
         let mut given_up = 0_u64;
-        for missing in told.iter().filter(|told| !self.events.iter().any(|(number, _)| *number == told.number)) {
+        let there: HashSet<u64> = self.events.iter().map(|(number, _)| *number).collect();
+        for missing in told.iter().filter(|told| !there.contains(&told.number)) {
             let loss = self.losses.iter().find(|loss| loss.epoch == missing.position.epoch);
             let excused = match missing {
                 told if told.retained => self.removed.iter().any(|removed| is_told_by(removed, told)),

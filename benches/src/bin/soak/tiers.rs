@@ -283,10 +283,15 @@ impl Walk {
         match answer {
             Ok(told) if way == Way::RollBack => return Ok(Some(format!("a rolled back transaction gave {told:?}"))),
             Ok(told) => self.told(told),
-            Err((numbers, Error::Closed)) if way == Way::RollBack => self.promises.never.extend(numbers),
+            Err((tried, Error::Closed)) if way == Way::RollBack => {
+                self.promises.never.extend(tried.iter().map(|tried| tried.number));
+            }
             // What was refused may be there, but never by half.
-            Err((_, error)) if troubled && acceptable(&error) => self.found.count("refused", 1),
-            Err((numbers, error)) => return Ok(Some(format!("appending {numbers:?} says {error:?}"))),
+            Err((tried, error)) if troubled && acceptable(&error) => {
+                self.found.count("refused", 1);
+                self.promises.refused.push(tried);
+            }
+            Err((tried, error)) => return Ok(Some(format!("appending {tried:?} says {error:?}"))),
         }
         Ok(None)
     }
@@ -539,10 +544,21 @@ impl Walk {
         }
         self.found.count("writes_without_space", armed.fired());
         drop(armed);
-        Ok(match wrong {
-            None => self.check().await,
-            wrong => wrong,
-        })
+        if wrong.is_some() {
+            return Ok(wrong);
+        }
+        let seen = events::look(&self.open).await;
+        self.resolve(&seen);
+        Ok(seen.judge(&self.promises))
+    }
+
+    /// What is there of refused calls is known from now on.
+    fn resolve(&mut self, seen: &events::Seen) {
+        let (refused, there) =
+            (self.promises.refused.iter().filter(|call| call.len() > 1).count(), self.promises.resolve(seen));
+        self.found.count("refused_several", refused as u64);
+        self.found.count("refused_and_there", there);
+        self.appended.resize(self.promises.told.len(), self.ran);
     }
 }
 

@@ -6,7 +6,7 @@ use nasnet_events::Position;
 use super::readers::Follower;
 use super::retention::{self, DAY, Policy};
 use super::{Walk, YEARS_56_MS};
-use crate::events::{self, NOW_MS, Way};
+use crate::events::{self, NOW_MS, Seen, Told, Way};
 use crate::{Controls, Failure};
 
 /// A lost tail that is not told of, and events that are read by the wall clock, must be noticed.
@@ -25,9 +25,47 @@ pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
         walk.open.close(false).await?;
         drop(walk.place);
         let mut controls = vec![("loss that is not told", swallowed), ("honest twin passes", honest)];
+        controls.extend(refusal_control(&mut random).await?);
         controls.extend(retention_control(&mut random).await?);
         Ok(controls)
     })
+}
+
+/// A refused call of which a part is there, or comes later, and an event that is read with another version must be noticed.
+async fn refusal_control(random: &mut Random) -> Result<Controls, Failure> {
+    let mut walk = Walk::begin(NOW_MS, Policy::Default, true).await?;
+    walk.append(Way::Append, random, false).await?;
+    let call = events::append_some(&walk.open, &mut walk.numbers, Way::Commit, 0, 3, random).await?;
+    let call = call.map_err(|(_, error)| error)?;
+    let hidden = call[1].number;
+    // As if its receipt had been an error.
+    let mut refused = walk.promises.clone();
+    refused.refused.push(call.into_iter().map(|told| Told { position: Position::START, version: 0, ..told }).collect());
+    let judge = |seen: &Seen| {
+        let mut promises = refused.clone();
+        promises.resolve(seen);
+        (seen.judge(&promises).is_some(), promises)
+    };
+    let seen = events::look(&walk.open).await;
+    let honest = !judge(&seen).0;
+    let mut half = events::look(&walk.open).await;
+    half.hide(hidden);
+    let half = judge(&half).0;
+    let mut other = events::look(&walk.open).await;
+    other.facts.entry(hidden).and_modify(|facts| facts.version += 1);
+    let other = judge(&other).0;
+    let mut nothing = events::look(&walk.open).await;
+    (hidden - 1..=hidden + 1).for_each(|number| nothing.hide(number));
+    let (is_wrong, promises) = judge(&nothing);
+    let later = !is_wrong && seen.judge(&promises).is_some();
+    walk.open.close(false).await?;
+    drop(walk.place);
+    Ok(vec![
+        ("refused call that is there passes", honest),
+        ("half of a refused call", half),
+        ("another version", other),
+        ("refused call that comes later", later),
+    ])
 }
 
 /// A retention that removes a young event, and one that a consumer does not hear of, must be noticed.
