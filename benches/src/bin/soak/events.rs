@@ -23,6 +23,8 @@ const CAUSE: Cause = Cause::new("soak-events");
 /// A day in November 2026.
 pub(crate) const NOW_MS: i64 = 1_795_000_000_000;
 const UNDECIDED: &str = "SELECT COUNT(*) FROM hot_log WHERE state = 'reserved'";
+/// Events of one append, but those of a burst.
+pub(crate) const APPENDED_MAX: u64 = 3;
 const KINDS: [&str; 3] = ["metric.updated", "resource.updated", "config.applied"];
 const ROUTERS: [&str; 2] = ["r1", "r2"];
 /// The system and the routers.
@@ -136,6 +138,8 @@ pub(crate) struct Told {
     pub(crate) is_row: bool,
     /// Its time was over, and no cold tier has it: it may be gone where a record tells so.
     pub(crate) retained: bool,
+    /// Its time in the hot tier was over, and no other tier takes it: it may be gone where a record tells so.
+    pub(crate) expired: bool,
 }
 
 /// Everything the callers of a store were told.
@@ -198,7 +202,11 @@ fn is_told_by(removed: &Truncated, told: &Told) -> bool {
         },
         TruncatedBy::Retired => false,
         TruncatedBy::Retention | TruncatedBy::Guard { .. } => {
-            told.retained && removed.scope.as_ref().is_some_and(|of| scope(told.scope).is_ok_and(|own| own == *of))
+            match &removed.scope {
+                // From the hot tier.
+                None => told.expired,
+                Some(of) => told.retained && scope(told.scope).is_ok_and(|own| own == *of),
+            }
         }
     };
     may_be && removed.after < position && position <= removed.through
@@ -275,7 +283,7 @@ pub(crate) async fn append(
     random: &mut Random,
 ) -> Result<Answer, Failure> {
     let of = only.unwrap_or_else(|| random.below(SCOPES));
-    let count = 1 + random.below(3);
+    let count = 1 + random.below(APPENDED_MAX);
     append_some(open, numbers, way, of, count, random).await
 }
 
@@ -317,6 +325,7 @@ pub(crate) async fn append_some(
             body,
             is_row: synced,
             retained: false,
+            expired: false,
         };
         made.into_iter().zip(0..).map(|(made, index)| at(made, index)).collect()
     };

@@ -1,11 +1,11 @@
 //! Campaigns `tiers` and `clock`: random walks of an event store against a list of what its callers were told.
 //!
-//! Each case is one walk: appends alone and in transactions that commit or roll back, flushes, seals, archives, days that pass,
-//! retentions, restarts, reboots that empty the run directory, wall clocks that jump by 56 years or start in 1970, and media
+//! Each case is one walk: appends alone and in transactions that commit or roll back, flushes, seals, archives, small rows
+//! that are joined, days that pass, events that leave the hot tier, retentions, restarts, reboots that empty the run directory, wall clocks that jump by 56 years or start in 1970, and media
 //! without space. After each disturbance everything is read: each event once, in the order of positions, none lost but those
 //! a loss is told of. The same holds for reads beside a round of moves, and for a consumer that comes back now and then. What
 //! retention removes is compared with its rules, row by row and segment by segment. One walk in four has no cold tier, so that
-//! what retention removes is gone.
+//! what retention removes is gone, and so is what was Low a day after. One in sixteen is so long that reads take several pages.
 
 #[path = "tiers/controls.rs"]
 mod controls;
@@ -15,7 +15,7 @@ mod readers;
 mod retention;
 
 use std::cell::Cell;
-
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use nasnet_dbmanager::ManualClock;
 use nasnet_dbmanager::vfs::fault::{Armed, Fault, Operation};
 use nasnet_events::{Class, Error, FlushReason, Position, RetentionPlan, RetentionReport, Span};
 
-use crate::events::{self, NOW_MS, Numbers, Open, Promises, SCOPES, Site, Told, Way};
+use crate::events::{self, APPENDED_MAX, NOW_MS, Numbers, Open, Promises, SCOPES, Seen, Site, Told, Way};
 use crate::{Failure, Found, Turn};
 pub(crate) use controls::{clock_control, control};
 use readers::{Follower, Holes};
@@ -34,6 +34,13 @@ use retention::{Ages, DAY, Policy, Snapshots, Terms, Warm};
 
 /// Steps of one walk.
 const STEPS: u64 = 60;
+/// One walk in so many begins with so many appends, more than a page of events, and with reads beside moves.
+const LONG_EVERY: u64 = 16;
+const LONG: u64 = 320;
+const STEPS_LONG: u64 = 24;
+const BESIDE_LONG: u64 = 2;
+/// How long events stay in the hot tier that need not be there.
+const HOT_KEEP: Duration = DAY;
 const YEARS_56_MS: i64 = 56 * 365 * 86_400_000;
 
 /// A step, and how often it is taken.
@@ -47,6 +54,9 @@ enum Step {
     Flush,
     Seal,
     Archive,
+    Compact,
+    /// A day passes, and what need not be there any more leaves the hot tier.
+    Expire,
     /// Days pass, seen by the machine or not.
     Pass,
     Retain,
@@ -62,7 +72,7 @@ enum Step {
     Read,
 }
 
-const TIERS: [(Step, u64); 16] = [
+const TIERS: [(Step, u64); 18] = [
     (Step::Append, 21),
     (Step::Commit, 8),
     (Step::RollBack, 3),
@@ -70,6 +80,8 @@ const TIERS: [(Step, u64); 16] = [
     (Step::Flush, 5),
     (Step::Seal, 1),
     (Step::Archive, 4),
+    (Step::Compact, 2),
+    (Step::Expire, 2),
     (Step::Pass, 4),
     (Step::Retain, 3),
     (Step::Follow, 2),
@@ -93,6 +105,25 @@ const CLOCK: [(Step, u64); 10] = [
     (Step::Read, 4),
 ];
 
+/// A round of moves, and what counts the reads beside each. The first comes once more at the end, for the events appended.
+const MOVES: [(Step, &str); 8] = [
+    (Step::Compact, "reads_beside_compact"),
+    (Step::Flush, "reads_beside_flush"),
+    (Step::Seal, "reads_beside_seal"),
+    (Step::Archive, "reads_beside_archive"),
+    (Step::Append, "reads_beside_append"),
+    (Step::Expire, "reads_beside_expire"),
+    (Step::Retain, "reads_beside_retain"),
+    (Step::Compact, "reads_beside_compact"),
+];
+
+/// How far a round of moves has come.
+#[derive(Debug, Default)]
+struct Round {
+    at: Cell<usize>,
+    is_over: Cell<bool>,
+}
+
 struct Walk {
     place: Place,
     site: Site,
@@ -114,27 +145,41 @@ struct Walk {
 
 /// One walk over the tiers.
 pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
-    walk(&mut turn.random, &TIERS, NOW_MS, turn.number % 4 != 3)
+    // The long ones come early, with a cold tier and without in turns.
+    let long = turn.number % LONG_EVERY == turn.number / LONG_EVERY % 4;
+    walk(&mut turn.random, &TIERS, NOW_MS, turn.number % 4 != 3, long)
 }
 
 /// One walk whose clock jumps every third step.
 pub(crate) fn clock_case(turn: &mut Turn) -> Result<Found, Failure> {
     let start_ms = [NOW_MS, 0, 86_400_000][usize::try_from(turn.number % 3)?];
-    walk(&mut turn.random, &CLOCK, start_ms, true)
+    walk(&mut turn.random, &CLOCK, start_ms, true, false)
 }
 
-fn walk(random: &mut Random, steps: &[(Step, u64)], start_ms: i64, has_cold: bool) -> Result<Found, Failure> {
+fn walk(
+    random: &mut Random,
+    steps: &[(Step, u64)],
+    start_ms: i64,
+    has_cold: bool,
+    long: bool,
+) -> Result<Found, Failure> {
     let runtime = events::runtime()?;
     let policy = Policy::ALL[usize::try_from(random.below(Policy::ALL.len() as u64))?];
     runtime.block_on(async {
         let mut walk = Walk::begin(start_ms, policy, has_cold).await?;
         walk.found.cases = 1;
-        for number in 0..STEPS {
-            let step = choose(random, steps);
+        if long {
+            let what = walk.fill(random).await?;
+            walk.found.broken.extend(what.map(|what| format!("a long log: {what}")));
+        }
+        for number in 0..if long { STEPS_LONG } else { STEPS } {
+            if !walk.found.broken.is_empty() {
+                break;
+            }
+            let step = if long && number < BESIDE_LONG { Step::Beside } else { choose(random, steps) };
             walk.found.count("steps", 1);
             if let Some(what) = walk.take(step, random).await? {
                 walk.found.broken.push(format!("step {number}, {step:?}: {what}"));
-                break;
             }
         }
         if walk.found.broken.is_empty() {
@@ -240,6 +285,13 @@ impl Walk {
             Step::Flush => return self.flush(false).await,
             Step::Seal => return self.seal().await,
             Step::Archive => return self.archive(false).await,
+            Step::Compact => self.compact().await?,
+            Step::Expire => {
+                if random.below(2) == 0 {
+                    self.mark_age().await?;
+                }
+                return self.expire().await;
+            }
             Step::Pass => {
                 self.days(random).await?;
                 return Ok(None);
@@ -314,6 +366,63 @@ impl Walk {
         self.pass(Duration::from_secs(random.below(most.as_secs())));
         self.found.count("days_passed", 1);
         Ok(())
+    }
+
+    /// More events than a read takes in one page, most of them in rows of their own of the hot log.
+    async fn fill(&mut self, random: &mut Random) -> Result<Option<String>, Failure> {
+        for number in 0..LONG {
+            let wrong = match number % 80 {
+                79 => self.burst(random).await?,
+                _ => self.append(Way::Append, random, false).await?,
+            };
+            if wrong.is_some() {
+                return Ok(wrong);
+            }
+        }
+        self.found.count("long_walks", 1);
+        Ok(None)
+    }
+
+    async fn compact(&mut self) -> Result<(), Failure> {
+        let report = self.open.store.compact().await?;
+        self.found.count("rows_joined", report.joined);
+        Ok(())
+    }
+
+    /// A day passes, and what has been in the hot tier for that long leaves it: what is elsewhere, and, where no cold tier
+    /// takes them, Low events for good.
+    async fn expire(&mut self) -> Result<Option<String>, Failure> {
+        self.pass(HOT_KEEP + Duration::from_secs(3_600));
+        let before = events::look(&self.open).await;
+        let ended = self.open.store.expire().await?;
+        let after = events::look(&self.open).await;
+        // Its row stays, since it says where the order goes on.
+        let newest = before.events.iter().map(|(number, _)| *number).max().unwrap_or(0).saturating_sub(APPENDED_MAX);
+        let (has_cold, mut gone) = (self.site.has_cold, 0);
+        for (told, appended) in self.promises.told.iter_mut().zip(&self.appended) {
+            if !before.facts.contains_key(&told.number) {
+                continue;
+            }
+            let is_over = told.class == Class::Low && !told.synced && !has_cold && self.ran - *appended >= HOT_KEEP;
+            let is_gone = !after.facts.contains_key(&told.number);
+            // It was in the hot tier alone since retention removed it.
+            if is_gone && told.retained {
+                continue;
+            }
+            if is_gone && !is_over {
+                return Ok(Some(format!("{told:?} is gone {:?} after it came", self.ran - *appended)));
+            }
+            if !is_gone && is_over && told.number <= newest {
+                return Ok(Some(format!("{told:?} is there {:?} after it came", self.ran - *appended)));
+            }
+            told.expired |= is_over;
+            gone += u64::from(is_gone);
+        }
+        self.found.count("expired_events", gone);
+        if ended != gone {
+            return Ok(Some(format!("{gone} events have ended, told were {ended}")));
+        }
+        Ok(after.judge(&self.promises))
     }
 
     async fn seal(&mut self) -> Result<Option<String>, Failure> {
@@ -428,33 +537,48 @@ impl Walk {
 
     /// A round of moves, and reads of everything beside it.
     async fn beside(&mut self, random: &mut Random) -> Result<Option<String>, Failure> {
-        let (open, done) = (self.open.clone(), Cell::new(false));
+        let (open, round) = (self.open.clone(), Round::default());
         let told = self.promises.told.len();
         let moves = async {
-            let moved = self.moves(random).await;
-            done.set(true);
+            let moved = self.moves(random, &round).await;
+            round.is_over.set(true);
             moved
         };
-        let (moved, all) = tokio::join!(moves, readers::read_beside(open, &done));
+        let (moved, all) = tokio::join!(moves, readers::read_beside(open, &round));
         if let Some(wrong) = moved? {
             return Ok(Some(wrong));
         }
         self.found.count("reads_beside_moves", all.len() as u64);
+        for (_, moves) in &all {
+            for number in moves.clone() {
+                self.found.count(MOVES[number].1, 1);
+            }
+        }
         // What was there when they began; what retention has removed since may be there or not.
         let mut promises = self.promises.clone();
         promises.told.truncate(told);
-        Ok(all.iter().find_map(|seen| seen.judge(&promises)).map(|wrong| format!("beside moves: {wrong}")))
+        let wrong = |(seen, moves): &(Seen, RangeInclusive<usize>)| {
+            let moves = || MOVES[moves.clone()].iter().map(|(step, _)| *step).collect::<Vec<_>>();
+            seen.judge(&promises).map(|wrong| format!("beside {:?}: {wrong}", moves()))
+        };
+        Ok(all.iter().find_map(wrong))
     }
 
-    async fn moves(&mut self, random: &mut Random) -> Result<Option<String>, Failure> {
+    async fn moves(&mut self, random: &mut Random, round: &Round) -> Result<Option<String>, Failure> {
         self.days(random).await?;
-        for step in 0..5 {
+        for (number, (step, _)) in MOVES.iter().enumerate() {
+            round.at.set(number);
             let wrong = match step {
-                0 => self.flush(false).await?,
-                1 => self.seal().await?,
-                2 => self.archive(false).await?,
-                3 => self.append(Way::Append, random, false).await?,
-                _ => self.retain(random, false).await?,
+                Step::Compact => {
+                    self.compact().await?;
+                    None
+                }
+                Step::Flush => self.flush(false).await?,
+                Step::Seal => self.seal().await?,
+                Step::Archive => self.archive(false).await?,
+                Step::Expire => self.expire().await?,
+                Step::Retain => self.retain(random, false).await?,
+                _ => self.append(Way::Append, random, false).await?,
             };
             if wrong.is_some() {
                 return Ok(wrong);
@@ -553,7 +677,7 @@ impl Walk {
     }
 
     /// What is there of refused calls is known from now on.
-    fn resolve(&mut self, seen: &events::Seen) {
+    fn resolve(&mut self, seen: &Seen) {
         let (refused, there) =
             (self.promises.refused.iter().filter(|call| call.len() > 1).count(), self.promises.resolve(seen));
         self.found.count("refused_several", refused as u64);

@@ -1,14 +1,15 @@
 //! Whoever reads while the tiers move: a consumer that comes back now and then, reads of everything beside the moves, and
 //! the history of a stream.
 
-use std::cell::Cell;
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use nasnet_events::history::{Until, events_until};
 use nasnet_events::{Consumer, ConsumerName, Error, GuardLimits, Item, Position, StreamName, Subscription, Truncated};
 
+use super::Round;
 use super::retention::DAY;
 use crate::Failure;
 use crate::events::{self, Open, Promises, SCOPES, STREAMS, Seen};
@@ -16,8 +17,6 @@ use crate::events::{self, Open, Promises, SCOPES, STREAMS, Seen};
 const NAME: &str = "follower";
 /// Whoever has not caught up after so long hangs.
 const CATCH_UP: Duration = Duration::from_secs(60);
-/// Reads beside one round of moves.
-const READS_MAX: usize = 12;
 
 /// A consumer that subscribes, reads what there is, and goes again.
 #[derive(Debug)]
@@ -126,11 +125,13 @@ impl Follower {
     }
 }
 
-/// Reads everything over and over until `done`.
-pub(super) async fn read_beside(open: Open, done: &Cell<bool>) -> Vec<Seen> {
+/// Reads everything over and over until a round of moves is over; with each read, the moves it was beside.
+pub(super) async fn read_beside(open: Open, round: &Round) -> Vec<(Seen, RangeInclusive<usize>)> {
     let mut all = Vec::new();
-    while all.is_empty() || (!done.get() && all.len() < READS_MAX) {
-        all.push(events::look(&open).await);
+    while all.is_empty() || !round.is_over.get() {
+        let first = round.at.get();
+        let seen = events::look(&open).await;
+        all.push((seen, first..=round.at.get()));
         tokio::task::yield_now().await;
     }
     all
