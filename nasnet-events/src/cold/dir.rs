@@ -346,6 +346,7 @@ impl ColdDir {
             }
             let (index, source) = self.index(fence, &path)?;
             let (shown, from, bytes) = (&source.path, index.whole_bytes, index.tail_bytes);
+            let is_empty = from + bytes == 0;
             match index.tail {
                 Tail::None => {}
                 Tail::Torn => tracing::warn!(file = %shown.display(), bytes, "a torn frame is cut off"),
@@ -354,9 +355,13 @@ impl ColdDir {
                     set_aside(fence, &path, &source, (from, bytes))?;
                 }
             }
-            if index.tail != Tail::None {
+            if index.tail != Tail::None || is_empty {
                 fence.cut(&path, from).map_err(|error| Error::io("cut", shown, error))?;
                 index.forget_tail();
+            }
+            if from == 0 {
+                self.indexes.remove(&path);
+                continue;
             }
             let newest = index.frames.iter().map(|place| place.header.tip()).max_by_key(|tip| tip.last);
             tip = tip.into_iter().chain(newest).max_by_key(|tip| tip.last);

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nasnet_dbmanager::DbManager;
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use ulid::Ulid;
 
 use crate::error::Error;
@@ -137,8 +137,12 @@ impl Fence {
         self.open_with(path, OFlags::RDONLY | OFlags::DIRECTORY)?.sync_all()
     }
 
-    /// Shortens a file, durably.
+    /// Shortens a file, durably. One of which nothing is left is removed: `zstd` takes an empty file for a damaged one.
     pub(crate) fn cut(&self, path: &Path, length: u64) -> io::Result<()> {
+        if length == 0 {
+            rustix::fs::unlinkat(&self.root, path, AtFlags::empty())?;
+            return self.sync_dir(path.parent().unwrap_or(Path::new(".")));
+        }
         let file = self.open_with(path, OFlags::WRONLY)?;
         file.set_len(length)?;
         file.sync_all()

@@ -80,10 +80,16 @@ async fn a_failure_at_any_step_confirms_nothing_and_is_caught_up_with() {
             cold.lock().unwrap_or_else(PoisonError::into_inner).failing = Some(step);
             assert_eq!(store.archive().await.unwrap().failed.len(), 1, "its name is not synced");
         }
+        let path = place.dir.path().join("cold/system/events-2026-11.jsonl.zst");
+        assert_eq!(path.exists(), !is_first_frame, "{step:?}: zstd takes an empty file for a damaged one");
+        // As a power cut leaves one.
+        let empty = path.with_file_name("events-2026-10.jsonl.zst");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&empty, "").unwrap();
         let report = store.archive().await.unwrap();
         assert_eq!((report.frames, report.failed.len()), (1, 0), "{step:?}: {report:?}");
+        assert!(!empty.exists(), "{step:?}");
         assert_eq!(confirmed().await, Some(all[all.len() - 1].position));
-        let path = place.dir.path().join("cold/system/events-2026-11.jsonl.zst");
         let text = zstd::stream::decode_all(std::fs::File::open(path).unwrap()).unwrap();
         let lines: Vec<Recorded> =
             String::from_utf8(text).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
