@@ -1,9 +1,9 @@
 //! Campaign `subscribers`: each consumer is shown each event once and in order, or exactly one marker that covers it.
 //!
 //! Two children share one store. Each appends, flushes and archives, and reads as consumers of random speed; one consumer is
-//! read by whichever child gets it. A consumer writes down what it is shown before it acknowledges it. The parent kills the
-//! children, or lets them end, at random moments, wipes tmpfs now and then, and in the end compares what was written down
-//! with what is stored. Then a router cannot be read for a while, and consumers of all scopes go on without it.
+//! read by whichever child gets it. A consumer writes down what it is shown before it acknowledges it, and what it has
+//! acknowledged after that: it never comes back to what is before. The parent kills the children, or lets them end, at random
+//! moments, wipes tmpfs now and then, and in the end compares what was written down with what is stored. Then a router cannot be read for a while, and consumers of all scopes go on without it.
 
 #[path = "subscribers/outage.rs"]
 mod outage;
@@ -39,6 +39,9 @@ const SHARED: &str = "all-shared";
 const STALL_AFTER: Duration = Duration::from_secs(30);
 /// A router that is merely slow, on a busy machine, is not to be taken for one that cannot be read.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
+/// Lines in what a consumer writes down: tmpfs was wiped, and what it acknowledged is on flash.
+const WIPED: &str = "wiped";
+const SAVED: &str = "saved";
 /// Attempts to catch the control.
 const CONTROL_CASES: u64 = 10;
 
@@ -48,15 +51,20 @@ enum Mode {
     Honest,
     /// The control: consumers forget where they were and begin with what comes next, as a listener to a broadcast would.
     Forgetful,
+    /// The control: what consumers write down as acknowledged is not.
+    Unkept,
     /// The control: tmpfs is wiped by nobody, so the losses that are told of it are not believed.
     Unseen,
 }
 
 impl Mode {
+    const ALL: [Self; 4] = [Self::Honest, Self::Forgetful, Self::Unkept, Self::Unseen];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Honest => "honest",
             Self::Forgetful => "forgetful",
+            Self::Unkept => "unkept",
             Self::Unseen => "unseen",
         }
     }
@@ -65,7 +73,11 @@ impl Mode {
 /// Tells whether the check catches consumers that begin with what comes next.
 pub(crate) fn control(seed: u64) -> Result<Controls, Failure> {
     let mut controls = Vec::new();
-    for (what, mode) in [("a consumer that forgets", Mode::Forgetful), ("a loss without a wipe", Mode::Unseen)] {
+    for (what, mode) in [
+        ("a consumer that forgets", Mode::Forgetful),
+        ("an acknowledgement that is not kept", Mode::Unkept),
+        ("a loss without a wipe", Mode::Unseen),
+    ] {
         let mut caught = false;
         for number in 0..CONTROL_CASES {
             let mut random = Random::new(seed.wrapping_add(number));
@@ -106,7 +118,13 @@ fn run(random: &mut Random, mode: Mode) -> Result<Found, Failure> {
         live_and_die(&place, random, mode, life, &mut found)?;
         if random.below(3) == 0 {
             found.count("wipes", 1);
-            wipes += usize::from(mode != Mode::Unseen);
+            if mode != Mode::Unseen {
+                wipes += 1;
+                let [.., log] = paths(&place);
+                for name in OWN.iter().flatten().chain([&SHARED]) {
+                    writes(&mut append_to(&log, name)?, WIPED)?;
+                }
+            }
             for entry in std::fs::read_dir(place.tmpfs.path())? {
                 let path = entry?.path();
                 if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
@@ -211,7 +229,7 @@ pub(crate) fn child(directories: &str, task: &str) -> Result<(), Failure> {
     let directories: Vec<PathBuf> = directories.split('\n').map(PathBuf::from).collect();
     let [data, run, cold, log] = directories.try_into().map_err(|_| "four directories are needed")?;
     let [mode, number, seed] = task.split(':').collect::<Vec<_>>().try_into().map_err(|_| "a task has three parts")?;
-    let forgetful = mode == Mode::Forgetful.as_str();
+    let mode = Mode::ALL.into_iter().find(|known| known.as_str() == mode).ok_or("there is no such mode")?;
     let (number, seed): (usize, u64) = (number.parse()?, seed.parse()?);
     Runtime::new()?.block_on(async {
         let (db, store) = open(&data, &run, &cold, STALL_AFTER).await?;
@@ -221,7 +239,7 @@ pub(crate) fn child(directories: &str, task: &str) -> Result<(), Failure> {
         let own = OWN.get(number).ok_or("there are two children")?;
         for (name, salt) in own.iter().chain([&SHARED]).zip(1..) {
             let random = Random::new(seed.wrapping_add(salt));
-            work.spawn(consume(store.clone(), random, Arc::clone(&log), (*name).to_owned(), forgetful));
+            work.spawn(consume(store.clone(), random, Arc::clone(&log), (*name).to_owned(), mode));
         }
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         // A thread of its own: the runtime would wait for it when something fails.
@@ -235,6 +253,9 @@ pub(crate) fn child(directories: &str, task: &str) -> Result<(), Failure> {
         }
         work.shutdown().await;
         store.shutdown().await?;
+        for name in own {
+            writes(&mut append_to(&log, name)?, SAVED)?;
+        }
         db.shutdown().await?;
         Ok(())
     })
@@ -316,14 +337,14 @@ async fn consume(
     mut random: Random,
     log: Arc<PathBuf>,
     name: String,
-    forgetful: bool,
+    mode: Mode,
 ) -> Result<(), Failure> {
     let mut consumer = definition(&name)?;
     if random.below(3) == 0 {
         consumer = consumer.batch(Consumer::CRITICAL);
     }
     // The other process may be reading as the one they share: forgetting that takes it away from it.
-    if forgetful && name != SHARED {
+    if mode == Mode::Forgetful && name != SHARED {
         store.forget_consumer(&consumer.name).await?;
         consumer = consumer.from(StartAt::Now);
     }
@@ -349,7 +370,10 @@ async fn consume(
                 std::io::stdout().flush()?;
             }
             if until_ack == 0 {
-                subscription.ack(item.position()).await?;
+                if mode != Mode::Unkept {
+                    subscription.ack(item.position()).await?;
+                }
+                writes(&mut file, &format!("ack {}", item.position()))?;
                 until_ack = random.below(20);
             }
             until_ack = until_ack.saturating_sub(1);
@@ -376,20 +400,47 @@ struct Seen {
     lost: BTreeMap<u32, u64>,
     removed: Vec<(Position, Position)>,
     items: u64,
+    /// Sessions that had to begin at or behind an acknowledgement, and those of them for which it was on flash alone.
+    held: u64,
+    held_by_flash: u64,
 }
 
-/// Reads what a consumer wrote down, and says where it was shown something out of order or twice.
+/// Reads what a consumer wrote down, and says where it was shown something out of order or twice, or came back to something it
+/// had acknowledged.
 fn replay(name: &str, text: &str, broken: &mut Vec<String>) -> Result<Seen, Failure> {
     let mut seen = Seen::default();
     let mut last = Position::START;
     let mut markers = BTreeSet::new();
+    // What was acknowledged, as far as it is not lost with tmpfs, and as far as it is on flash.
+    let (mut acked, mut saved) = (Position::START, Position::START);
+    let mut is_wiped = false;
     // A line without its end was cut short by a kill.
     for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        match line {
+            WIPED => {
+                (acked, is_wiped) = (saved, true);
+                continue;
+            }
+            SAVED => {
+                saved = acked;
+                continue;
+            }
+            _ => {}
+        }
         let (word, rest) = line.split_once(' ').ok_or("a line has two words")?;
         let (first, second) = rest.split_once(' ').unwrap_or((rest, ""));
         let position: Position = first.parse()?;
         match word {
+            "ack" => {
+                (acked, is_wiped) = (acked.max(position), false);
+                continue;
+            }
             "session" => {
+                if position < acked {
+                    broken.push(format!("{name}: a session begins at {position}, and {acked} was acknowledged"));
+                }
+                seen.held += u64::from(acked > Position::START);
+                seen.held_by_flash += u64::from(acked > Position::START && is_wiped);
                 last = position;
                 markers.clear();
                 continue;
@@ -454,7 +505,7 @@ async fn check(place: &Place, mode: Mode, wipes: usize, found: &mut Found) -> Re
         }
     }
     for name in OWN.iter().flatten().chain([&SHARED]) {
-        if mode == Mode::Honest {
+        if matches!(mode, Mode::Honest | Mode::Unkept) {
             finish(&store, name, &log).await?;
         }
         let text = std::fs::read_to_string(log.join(name)).unwrap_or_default();
@@ -477,6 +528,8 @@ async fn check(place: &Place, mode: Mode, wipes: usize, found: &mut Found) -> Re
         if seen.lost != losses && mode == Mode::Honest {
             found.broken.push(format!("{name}: was told of {:?}, lost are {losses:?}", seen.lost));
         }
+        found.count("sessions behind an acknowledgement", seen.held);
+        found.count("sessions behind one on flash alone", seen.held_by_flash);
         found.count("losses told", seen.lost.len() as u64);
     }
     store.shutdown().await?;
