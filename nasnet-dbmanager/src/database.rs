@@ -128,9 +128,10 @@ impl Database {
     ///
     /// # Errors
     /// What the operation returned; and converted from [`Error`]: [`Error::Overloaded`] when the queue is full,
-    /// [`Error::NotApplied`], [`Error::NoSpace`], [`Error::WriteDeadline`], [`Error::HalfDone`] and [`Error::Panicked`] when it is provably
-    /// not committed, [`Error::Unknown`] when the commit itself failed, [`Error::ReadOnly`], [`Error::Closed`]; the damage
-    /// ([`Error::is_damage`]) that this or an earlier operation met: the handle is then of no more use.
+    /// [`Error::NotApplied`], [`Error::NoSpace`], [`Error::WriteDeadline`], [`Error::HalfDone`] and [`Error::Panicked`] when
+    /// it is provably not committed, [`Error::Unknown`] when the commit itself failed, [`Error::ReadOnly`],
+    /// [`Error::Closed`]; the damage ([`Error::is_damage`]) that this or an earlier operation met: the handle is then of no
+    /// more use.
     ///
     /// # Cancel safety
     /// Once polled, it runs to its end whether or not anybody waits.

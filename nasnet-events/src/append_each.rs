@@ -23,8 +23,8 @@ enum Source {
 impl EventStore {
     /// Appends to many streams of one scope, each as [`EventStore::append`] would, and answers for each in the same order.
     /// What goes to the hot tier shares one commit, whatever the number of streams; what is durable at once is written
-    /// stream after stream, and with it what follows it in the same stream. Each stream is refused by itself, and a refusal leaves the others appended: for all or nothing
-    /// there is [`EventStore::append_in`].
+    /// stream after stream, and with it what follows it in the same stream. Each stream is refused by itself, and a refusal
+    /// leaves the others appended: for all or nothing there is [`EventStore::append_in`].
     ///
     /// # Errors
     /// An outer error means that nothing was appended: [`Error::Overloaded`], [`Error::Closed`], or [`Error::Storage`] when

@@ -152,7 +152,6 @@ impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
         if self.ended {
             return None;
         }
-        let first = self.snapshot.take();
         let Some(item) = self.events.next().await else {
             if let Some(error) = self.unread.pop() {
                 return Some(Err(error));
@@ -160,7 +159,8 @@ impl<S: Stream<Item = Result<Recorded, Error>> + Unpin> Telling<S> {
             self.ended = true;
             return self.gaps.at_the_end(&self.store, self.query.clone(), self.until).await.map(Err);
         };
-        if let (Some(snapshot), Ok(event)) = (first, &item)
+        if let Ok(event) = &item
+            && let Some(snapshot) = self.snapshot.take()
             && let Err(error) =
                 check_snapshot(&self.store, &self.gaps.scope, &self.gaps.stream, snapshot, event.version).await
         {

@@ -50,8 +50,9 @@ pub struct Shredded {
     /// The tombstone event, when a key was destroyed.
     pub tombstone: Option<Receipt>,
     /// Files under the data directory that still hold a destroyed key, sealed under the master key: backups and what was
-    /// set aside. The databases of routers in use and what is below the run directory are not searched: no key is put there. Restoring one of them brings the facts back, so remove them. Of keys an earlier call destroyed they are
-    /// told too, when it did not come that far.
+    /// set aside. Restoring one of them brings the facts back, so remove them. Of keys an earlier call destroyed they are
+    /// told too, when it did not come that far. No key is put into the databases of routers in use or below the run
+    /// directory, so these are not searched.
     pub copies: Vec<PathBuf>,
     /// Keys of the subject that were destroyed by a process which ended before it had searched for copies of them: nobody
     /// knows their bytes any more, so whether `copies` names all of them is not known, nor whether the log was emptied then.

@@ -1,9 +1,10 @@
 //! Campaign `subscribers`: each consumer is shown each event once and in order, or exactly one marker that covers it.
 //!
-//! Two children share one store. Each appends, flushes and archives, and reads as consumers of random speed; one consumer is
-//! read by whichever child gets it. A consumer writes down what it is shown before it acknowledges it, and what it has
-//! acknowledged after that: it never comes back to what is before. The parent kills the children, or lets them end, at random
-//! moments, wipes tmpfs now and then, and in the end compares what was written down with what is stored. Then a router cannot be read for a while, and consumers of all scopes go on without it.
+//! Two children share one store. Each appends, flushes and archives, and reads as consumers of random speed; one
+//! consumer is read by whichever child gets it. A consumer writes down what it is shown before it acknowledges it, and
+//! what it has acknowledged after that: it never comes back to what is before. The parent kills the children, or lets
+//! them end, at random moments, wipes tmpfs now and then, and in the end compares what was written down with what is
+//! stored. Then a router cannot be read for a while, and consumers of all scopes go on without it.
 
 #[path = "subscribers/outage.rs"]
 mod outage;

@@ -1,11 +1,13 @@
 //! Campaigns `tiers` and `clock`: random walks of an event store against a list of what its callers were told.
 //!
-//! Each case is one walk: appends alone and in transactions that commit or roll back, flushes, seals, archives, small rows
-//! that are joined, days that pass, events that leave the hot tier, retentions, restarts, reboots that empty the run directory, wall clocks that jump by 56 years or start in 1970, and media
-//! without space. After each disturbance everything is read: each event once, in the order of positions, none lost but those
-//! a loss is told of. The same holds for reads beside a round of moves, and for a consumer that comes back now and then. What
-//! retention removes is compared with its rules, row by row and segment by segment. One walk in four has no cold tier, so that
-//! what retention removes is gone, and so is what was Low a day after. One in sixteen is so long that reads take several pages.
+//! Each case is one walk: appends alone and in transactions that commit or roll back, flushes, seals, archives, small
+//! rows that are joined, days that pass, events that leave the hot tier, retentions, restarts, reboots that empty the
+//! run directory, wall clocks that jump by 56 years or start in 1970, and media without space. After each disturbance
+//! everything is read: each event once, in the order of positions, none lost but those a loss is told of. The same
+//! holds for reads beside a round of moves, and for a consumer that comes back now and then. What retention removes is
+//! compared with its rules, row by row and segment by segment. One walk in four has no cold tier, so that what
+//! retention removes is gone, and so is what was Low a day after. One in sixteen is so long that reads take several
+//! pages.
 
 #[path = "tiers/controls.rs"]
 mod controls;
