@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, SqliteConnection};
 
+use crate::annex::Annexes;
 use crate::backup::copy::Scratch;
 use crate::connection::{Role, Target};
 use crate::driver::during;
@@ -49,6 +50,8 @@ pub struct Restored<'a> {
     pub conn: &'a mut SqliteConnection,
     /// A copy of the database that is replaced, its log included; it may be damaged. `None` when nothing is left of it.
     pub replaced: Option<&'a Path>,
+    /// The annexes of the database that is replaced, to be read; some of them may be missing.
+    pub replaced_annexes: &'a Annexes,
 }
 
 /// What a replay did.
@@ -85,12 +88,14 @@ impl DbManager {
         }
         let scratch = copy_of(replaced, self.run_dir());
         let target = Target { path: path.to_owned(), ..self.spec_of(&Scope::Router(id.clone())).target };
+        let replaced_annexes = Annexes::new(Target { path: replaced.to_owned(), ..target.clone() });
         for replay in replays {
             let mut guarded = target.connect(Role::Writer).await?;
             let replaced = scratch.as_ref().map(Scratch::path);
             let replayed = async {
                 let mut tx = guarded.conn.begin_with("BEGIN IMMEDIATE").await.map_err(during("begin a replay"))?;
-                let restored = Restored { manager: self, router: id, from, conn: &mut tx, replaced };
+                let replaced_annexes = &replaced_annexes;
+                let restored = Restored { manager: self, router: id, from, conn: &mut tx, replaced, replaced_annexes };
                 match replay.replay(restored).await {
                     Ok(replayed) => tx.commit().await.map_err(during("commit a replay")).map(|()| replayed),
                     Err(error) => {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use nasnet_dbmanager::{BoxFuture, Cause, Database, Replay, ReplayError, Replayed, Restored, Scope};
+use nasnet_dbmanager::{Annexes, BoxFuture, Cause, Database, Replay, ReplayError, Replayed, Restored, Scope};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
@@ -22,6 +22,7 @@ use crate::options::ColdOptions;
 use crate::position::Position;
 use crate::query::Query;
 use crate::store::blocking;
+use crate::warm::segment::Lane;
 use crate::warm::{rows, segment};
 
 const REPLAY: Cause = Cause::new("event-replay");
@@ -102,7 +103,7 @@ struct Added {
 
 impl EventReplay {
     async fn run(&self, restored: Restored<'_>) -> Result<Replayed, Error> {
-        let Restored { manager, router, conn, replaced, .. } = restored;
+        let Restored { manager, router, conn, replaced, replaced_annexes, .. } = restored;
         let has_table: bool = sqlx::query_scalar(HAS_TABLE).fetch_one(&mut *conn).await?;
         if !has_table {
             return Ok(Replayed { what: "events".to_owned(), complete: true, ..Replayed::default() });
@@ -111,7 +112,7 @@ impl EventReplay {
         let floor = newest.and_then(Position::from_key).unwrap_or(Position::START);
         let mut found = Found { scope: Scope::Router(router.clone()), floor, events: BTreeMap::new() };
         let (whole_file, replaced_tail) = match replaced {
-            Some(path) => from_replaced(path, &mut found).await?,
+            Some(path) => from_replaced(path, replaced_annexes, &mut found).await?,
             None => (false, None),
         };
         let whole_hot = from_hot(&manager.hot(), &mut found).await?;
@@ -171,9 +172,9 @@ async fn add(conn: &mut SqliteConnection, found: &Found) -> Result<Added, Error>
     Ok(added)
 }
 
-/// Reads the rows of a file that may be damaged, from its start and where that ends early from its end; tells whether
+/// Reads the durable events of a file that may be damaged, its rows from its start and where that ends early from its end; tells whether
 /// all of them could be read, and up to where its events were flushed.
-async fn from_replaced(path: &Path, found: &mut Found) -> Result<(bool, Option<Position>), Error> {
+async fn from_replaced(path: &Path, annexes: &Annexes, found: &mut Found) -> Result<(bool, Option<Position>), Error> {
     let options = SqliteConnectOptions::new().filename(path).disable_statement_logging();
     let Ok(mut replaced) = options.connect().await else { return Ok((false, None)) };
     let mut whole = true;
@@ -196,10 +197,32 @@ async fn from_replaced(path: &Path, found: &mut Found) -> Result<(bool, Option<P
         }
         whole = false;
     }
+    whole &= from_sealed(&mut replaced, annexes, found).await;
     let tail = segment::tail(&mut replaced, &found.scope).await.ok().map(|tail| tail.through);
     // It is a copy.
     drop(replaced.close().await);
     Ok((whole, tail))
+}
+
+/// Reads what was sealed of its rows since the backup; tells whether all of that could be read.
+async fn from_sealed(replaced: &mut SqliteConnection, annexes: &Annexes, found: &mut Found) -> bool {
+    let (mut low, mut whole) = (found.floor, true);
+    loop {
+        let range = (low, Position::END);
+        let page = segment::metas(replaced, &found.scope, Lane::Sealed, range, Order::Forwards, PAGE).await;
+        let Ok(page) = page else { return false };
+        let Some(reached) = page.last().map(|meta| meta.last) else { return whole };
+        low = reached;
+        for meta in page {
+            match segment::events(replaced, Some(annexes), &found.scope, &meta).await {
+                Ok(events) => found.note(events, Source::Replaced),
+                Err(error) => {
+                    whole = false;
+                    tracing::warn!(%error, "sealed events of the replaced database cannot be read");
+                }
+            }
+        }
+    }
 }
 
 /// The shape of the hot log; `None` before its incarnation is numbered: it holds nothing then.

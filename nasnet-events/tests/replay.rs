@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nasnet_dbmanager::{
     DbManager, Manifest, NewRouter, OnDamage, Recovery, Replayed, RestoreMode, RouterId, Scope, Which,
@@ -122,6 +123,39 @@ async fn without_the_hot_tier_they_come_from_the_file_that_is_replaced() {
     assert_eq!(rows(&manager, "r1").await, ids);
     store.shutdown().await.unwrap();
     manager.shutdown().await.unwrap();
+}
+
+/// What was sealed since the backup is no row any more, and its body is in an annex of the replaced database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sealed_since_the_backup_comes_from_the_file_that_is_replaced_too() {
+    for loses_annexes in [false, true] {
+        let site = Site::new();
+        let (manager, store) = open(&site).await;
+        let mut ids = append(&manager, &store, 3).await;
+        let manifest = manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
+        let later: Vec<_> = (0..60).map(|_| support::large(&manager, "config.applied", 400)).collect();
+        ids.extend(later.iter().map(|event| event.id));
+        let later = StreamAppend::new(stream("resource/wg1"), Expected::Any, later);
+        append_in(&manager, &store, &router("r1"), vec![later]).await.unwrap();
+        site.clock.advance(Duration::from_secs(25 * 60 * 60));
+        let sealed = store.seal().await.unwrap();
+        assert!(sealed.failed.is_empty() && sealed.events >= 60, "{sealed:?}");
+        ids.extend(append(&manager, &store, 2).await);
+        empty_hot(&manager).await;
+        if loses_annexes {
+            fs::remove_dir_all(site.data().join("routers/r1/router-r1.annex")).unwrap();
+        }
+        let replayed = restore(&manager, &manifest).await;
+        if loses_annexes {
+            assert!(!replayed.complete && replayed.detail.contains("may be missing"), "{replayed:?}");
+            continue;
+        }
+        assert_eq!((replayed.replayed, replayed.complete), (62, true), "{replayed:?}");
+        assert_eq!(read_ids(&store, Query::scope(router("r1"))).await, ids);
+        assert!(store.verify(nasnet_events::Span::all()).await.unwrap().is_sound());
+        store.shutdown().await.unwrap();
+        manager.shutdown().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
