@@ -191,6 +191,9 @@ impl EventStore {
         let (session, own) = (Arc::clone(run.session), scope.clone());
         let mounted = with_cold(run.cold, move |cold| cold.mount(&session, &own, known)).await?;
         let last = mounted.map(|tip| tip.last);
+        if let Some(last) = last.filter(|last| *last > run.until) {
+            self.check_tip(scope, last).await?;
+        }
         let failed_before = failing.0.remove(scope).unwrap_or_default();
 
         let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(run.until);
@@ -284,6 +287,19 @@ impl EventStore {
             self.shared().note_archived(scope, Range { low, high });
         }
         stopped.map_or(Ok(()), Err)
+    }
+
+    /// An archive that goes on where this store has not come yet is of another history: of databases that were put back to an
+    /// earlier state, say. What it has at the positions that are given from here on is not what is confirmed with it.
+    async fn check_tip(&self, scope: &Scope, tip: Position) -> Result<(), Error> {
+        // Another process may have appended and archived since.
+        let view = self.view().await?;
+        let end = Position::new(view.epoch, view.end);
+        if tip <= end {
+            return Ok(());
+        }
+        let why = format!("it goes on to {tip}, and the databases to {end} only: they are older than the archive");
+        Err(Error::corrupt(format!("archive of {scope}"), why))
     }
 
     /// True once a file could not be read for so long that the rest of its scope must not wait. It is forgotten by a run

@@ -296,3 +296,62 @@ async fn a_file_of_somebody_else_with_the_name_of_an_epoch_stops_no_archive() {
     forget_warm(&manager).await;
     assert_eq!(read_ids(&store, Query::all()).await, ids);
 }
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() { copy_dir(&path, &to) } else { drop(std::fs::copy(&path, &to).unwrap()) }
+    }
+}
+
+/// An image of the flash is written back, and the stick has what came later.
+#[tokio::test]
+async fn an_archive_of_another_history_confirms_nothing() {
+    let site = Site::new();
+    let scope = router("r1");
+    let confirmed = async |store: &EventStore| {
+        let status = store.status().await.unwrap().warm;
+        let of_scope = status.into_iter().map(Result::unwrap).find(|warm| warm.scope == scope).unwrap();
+        (of_scope.archived_through, of_scope.unarchived)
+    };
+    let mut before = None;
+    for round in 0..3 {
+        let (manager, store) = open(&site).await;
+        append(&manager, &store, &scope, 3).await;
+        let report = store.archive().await.unwrap();
+        if round < 2 {
+            assert!(report.failed.is_empty(), "{report:?}");
+        } else {
+            let [(of, why)] = &report.failed[..] else { panic!("{report:?}") };
+            assert!(*of == scope && matches!(why, Error::Corrupt { .. }) && why.to_string().contains("older"), "{why}");
+            let (through, waiting) = confirmed(&store).await;
+            assert_eq!((through, waiting), (before, Some(3)), "what was appended since waits");
+        }
+        if round == 0 {
+            before = confirmed(&store).await.0;
+        }
+        store.shutdown().await.unwrap();
+        manager.shutdown().await.unwrap();
+        drop((manager, store));
+        std::fs::remove_dir_all(site.run()).unwrap();
+        site.clock.reboot();
+        let image = site.dir.path().join("image");
+        match round {
+            0 => copy_dir(&site.data(), &image),
+            1 => {
+                // Two more boots leave the epoch of the image behind for good.
+                let (manager, store) = open(&site).await;
+                append(&manager, &store, &scope, 3).await;
+                store.archive().await.unwrap();
+                store.shutdown().await.unwrap();
+                manager.shutdown().await.unwrap();
+                drop((manager, store));
+                std::fs::remove_dir_all(site.run()).unwrap();
+                std::fs::remove_dir_all(site.data()).unwrap();
+                copy_dir(&image, &site.data());
+            }
+            _ => {}
+        }
+    }
+}
