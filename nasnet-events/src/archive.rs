@@ -122,6 +122,8 @@ impl EventStore {
             return Err(Error::ColdAbsent { dir: std::path::PathBuf::new(), why: "none is configured".to_owned() });
         };
         let mut failing = shared.archiving.lock().await;
+        // Before the flush, which would wear flash with each try while the medium takes nothing.
+        let session = self.begin(cold, &options.dir).await?;
         let (scopes, through, failed) = match turn {
             Turn::All => {
                 let flushed = self.flush(FlushReason::Archive).await?;
@@ -151,7 +153,6 @@ impl EventStore {
         // Where a transaction is open, its scope is archived up to there only.
         let through = through.min(self.view().await?.resolved());
         let mut report = ArchiveReport { through, frames: 0, events: 0, bytes: 0, failed, complete: true };
-        let session = self.begin(cold, &options.dir).await?;
         for (scope, until) in scopes {
             let run = Run { cold, session: &session, policy: options.policy, until, frames_max };
             match self.archive_scope(&scope, &run, &mut report, &mut failing).await {

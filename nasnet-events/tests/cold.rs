@@ -5,6 +5,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use nasnet_dbmanager::{ClockQuality, DbManager, Scope};
@@ -224,10 +225,8 @@ async fn one_store_at_a_time_writes_to_a_medium() {
         .unwrap();
     lock.lock().unwrap();
     let own = store.clone();
-    let waiting = tokio::spawn(async move { own.archive().await });
-    while store.status().await.unwrap().flushed_through.seq < 2 {
-        tokio::task::yield_now().await;
-    }
+    let mut waiting = tokio::spawn(async move { own.archive().await });
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.is_err(), "it waits for the other");
     assert!(!site.cold().join("r1").exists());
     assert_eq!(store.status().await.unwrap().cold_state, ColdState::Present);
     drop(lock);
@@ -301,7 +300,11 @@ fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if path.is_dir() { copy_dir(&path, &to) } else { drop(std::fs::copy(&path, &to).unwrap()) }
+        if path.is_dir() {
+            copy_dir(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
     }
 }
 
@@ -353,5 +356,19 @@ async fn an_archive_of_another_history_confirms_nothing() {
             }
             _ => {}
         }
+    }
+}
+
+#[tokio::test]
+async fn a_medium_that_takes_nothing_costs_no_flush() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    // As one that is mounted for reading only.
+    std::fs::create_dir(site.cold().join(".nasnet-cold.lock")).unwrap();
+    append(&manager, &store, &router("r1"), 3).await;
+    for _ in 0..3 {
+        let refused = store.archive().await;
+        assert!(matches!(refused, Err(Error::ColdAbsent { .. } | Error::Io { .. })), "{refused:?}");
+        assert_eq!(store.status().await.unwrap().unflushed, 3);
     }
 }
