@@ -1,5 +1,6 @@
 //! The loop that moves events down the tiers in time: flush, seal, train, archive, retain.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
@@ -47,7 +48,6 @@ struct Done {
     trained: Option<Now>,
     marked: Option<Instant>,
     retained: Option<Instant>,
-    archives: Archives,
 }
 
 impl EventStore {
@@ -64,6 +64,16 @@ impl EventStore {
     /// # Cancel safety
     /// Safe: a dropped loop leaves events in the hot tier, and the next flush takes them.
     pub async fn maintain(&self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        // A medium takes its time, and one that fails may never answer: nothing else waits for it.
+        tokio::select! {
+            biased;
+            ended = self.maintain_flash(shutdown) => ended,
+            never = self.keep_archived() => match never {},
+        }
+    }
+
+    /// All of it but the archive.
+    async fn maintain_flash(&self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let mut shutdown = pin!(shutdown);
         let shared = Arc::clone(self.shared());
         let page_full = shared.options.flush == FlushPolicy::PageFull;
@@ -78,15 +88,12 @@ impl EventStore {
             trained: Some(shared.manager.now()),
             marked: None,
             retained: None,
-            archives: Archives::default(),
         };
         // Whatever else wakes the loop, and be it often, this is looked at in time.
         let mut next_look = Instant::now() + look;
         // While nothing at all can be flushed, or the budget puts it off, every append would ask for it again.
         let mut held_back: Option<Instant> = None;
-        let mut more = false;
         loop {
-            let until = if more { Instant::now() } else { next_look };
             let may_ask = held_back.is_none_or(|at| at.elapsed() >= look);
             let mut reason = tokio::select! {
                 biased;
@@ -95,7 +102,7 @@ impl EventStore {
                 () = due(&shared) => Some(FlushReason::Promised),
                 () = shared.backlog.notified(), if page_full && may_ask => Some(FlushReason::PageFull),
                 () = shared.crowded.notified() => None,
-                () = tokio::time::sleep_until(until) => None,
+                () = tokio::time::sleep_until(next_look) => None,
             };
             if Instant::now() >= next_look {
                 next_look = Instant::now() + look;
@@ -126,7 +133,6 @@ impl EventStore {
                 tracing::warn!(%error, "small rows stay in the hot tier");
             }
             self.seal_and_train(&mut done).await;
-            more = self.archive_due(&mut done).await;
             self.mark_due(&mut done).await;
             self.retain_due(&mut done).await;
             if done.expired.elapsed() >= look {
@@ -253,8 +259,19 @@ impl EventStore {
         }
     }
 
+    /// Archives what is due, step by step.
+    async fn keep_archived(&self) -> Infallible {
+        let look = self.shared().options.flush_interval.clamp(EventOptions::FLUSH_INTERVAL_MIN, LOOK);
+        let mut archives = Archives::default();
+        loop {
+            if !self.archive_due(&mut archives).await {
+                tokio::time::sleep(look).await;
+            }
+        }
+    }
+
     /// Archives a step when it is due and the medium is there. True when there is more to do at once.
-    async fn archive_due(&self, done: &mut Done) -> bool {
+    async fn archive_due(&self, archives: &mut Archives) -> bool {
         let shared = self.shared();
         let (Some(cold), Some(options)) = (&shared.cold, &shared.options.cold) else { return false };
         let now = shared.manager.now();
@@ -262,7 +279,7 @@ impl EventStore {
             let heads = shared.heads();
             Position::new(heads.epoch(), heads.next_seq().saturating_sub(1))
         };
-        let Some(turn) = done.archives.turn(options.archive, Instant::now(), &now, end) else { return false };
+        let Some(turn) = archives.turn(options.archive, Instant::now(), &now, end) else { return false };
         let cold = Arc::clone(cold);
         let state = blocking(move || cold.lock().unwrap_or_else(PoisonError::into_inner).state()).await;
         if state != ColdState::Present {
@@ -278,13 +295,13 @@ impl EventStore {
                     // What is damaged stays so: the next run of all tells it again.
                     let failed = report.failed.into_iter().filter(|(_, error)| !error.is_damage());
                     let failed = failed.map(|(scope, _)| scope).collect();
-                    done.archives.done(&turn, Instant::now(), now, end, failed);
+                    archives.done(&turn, Instant::now(), now, end, failed);
                 }
                 !report.complete
             }
             Err(error) => {
                 tracing::warn!(%error, "archive failed");
-                done.archives.put_off(Instant::now() + LOOK);
+                archives.put_off(Instant::now() + LOOK);
                 false
             }
         }
@@ -309,5 +326,59 @@ async fn due(shared: &Shared) {
 pub(crate) fn tell(report: &FlushReport) {
     for (scope, error) in &report.failed {
         tracing::warn!(scope = scope.as_ref().map(|scope| scope.as_str()), %error, "flush failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nasnet_dbmanager::Scope;
+
+    use super::*;
+    use crate::cold::prepare_cold_dir;
+    use crate::event::NewEvent;
+    use crate::expected::Expected;
+    use crate::name::{EventType, StreamName};
+    use crate::options::ColdOptions;
+    use crate::place::Place;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_medium_that_does_not_answer_keeps_nothing_but_the_archive_waiting() {
+        let place = Place::new().await;
+        let dir = place.dir.path().join("cold");
+        prepare_cold_dir(&place.manager, &dir).unwrap();
+        let mut options = EventOptions::default().cold(ColdOptions::new(dir).allow_same_device());
+        options.flush_interval = Duration::from_millis(10);
+        let store = EventStore::open(&place.manager, options).await.unwrap();
+        let cold = store.shared().cold.clone().unwrap();
+        let (held, is_held) = tokio::sync::oneshot::channel();
+        let (release, is_released) = std::sync::mpsc::channel::<()>();
+        let medium = std::thread::spawn(move || {
+            let _busy = cold.lock().unwrap();
+            held.send(()).unwrap();
+            is_released.recv().ok();
+        });
+        is_held.await.unwrap();
+
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let own = store.clone();
+        let running = tokio::spawn(async move { own.maintain(async { drop(stopped.await) }).await });
+        for _ in 0..3 {
+            let kind = EventType::parse("resource.updated").unwrap();
+            let event = NewEvent::new(place.manager.next_ulid(), kind, &1).unwrap();
+            let stream = StreamName::parse("s").unwrap();
+            store.append(&Scope::System, &stream, Expected::Any, vec![event]).await.unwrap();
+            let flushed = async {
+                while store.shared().heads().backlog().events() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, flushed).await.expect("it is flushed by time");
+        }
+        stop.send(()).unwrap();
+        tokio::time::timeout(PATIENCE, running).await.expect("the loop ends").unwrap().unwrap();
+        release.send(()).unwrap();
+        medium.join().unwrap();
     }
 }
