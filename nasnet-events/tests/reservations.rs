@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use nasnet_dbmanager::Scope;
@@ -232,14 +234,14 @@ async fn an_answer_that_nobody_takes_gives_its_positions_back() {
     assert_eq!(read_ids(&store, Query::all()).await, [first.id, beside_id]);
 }
 
-/// Three events take several statements.
+/// Three events take several statements, and each of their steps is a place to be dropped at.
 #[tokio::test]
 async fn an_append_that_is_dropped_between_its_statements_is_there_whole_or_not_at_all() {
     let site = Site::new();
     let (manager, store) = site.open().await;
     let (mut refused, mut done) = (0, false);
-    for polls in 1..200 {
-        let name = stream(&format!("s/{polls}"));
+    for steps in (1..100_000).step_by(17) {
+        let name = stream(&format!("s/{steps}"));
         let append = StreamAppend::new(name.clone(), Expected::Any, (0..3).map(|_| normal(&manager)).collect());
         let own = store.clone();
         let written: Result<bool, Error> = manager
@@ -248,17 +250,33 @@ async fn an_append_that_is_dropped_between_its_statements_is_there_whole_or_not_
             .unwrap()
             .write(TEST, move |conn| {
                 Box::pin(async move {
-                    let (scope, mut seen) = (router("r1"), 0);
-                    let mut appending = Box::pin(own.append_in(conn, &scope, vec![append]));
-                    let polled = std::future::poll_fn(|cx| {
-                        seen += 1;
-                        match appending.as_mut().poll(cx) {
-                            Poll::Pending if seen < polls => Poll::Pending,
-                            Poll::Pending => Poll::Ready(None),
-                            Poll::Ready(result) => Poll::Ready(Some(result)),
+                    // SQLite stands still at the given step until the append is dropped there.
+                    let (at, gone) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+                    let (reached, dropped) = (Arc::clone(&at), Arc::clone(&gone));
+                    let mut left = steps;
+                    conn.lock_handle().await.unwrap().set_progress_handler(1, move || {
+                        left -= i32::from(left > 0);
+                        reached.fetch_or(left == 0, Ordering::SeqCst);
+                        while left == 0 && !dropped.load(Ordering::SeqCst) {
+                            std::thread::yield_now();
                         }
+                        true
                     });
-                    polled.await.transpose().map(|pending| pending.is_some())
+                    let scope = router("r1");
+                    let mut appending = Box::pin(own.append_in(conn, &scope, vec![append]));
+                    let result = std::future::poll_fn(|cx| match appending.as_mut().poll(cx) {
+                        Poll::Pending if at.load(Ordering::SeqCst) => Poll::Ready(None),
+                        Poll::Pending => {
+                            cx.waker().wake_by_ref();
+                            Poll::Pending
+                        }
+                        Poll::Ready(result) => Poll::Ready(Some(result)),
+                    })
+                    .await;
+                    drop(appending);
+                    gone.store(true, Ordering::SeqCst);
+                    conn.lock_handle().await.unwrap().remove_progress_handler();
+                    result.transpose().map(|pending| pending.is_some())
                 })
             })
             .await;
@@ -270,14 +288,14 @@ async fn an_append_that_is_dropped_between_its_statements_is_there_whole_or_not_
                 done = true;
                 break;
             }
-            Ok(false) => assert!([0, 3].contains(&there), "{there} after {polls} polls"),
+            Ok(false) => assert!([0, 3].contains(&there), "{there} after {steps} steps"),
             Err(error) => {
                 let Error::Storage { source } = &error else { panic!("{error:?}") };
                 assert!(matches!(**source, nasnet_dbmanager::Error::HalfDone), "{error:?}");
-                assert_eq!(there, 0, "after {polls} polls");
+                assert_eq!(there, 0, "after {steps} steps");
                 refused += 1;
             }
         }
     }
-    assert!(done && refused > 0, "{done}, {refused} were dropped between two statements");
+    assert!(done && refused > 9, "{done}, {refused} were dropped between two statements");
 }
