@@ -45,6 +45,9 @@ const YIELDS_BEFORE_SLEEP: u32 = 16;
 /// How long it sleeps then.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
+/// Bytes written to the log of a file in memory after which it is moved into the file, once who wrote has the answer.
+const LOG_BYTES: u64 = 256 << 10;
+
 /// How long a checkpoint waits for readers.
 const CHECKPOINT_BUSY_MS: u32 = 250;
 
@@ -169,6 +172,8 @@ pub(crate) struct Writer {
     condemned: Option<Live>,
     deadline: Duration,
     meter: Meter,
+    /// What had been written to the log when it was last moved.
+    log_moved: u64,
     vitals: Arc<Vitals>,
     /// Held as long as this task may touch the file.
     _lock: Arc<FileLock>,
@@ -184,7 +189,8 @@ impl Writer {
     ) -> Self {
         let meter = Meter::of(&target.path);
         let link = Link::Up(Live::new(guarded));
-        let writer = Self { target, link, condemned: None, deadline, meter, vitals, _lock: lock };
+        let log_moved = meter.written().wal_bytes;
+        let writer = Self { target, link, condemned: None, deadline, meter, log_moved, vitals, _lock: lock };
         // What opening it wrote.
         writer.charge(&[]);
         writer
@@ -270,6 +276,23 @@ impl Writer {
     /// Tells whether raw operations never wait for a medium, so that they may run wherever they are called.
     pub(crate) fn is_in_memory(&self) -> bool {
         self.target.profile == Profile::Tmpfs
+    }
+
+    /// Tells whether the log of a file in memory is long enough to be moved. No commit waits for that, unless nobody came to
+    /// it for long: SQLite does it itself then.
+    pub(crate) fn is_log_due(&self) -> bool {
+        self.is_in_memory() && self.meter.written().wal_bytes.saturating_sub(self.log_moved) >= LOG_BYTES
+    }
+
+    /// Moves what it can of the log into the file, without waiting for anybody.
+    pub(crate) fn move_log(&mut self) {
+        self.log_moved = self.meter.written().wal_bytes;
+        let Link::Up(Live { hands: Hands::Raw(held), .. }) = &self.link else { return };
+        if let Err(error) = raw_group::move_log(held) {
+            self.vitals.note_damage(&error);
+            // The log holds it all; the next commits try again.
+            tracing::warn!(path = %self.target.path.display(), %error, "the write-ahead log cannot be moved");
+        }
     }
 
     /// Begins a transaction for raw operations. SQLite must not sleep on a thread of the runtime: while another process

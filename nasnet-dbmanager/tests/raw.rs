@@ -10,7 +10,7 @@ use common::{CAUSE, Dirs, KV_1, all, put, with_router};
 use futures_util::FutureExt;
 use nasnet_dbmanager::{
     ConstraintKind, Database, DbManager, Error, FileKind, OnOpen, Options, RawConn, RawRow, RawValue, RouterDb,
-    SchemaSet,
+    SchemaSet, vfs,
 };
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::oneshot;
@@ -555,6 +555,30 @@ async fn values_dropped_with_an_operation_are_dropped_once() {
             assert_eq!(Arc::strong_count(&token), 1, "{on}");
         }
     }
+    fleet.shutdown().await;
+}
+
+#[tokio::test]
+async fn no_commit_waits_for_the_log_of_a_file_in_memory() {
+    let dirs = Dirs::new();
+    let fleet = Fleet::open(&dirs).await;
+    let db = fleet.manager.locks().clone();
+    let meter = vfs::Meter::of(db.path());
+    let before = meter.written();
+    let mut key = 0;
+    while (meter.written() - before).wal_bytes < 256 << 10 {
+        assert_eq!((meter.written() - before).db_bytes, 0, "after {key} commits");
+        put_raw(&db, key, key).await.unwrap();
+        key += 1;
+    }
+    // Now that nobody asks for anything, the log is moved.
+    let moved = async {
+        while (meter.written() - before).db_bytes == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), moved).await.unwrap();
+    assert_eq!(all(&db).await.len(), usize::try_from(key).unwrap());
     fleet.shutdown().await;
 }
 

@@ -24,6 +24,14 @@ pub(super) fn begin(held: &Held, only_reads: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// Moves what it can of the log into the file.
+pub(super) fn move_log(held: &Held) -> Result<(), Error> {
+    let moved = held.conn().prepare_cached("PRAGMA wal_checkpoint(PASSIVE)");
+    moved
+        .and_then(|mut statement| statement.query_row([], |_| Ok(())))
+        .map_err(|error| translate_raw("checkpoint", error))
+}
+
 /// Runs operations from the front of `waiting` in the transaction that has begun, until all are done or it is gone, and
 /// commits it.
 pub(super) fn run<O>(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::{Job, RawOperation, Writer};
 use crate::observe;
@@ -20,6 +20,8 @@ pub(crate) struct Seat {
     before: AtomicUsize,
     /// Whether operations may run on the thread of their caller.
     passable: bool,
+    /// Tells the task of the writer that the log is to be moved. Operations do not wait for it to begin.
+    log_due: Notify,
     kind: FileKind,
 }
 
@@ -34,7 +36,7 @@ impl Seat {
     pub(crate) fn new(writer: Writer) -> Self {
         let passable = writer.is_in_memory();
         let kind = writer.vitals.kind();
-        Self { writer: Mutex::new(Some(writer)), before: AtomicUsize::new(0), passable, kind }
+        Self { writer: Mutex::new(Some(writer)), before: AtomicUsize::new(0), passable, log_due: Notify::new(), kind }
     }
 
     /// Counts a job about to be queued.
@@ -54,11 +56,17 @@ impl Seat {
         if !self.passable || self.before.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        let ran = match self.writer.try_lock() {
-            Ok(mut writer) => writer.as_mut().is_some_and(|writer| writer.run_now(operation)),
-            Err(_) => false,
-        };
+        let (mut ran, mut is_log_due) = (false, false);
+        if let Ok(mut seated) = self.writer.try_lock()
+            && let Some(writer) = seated.as_mut()
+        {
+            ran = writer.run_now(operation);
+            is_log_due = writer.is_log_due();
+        }
         self.before.fetch_sub(1, Ordering::AcqRel);
+        if is_log_due {
+            self.log_due.notify_one();
+        }
         ran
     }
 }
@@ -69,7 +77,16 @@ pub(crate) async fn serve(seat: Arc<Seat>, mut queue: mpsc::Receiver<Job>) {
     loop {
         let job = match next.take() {
             Some(job) => Some(job),
-            None => queue.recv().await,
+            None => tokio::select! {
+                biased;
+                job = queue.recv() => job,
+                () = seat.log_due.notified() => {
+                    if let Some(writer) = seat.writer.lock().await.as_mut() {
+                        writer.move_log();
+                    }
+                    continue;
+                }
+            },
         };
         let mut seated = seat.writer.lock().await;
         let Some(writer) = seated.as_mut() else { return };
@@ -116,10 +133,14 @@ pub(crate) async fn serve(seat: Arc<Seat>, mut queue: mpsc::Receiver<Job>) {
                 writer.commit_raw(group).await
             }
         };
+        let is_log_due = writer.is_log_due();
         // Whoever has an answer finds the writer free.
         drop(seated);
         seat.leave(answers.len());
         answers.into_iter().for_each(|operation| operation.answer());
+        if is_log_due {
+            seat.log_due.notify_one();
+        }
     }
 }
 
