@@ -13,13 +13,6 @@ use crate::sealing;
 use crate::store::EventStore;
 use crate::window;
 
-/// Where the answer for one stream comes from.
-enum Source {
-    Ready(Result<Receipt, Error>),
-    /// The appender, in the order of the queue.
-    Queued,
-}
-
 impl EventStore {
     /// Appends to many streams of one scope, each as [`EventStore::append`] would, and answers for each in the same order.
     /// What goes to the hot tier shares one commit, whatever the number of streams; what is durable at once is written
@@ -44,50 +37,49 @@ impl EventStore {
         let places = self.places(bodies)?;
         let keys = sealing::for_append(shared, appends.iter().flat_map(|append| &append.events)).await?;
         let now = shared.manager.now();
-        let mut sources = Vec::with_capacity(appends.len());
+        // The answers that do not come from the appender, each with the place of its stream.
+        let mut elsewhere: Vec<(usize, Result<Receipt, Error>)> = Vec::new();
         let (mut parts, mut hot) = (SmallVec::with_capacity(appends.len()), Vec::with_capacity(count));
         let (mut durable, mut durable_streams) = (Vec::new(), HashSet::new());
-        for StreamAppend { stream, expected, events } in appends {
+        for (at, StreamAppend { stream, expected, events }) in appends.into_iter().enumerate() {
             let before = hot.len();
             if let Err(error) = self.record(scope, &stream, events, &keys, &now, &mut hot) {
-                sources.push(Source::Ready(Err(error)));
+                elsewhere.push((at, Err(error)));
                 continue;
             }
             // What follows durable events of its stream is appended behind them.
             let follows = !durable.is_empty() && durable_streams.contains(&stream);
             if follows || matches!(durability::way(None, &hot[before..]), Way::Durable) {
                 durable_streams.insert(stream.clone());
-                durable.push((sources.len(), stream, expected, hot.split_off(before)));
+                durable.push((at, stream, expected, hot.split_off(before)));
             } else {
                 parts.push(Part { expected, count: hot.len() - before });
             }
-            sources.push(Source::Queued);
         }
         let queued = async {
             if parts.is_empty() { Ok(Answers::new()) } else { self.append_hot(scope, parts, hot, places).await }
         };
         let stored = async {
             let mut answers = Vec::with_capacity(durable.len());
-            for (index, stream, expected, events) in durable {
-                answers.push((index, self.append_durable(scope, &stream, expected, events).await));
+            for (at, stream, expected, events) in durable {
+                answers.push((at, self.append_durable(scope, &stream, expected, events).await));
             }
             answers
         };
         // The hot part is queued first, and nobody waits for one before the other.
         let (queued, stored) = tokio::join!(biased; queued, stored);
-        for (index, answer) in stored {
-            sources[index] = Source::Ready(answer);
+        let mut results = queued?.into_vec();
+        elsewhere.extend(stored);
+        elsewhere.sort_unstable_by_key(|(at, _)| *at);
+        for (at, answer) in elsewhere {
+            results.insert(at.min(results.len()), answer);
         }
-        let mut answers = queued?.into_iter();
-        let mut results = Vec::with_capacity(sources.len());
-        for source in sources {
-            results.push(match source {
-                Source::Ready(answer) => answer,
-                Source::Queued => match answers.next().unwrap_or(Err(Error::Closed)) {
-                    Err(Error::Conflict(conflict)) => Err(Error::Conflict(self.with_missed(conflict).await)),
-                    answer => answer,
-                },
-            });
+        for result in &mut results {
+            if let Err(Error::Conflict(_)) = result
+                && let Err(Error::Conflict(conflict)) = std::mem::replace(result, Err(Error::Closed))
+            {
+                *result = Err(Error::Conflict(self.with_missed(conflict).await));
+            }
         }
         Ok(results)
     }

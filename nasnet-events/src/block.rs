@@ -126,7 +126,6 @@ impl<K: Copy + Eq + Hash> Interner<K> {
 /// Encodes events in ascending order of position. Returns the bytes and the length of the payload.
 pub(crate) fn encode(events: &[&Recorded], packing: Packing<'_>) -> Result<(Vec<u8>, usize), Malformed> {
     let payload = encode_payload(events)?;
-    let mut bytes = vec![VERSION, 0, 0, 0, 0, 0];
     let failed = |_| Malformed("zstd cannot compress");
     let (packed, flag) = match packing {
         Packing::Plain => (None, 0),
@@ -136,7 +135,11 @@ pub(crate) fn encode(events: &[&Recorded], packing: Packing<'_>) -> Result<(Vec<
             (Some(compressor.compress(&payload).map_err(failed)?), WITH_DICTIONARY)
         }
     };
-    match packed.filter(|packed| packed.len() < payload.len()) {
+    let packed = packed.filter(|packed| packed.len() < payload.len());
+    let stored_bytes = packed.as_ref().map_or(payload.len(), |packed| packed.len() + varint::BYTES_MAX);
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + stored_bytes);
+    bytes.extend_from_slice(&[VERSION, 0, 0, 0, 0, 0]);
+    match packed {
         Some(packed) => {
             bytes[1] = flag;
             varint::put(&mut bytes, payload.len() as u64);

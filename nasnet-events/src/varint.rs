@@ -10,6 +10,9 @@ impl std::fmt::Display for Malformed {
     }
 }
 
+/// The most that [`put`] appends.
+pub(crate) const BYTES_MAX: usize = 10;
+
 /// Appends `value` in LEB128.
 pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
