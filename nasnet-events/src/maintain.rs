@@ -15,7 +15,7 @@ use crate::flush::{FlushReason, FlushReport};
 use crate::options::{EventOptions, FlushPolicy};
 use crate::position::Position;
 use crate::retain::Forced;
-use crate::schedule::{Archives, Rhythm, stretched};
+use crate::schedule::{Archives, Rhythm, is_due_after_start, stretched};
 use crate::shared::Shared;
 use crate::store::{EventStore, blocking};
 
@@ -45,6 +45,7 @@ struct Done {
     fell_short: Option<Instant>,
     expired: Instant,
     sealed: Option<Instant>,
+    started: Now,
     trained: Option<Now>,
     marked: Option<Instant>,
     retained: Option<Instant>,
@@ -85,7 +86,8 @@ impl EventStore {
             fell_short: None,
             expired: Instant::now(),
             sealed: None,
-            trained: Some(shared.manager.now()),
+            started: shared.manager.now(),
+            trained: None,
             marked: None,
             retained: None,
         };
@@ -212,7 +214,7 @@ impl EventStore {
             }
         }
         let now = self.shared().manager.now();
-        if Rhythm::daily(TRAIN_MINUTE).is_due(done.trained.as_ref(), &now) {
+        if is_due_after_start(Rhythm::daily(TRAIN_MINUTE), done.trained.as_ref(), &done.started, &now) {
             done.trained = Some(now);
             if let Err(error) = self.train().await {
                 tracing::warn!(%error, "no dictionaries can be made");

@@ -52,6 +52,13 @@ impl Rhythm {
     }
 }
 
+/// As [`Rhythm::is_due`], of what a process does not do as soon as it starts: the first time comes once it has run for a
+/// while, so that a machine that never runs for a day has its turn too.
+pub(crate) fn is_due_after_start(rhythm: Rhythm, last: Option<&Now>, started: &Now, now: &Now) -> bool {
+    let has_run = || now.age_of(started.boot, started.boottime_ms).is_none_or(|age| age >= GAP_MIN);
+    rhythm.is_due(last, now) && (last.is_some() || has_run())
+}
+
 /// Which scopes an archive is due for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -165,6 +172,17 @@ mod tests {
         assert!(daily.is_due(Some(&last), &at(27, MONDAY_MS - years)));
         let rebooted = Now { boot: BootId::from_bytes([2; 16]), ..later(4) };
         assert!(daily.is_due(Some(&last), &rebooted));
+    }
+
+    #[test]
+    fn what_can_wait_is_done_after_an_hour_and_then_in_its_rhythm() {
+        let (daily, started) = (Rhythm::daily(180), later(0));
+        assert!(!is_due_after_start(daily, None, &started, &started));
+        assert!(!is_due_after_start(daily, None, &started, &at(0, MONDAY_MS + 4 * HOUR.cast_signed())));
+        assert!(is_due_after_start(daily, None, &started, &later(1)));
+        let last = later(1);
+        assert!(!is_due_after_start(daily, Some(&last), &started, &later(2)));
+        assert!(is_due_after_start(daily, Some(&last), &started, &later(3)));
     }
 
     #[test]
