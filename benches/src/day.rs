@@ -177,7 +177,9 @@ impl Day {
         let sample = self.generator.sample();
         let actor = ACTORS[usize::try_from(self.polls / RUN_POLLS)? % ACTORS.len()];
         let body = RawValue::from_string(sample.body)?;
-        let event = NewEvent::with_body(self.db.next_ulid(), EventType::parse(sample.kind)?, body)
+        // One in forty, as lines of the router's log.
+        let kind = if self.random.below(40) == 0 { "log.line" } else { sample.kind };
+        let event = NewEvent::with_body(self.db.next_ulid(), EventType::parse(kind)?, body)
             .actor(actor)
             .correlation_id(self.run);
         // One in forty, as interfaces that flap.

@@ -5,10 +5,11 @@ mod support;
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use nasnet_dbmanager::{DbManager, RestoreMode, RouterId, Scope, Which};
-use nasnet_events::{Class, Error, EventStore, Expected, FlushReason, Query, prepare_cold_dir};
+use nasnet_events::{Class, Error, EventStore, Expected, FlushReason, Query, StreamName, prepare_cold_dir};
 use support::{
     Site, append_normal, empty_hot, empty_warm, event, normal, on_scope, open_with_cold, options, read_ids, router,
     stream,
@@ -83,6 +84,45 @@ async fn low_events_are_read_from_the_archive() {
     empty_hot(&manager).await;
     assert!(read_of_cold(&store, Query::all(), &ids).await > 0);
     assert_eq!(read_of_cold(&store, Query::all().class(Class::Normal), &ids[1..]).await, 0);
+}
+
+/// Low events that wait for a medium stay in rows of which the rest has left the hot tier; what was appended after them is all
+/// there.
+#[tokio::test]
+async fn frames_of_what_the_hot_tier_holds_whole_are_not_opened_beside_those_of_what_has_left_it() {
+    let site = Site::new();
+    let (manager, store) = open_with_cold(&site).await;
+    let scope = router("r1");
+    let (old, fresh) = (stream("old"), stream("fresh"));
+    let append = async |name: &StreamName, kinds: [&str; 2]| {
+        let events = kinds.map(|kind| event(&manager, kind));
+        let ids = [events[0].id, events[1].id];
+        let receipt = store.append(&scope, name, Expected::Any, events.to_vec()).await.unwrap();
+        (ids, receipt.last)
+    };
+    let (before, end) = append(&old, ["metric.cpu", "resource.updated"]).await;
+    store.flush(FlushReason::Requested).await.unwrap();
+    site.clock.advance(Duration::from_secs(25 * 3_600));
+    // The newest row of all stays as it is.
+    append_normal(&manager, &store, &router("r2"), 1).await;
+    store.expire().await.unwrap();
+    assert_eq!(store.status().await.unwrap().hot.events, 2, "one has left");
+    archive(&store, 2).await;
+    let (after, _) = append(&fresh, ["metric.cpu", "resource.updated"]).await;
+    archive(&store, 1).await;
+
+    let all = [before, after].concat();
+    for (query, expected) in [(Query::scope(scope.clone()), &all[..]), (Query::scope(scope).stream(fresh), &after)] {
+        let read = async |query: Query, mut expected: Vec<Ulid>| {
+            let bytes = read_of_cold(&store, query.clone(), &expected).await;
+            expected.reverse();
+            assert_eq!(read_of_cold(&store, query.backwards(), &expected).await, bytes);
+            bytes
+        };
+        let until = expected.iter().filter(|id| before.contains(id)).copied().collect();
+        let of_old = read(query.clone().until(end), until).await;
+        assert_eq!(read(query, expected.to_vec()).await, of_old);
+    }
 }
 
 /// Frames of other scopes begin before it and end after it, too.

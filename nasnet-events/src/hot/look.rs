@@ -57,31 +57,39 @@ impl Fetched {
     pub(crate) fn into_hot(self, query: &Query, left: usize) -> Hot {
         let (order, epoch) = (query.order, self.epoch);
         let mut has_holes = false;
-        let mut add = |slice: &mut Slice, row: Row| {
-            has_holes |= row.shed > 0;
-            take(slice, row, query, epoch);
-        };
         let slice = match self.rows {
             Rows::Below => None,
             Rows::Stream { mut slice, mut rows } => {
                 if order == Order::Backwards {
                     rows.reverse();
                 }
-                rows.into_iter().for_each(|row| add(&mut slice, row));
+                let next = end_with_kind(&mut rows);
+                for row in rows {
+                    has_holes |= row.shed > 0;
+                    take(&mut slice, row, query, epoch);
+                }
+                if let Some((first, last)) = next {
+                    slice.covered = match order {
+                        Order::Forwards => Position::new(epoch, first).before(),
+                        Order::Backwards => Position::new(epoch, last),
+                    };
+                }
                 Some(slice)
             }
-            Rows::Log { range, rows, whole } => {
+            Rows::Log { range, mut rows, whole } => {
                 let mut slice = Slice::whole(range, order);
+                let is_whole = end_with_kind(&mut rows).is_none() && whole;
                 let mut rows = rows.into_iter();
                 for row in rows.by_ref() {
                     let (first, last) = (Position::new(epoch, row.first_seq), Position::new(epoch, row.last_seq()));
-                    add(&mut slice, row);
+                    has_holes |= row.shed > 0;
+                    take(&mut slice, row, query, epoch);
                     slice.stop_at(first, last, order);
                     if slice.events.len() >= left {
                         break;
                     }
                 }
-                if whole && rows.len() == 0 {
+                if is_whole && rows.len() == 0 {
                     slice.covered = end_of(range, order);
                 }
                 Some(slice)
@@ -89,6 +97,16 @@ impl Fetched {
         };
         Hot { range: self.range, part: self.part, slice, has_holes, unresolved: self.unresolved }
     }
+}
+
+/// Ends a page where rows that have lost events begin, or end: for those alone other tiers are asked, which takes as long as
+/// the page does there. Returns the ends of the first row that is left to the next page.
+fn end_with_kind(rows: &mut Vec<Row>) -> Option<(u64, u64)> {
+    let has_lost = rows.first()?.shed > 0;
+    let end = rows.iter().position(|row| (row.shed > 0) != has_lost)?;
+    let next = rows.get(end).map(|row| (row.first_seq, row.last_seq()));
+    rows.truncate(end);
+    next
 }
 
 /// Fetches rows of the next page that hold so many `events`, of a stream those that hold its next `left`.

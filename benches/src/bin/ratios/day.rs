@@ -116,9 +116,14 @@ impl Key {
                 .limit(100)
                 .wall_ms(BEGINS_MS..=ends_ms)
                 .stream(stream_of(router, random.below(RESOURCES))?),
-            Self::StreamPrefix => newest.stream_prefix("resource/"),
+            Self::StreamPrefix => {
+                // A hundred streams of the two thousand.
+                let stream = stream_of(router, random.below(RESOURCES))?;
+                let name = stream.as_str();
+                newest.stream_prefix(&name[..name.len().saturating_sub(2)])
+            }
             Self::Kind => newest.kind_prefix(KINDS[usize::try_from(random.below(3))?]),
-            Self::Class => newest.class(Class::Normal),
+            Self::Class => newest.class(Class::Low),
             Self::Level => newest.level_min(Level::Warning),
             Self::Actor => newest.actor(ACTORS[usize::try_from(random.below(ACTORS.len() as u64))?]),
             Self::Run => newest.correlation_id(event.correlation_id.unwrap_or(Ulid::nil())),
