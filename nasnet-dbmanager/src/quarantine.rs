@@ -57,6 +57,13 @@ pub enum RestoredFrom {
     Salvage,
     /// Nothing: the database is empty.
     Fresh,
+    /// What an earlier restore had replaced, put back.
+    Safety {
+        /// The name below `safety/` it had.
+        directory: String,
+    },
+    /// A file that somebody put in the place of the database.
+    Outside,
 }
 
 /// What is missing in the database that took the place of a damaged one.

@@ -81,14 +81,37 @@ impl DbManager {
         from: &RestoredFrom,
         replaced: &Path,
     ) -> Result<Vec<Replayed>, Error> {
+        let all = self.run_replays(id, path, from, Some(replaced)).await?;
+        if all.is_empty() {
+            return Ok(all);
+        }
+        if layout::size_of(&layout::wal_of(path))? != 0 {
+            return Err(Error::Corrupt { detail: format!("a log is left beside {}", path.display()) });
+        }
+        self.raise_past(path, FileKind::Router).await?;
+        layout::sync(path)?;
+        path.parent().map_or(Ok(()), layout::sync)?;
+        Ok(all)
+    }
+
+    /// As [`DbManager::replay_onto`], also for a database that somebody may have open.
+    pub(crate) async fn run_replays(
+        &self,
+        id: &RouterId,
+        path: &Path,
+        from: &RestoredFrom,
+        replaced: Option<&Path>,
+    ) -> Result<Vec<Replayed>, Error> {
         let replays = self.inner.files.options().replays.clone();
         let mut all = Vec::with_capacity(replays.len());
         if replays.is_empty() {
             return Ok(all);
         }
-        let scratch = copy_of(replaced, self.run_dir());
+        let scratch = replaced.and_then(|replaced| copy_of(replaced, self.run_dir()));
         let target = Target { path: path.to_owned(), ..self.spec_of(&Scope::Router(id.clone())).target };
-        let replaced_annexes = Annexes::new(Target { path: replaced.to_owned(), ..target.clone() });
+        // Nothing is beside a file that is not there.
+        let beside = replaced.map_or_else(|| self.run_dir().join("replaced"), Path::to_owned);
+        let replaced_annexes = Annexes::new(Target { path: beside, ..target.clone() });
         for replay in replays {
             let mut guarded = target.connect(Role::Writer).await?;
             let replaced = scratch.as_ref().map(Scratch::path);
@@ -112,12 +135,6 @@ impl DbManager {
             all.push(replayed?);
             closed?;
         }
-        if layout::size_of(&layout::wal_of(path))? != 0 {
-            return Err(Error::Corrupt { detail: format!("a log is left beside {}", path.display()) });
-        }
-        self.raise_past(path, FileKind::Router).await?;
-        layout::sync(path)?;
-        path.parent().map_or(Ok(()), layout::sync)?;
         Ok(all)
     }
 }

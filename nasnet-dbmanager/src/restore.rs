@@ -119,7 +119,8 @@ impl DbManager {
         Ok(report)
     }
 
-    /// Puts back what a restore replaced; what the restore brought is kept in its stead, under the same name.
+    /// Puts back what a restore replaced; what the restore brought is kept in its stead, under the same name. Returns
+    /// what was brought back of what came after that restore (`Options::replays`).
     ///
     /// # Errors
     /// [`Error::MissingDatabase`] when the safety directory is gone, [`Error::Corrupt`] and [`Error::WrongDatabase`]
@@ -127,7 +128,7 @@ impl DbManager {
     ///
     /// # Cancel safety
     /// As [`DbManager::restore`].
-    pub async fn undo_restore(&self, id: &RouterId, safety: &str) -> Result<(), Error> {
+    pub async fn undo_restore(&self, id: &RouterId, safety: &str) -> Result<Vec<Replayed>, Error> {
         let restorable = [Lifecycle::Active, Lifecycle::Quarantined];
         self.may_be_in(id, &restorable).await?;
         let files = &self.inner.files;
@@ -146,13 +147,17 @@ impl DbManager {
         guarded.close().await?;
         let intent = self.swap_intent(id, safety, format!("{UNDO}{safety}"));
         self.begin(&intent).await?;
-        let swapped = match file_uid {
-            Ok(uid) => swap(files, &intent, uid),
-            Err(error) => Err(error),
-        };
+        let built = async {
+            let uid = file_uid?;
+            let from = RestoredFrom::Safety { directory: safety.to_owned() };
+            // It only adds to what is there: when nothing comes of the swap, the next one finds it done.
+            Ok((uid, self.replay_onto(id, &path, &from, &files.layout().router(id)).await?))
+        }
+        .await;
+        let swapped = built.and_then(|(uid, replayed)| swap(files, &intent, uid).map(|()| replayed));
         let finished = finish(self.system(), files, &intent, self.now()).await;
-        swapped?;
-        finished.map(|_| ())
+        let replayed = swapped?;
+        finished.map(|_| replayed)
     }
 
     async fn restore_one(&self, manifest: &Manifest, id: &RouterId) -> Result<RestoredRouter, Error> {

@@ -246,7 +246,10 @@ async fn a_move_that_failed_half_way_is_finished_for_whoever_asks_next() {
                     "retire" => manager.retire(&home).await,
                     "reinstate" => manager.reinstate(&home).await,
                     _ => match manager.restore(&manifest, RestoreMode::Router(home.clone())).await {
-                        Ok(report) => manager.undo_restore(&home, report.restored[0].safety.as_deref().unwrap()).await,
+                        Ok(report) => {
+                            let safety = report.restored[0].safety.as_deref().unwrap();
+                            manager.undo_restore(&home, safety).await.map(|_| ())
+                        }
                         Err(error) => Err(error),
                     },
                 };

@@ -7,12 +7,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use nasnet_dbmanager::{Annexes, BoxFuture, Cause, Database, Replay, ReplayError, Replayed, Restored, Scope};
+use nasnet_dbmanager::{
+    Annexes, BoxFuture, Cause, Database, DbManager, Replay, ReplayError, Replayed, Restored, Scope,
+};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use crate::class::Class;
 use crate::cold::ColdDir;
+use crate::epoch;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::flushed;
@@ -22,6 +25,7 @@ use crate::options::ColdOptions;
 use crate::position::Position;
 use crate::query::Query;
 use crate::store::blocking;
+use crate::truncation;
 use crate::warm::segment::Lane;
 use crate::warm::{rows, segment};
 
@@ -97,6 +101,8 @@ impl Found {
 struct Added {
     events: u64,
     refused: u64,
+    /// Everything before the first of them, and the last.
+    refused_span: Option<(Position, Position)>,
     from: [u64; 3],
     span: Option<(Position, Position)>,
 }
@@ -115,7 +121,7 @@ impl EventReplay {
             Some(path) => from_replaced(path, replaced_annexes, &mut found).await?,
             None => (false, None),
         };
-        let whole_hot = from_hot(&manager.hot(), &mut found).await?;
+        let (whole_hot, hot_from) = from_hot(manager, &mut found).await?;
         if let Some(options) = &self.cold
             && let Err(error) = from_cold(ColdDir::new(options, manager), &mut found).await
         {
@@ -126,7 +132,16 @@ impl EventReplay {
         // The next flush writes those again that the hot tier still has.
         let whole_flushed =
             flush_again(&manager.hot(), conn, &found.scope, tail).await? || (whole_file && replaced_tail == Some(tail));
-        let complete = (whole_file || whole_hot) && whole_flushed;
+        let whole_rows = whole_file || whole_hot;
+        let complete = whole_rows && whole_flushed;
+        // Whoever had not come so far is told: what the hot tier has is shown from there.
+        let missing = [(whole_rows, floor), (whole_flushed, tail)];
+        let after = missing.iter().filter(|(whole, _)| !whole).map(|(_, after)| *after).min();
+        let unknown = after.map(|after| (after, hot_from)).filter(|(after, _)| *after < hot_from);
+        let gone = unknown.into_iter().chain(added.refused_span);
+        if let Some((after, through)) = gone.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))) {
+            truncation::note_restored(conn, after, through, added.refused).await?;
+        }
         let mut detail = match added.span {
             Some((first, last)) => {
                 let names = ["the replaced database", "the hot tier", "the cold tier"];
@@ -136,7 +151,7 @@ impl EventReplay {
             }
             None => "none".to_owned(),
         };
-        if !(whole_file || whole_hot) {
+        if !whole_rows {
             detail.push_str(&format!("; others after {floor} may be missing"));
         }
         if !whole_flushed {
@@ -158,6 +173,7 @@ async fn add(conn: &mut SqliteConnection, found: &Found) -> Result<Added, Error>
         let query = sqlx::query_scalar(HAS_VERSION).bind(event.stream.as_str());
         if query.bind(event.version.cast_signed()).fetch_one(&mut *conn).await? {
             added.refused += 1;
+            added.refused_span = Some((added.refused_span.map_or(position.before(), |(after, _)| after), *position));
             continue;
         }
         rows::insert(conn, &[event]).await?;
@@ -259,7 +275,7 @@ async fn flush_again(
         .write(REPLAY, move |conn| {
             Box::pin(async move {
                 flushed::fall_behind(&mut *conn, &own, through).await?;
-                log::has_removed(conn, through).await
+                Ok::<_, Error>(log::removed_through(conn).await? > through)
             })
         })
         .await?;
@@ -268,11 +284,19 @@ async fn flush_again(
     Ok(!removed && (tail.epoch == view.epoch || is_first))
 }
 
-/// Finds the durable events that the hot tier mirrors; tells whether it reaches back far enough to have them all.
-async fn from_hot(hot: &Database, found: &mut Found) -> Result<bool, Error> {
-    let Some(view) = view_of(hot).await? else { return Ok(false) };
-    let oldest = Position::new(view.epoch, view.floor.unwrap_or(view.end + 1));
-    let mut whole = found.floor >= oldest.before() && found.floor.epoch == view.epoch;
+/// Finds the durable events that the hot tier mirrors; tells whether it reaches back far enough to have them all, and
+/// behind which position it has everything.
+async fn from_hot(manager: &DbManager, found: &mut Found) -> Result<(bool, Position), Error> {
+    let hot = manager.hot();
+    let Some(view) = view_of(&hot).await? else {
+        // Its incarnation will be the next.
+        let last = u32::try_from(manager.system().counters().get(epoch::COUNTER).await?).unwrap_or(u32::MAX);
+        return Ok((false, Position::new(last.saturating_add(1), 0)));
+    };
+    let removed = hot.read(REPLAY, |conn| Box::pin(log::removed_through(conn))).await?;
+    let from = Position::new(view.epoch, removed);
+    let is_first = found.floor == Position::START && from == Position::new(1, 0);
+    let mut whole = is_first || found.floor.epoch == view.epoch && found.floor >= from;
     let mut next = view.floor.unwrap_or(1);
     if found.floor.epoch == view.epoch {
         next = next.max(found.floor.seq);
@@ -299,7 +323,7 @@ async fn from_hot(hot: &Database, found: &mut Found) -> Result<bool, Error> {
             }
         }
     }
-    Ok(whole)
+    Ok((whole, from))
 }
 
 /// Finds the durable events of the cold tier: the others lived in segments, and are read from where they are.

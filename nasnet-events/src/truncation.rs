@@ -27,7 +27,7 @@ pub struct Truncated {
     pub after: Position,
     /// The last position removed.
     pub through: Position,
-    /// Number of events removed between the two.
+    /// Number of events removed between the two; under [`TruncatedBy::Restored`] there may have been more, or none.
     pub events: u64,
     /// Those of them that were to reach flash and did not.
     pub lost: u64,
@@ -45,6 +45,9 @@ pub enum TruncatedBy {
     /// Their router was retired before they reached flash, and nothing takes them any more. As long as the hot tier has
     /// them they are shown all the same.
     Retired,
+    /// The database of their scope is an older one: it came from a backup, or was put in its place from outside. Counted
+    /// are those that could not be brought back because others have their versions; nobody knows what else there was.
+    Restored,
     /// Their time was over.
     Retention,
     /// Their time was over and a consumer that still wanted them had waited for longer than its guard allows.
@@ -66,6 +69,8 @@ const RECORD: &str = "INSERT INTO event_cursors (name, pos) VALUES ('truncations
      ON CONFLICT (name) DO UPDATE SET pos = MAX(pos, excluded.pos)";
 const IS_GIVEN_UP: &str = "SELECT COUNT(*) FROM event_truncated \
      WHERE by = 'retired' AND scope = ?3 AND after_pos <= ?1 AND through_pos >= ?2";
+const IS_RESTORED: &str = "SELECT COUNT(*) FROM event_truncated \
+     WHERE by = 'restored' AND after_pos <= ?1 AND through_pos >= ?2";
 const ADD: &str = "INSERT INTO event_truncated (after_pos, through_pos, events, by, consumer, scope, lost) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 const KINDS: &str = "SELECT id, by, consumer FROM event_truncated ORDER BY id";
@@ -93,6 +98,7 @@ pub(crate) async fn note(conn: &mut SqliteConnection, truncated: &Truncated) -> 
     let (by, consumer) = match &truncated.by {
         TruncatedBy::Shed => ("shed", None),
         TruncatedBy::Retired => ("retired", None),
+        TruncatedBy::Restored => ("restored", None),
         TruncatedBy::Retention => ("retention", None),
         TruncatedBy::Guard { consumer } => ("guard", Some(consumer.as_str())),
     };
@@ -120,6 +126,21 @@ pub(crate) async fn note(conn: &mut SqliteConnection, truncated: &Truncated) -> 
     Ok(())
 }
 
+/// Adds a record of what an older database lacks, in the caller's transaction, unless it has one.
+pub(crate) async fn note_restored(
+    conn: &mut SqliteConnection,
+    after: Position,
+    through: Position,
+    events: u64,
+) -> Result<(), Error> {
+    let query = sqlx::query_scalar(IS_RESTORED).bind(after.to_key()?).bind(through.to_key()?);
+    let known: i64 = query.fetch_one(&mut *conn).await?;
+    if known > 0 {
+        return Ok(());
+    }
+    note(conn, &Truncated { after, through, events, lost: 0, by: TruncatedBy::Restored, scope: None }).await
+}
+
 /// The records of one scope's database that reach beyond `after`.
 pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result<Vec<Truncated>, Error> {
     type Found = (i64, i64, i64, i64, String, Option<String>, Option<String>);
@@ -131,6 +152,7 @@ pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result
             let by = match (by.as_str(), consumer) {
                 ("shed", _) => TruncatedBy::Shed,
                 ("retired", _) => TruncatedBy::Retired,
+                ("restored", _) => TruncatedBy::Restored,
                 ("retention", _) => TruncatedBy::Retention,
                 ("guard", Some(consumer)) => TruncatedBy::Guard { consumer },
                 _ => return Err(corrupt("unknown cause")),

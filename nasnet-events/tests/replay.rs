@@ -4,16 +4,19 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nasnet_dbmanager::{
-    DbManager, Manifest, NewRouter, OnDamage, Recovery, Replayed, RestoreMode, RouterId, Scope, Which,
+    DbManager, Manifest, ManualClock, NewRouter, OnDamage, Recovery, Replayed, RestoreMode, RouterId, Scope, Which,
 };
 use nasnet_events::{
-    ColdOptions, Error, EventOptions, EventReplay, EventStore, Expected, Query, StreamAppend, prepare_cold_dir,
+    ColdOptions, Error, EventOptions, EventReplay, EventStore, Expected, FlushReason, Item, Position, Query, Span,
+    StreamAppend, Truncated, TruncatedBy, prepare_cold_dir,
 };
-use support::{Site, append_in, empty_hot, event, on_scope, options, read_ids, router, stream};
+use support::watch::{consumer, ids, last, until_caught_up};
+use support::{Site, append_in, append_normal, empty_hot, event, on_scope, options, read_ids, router, stream};
 use ulid::Ulid;
 
 fn home() -> RouterId {
@@ -21,16 +24,21 @@ fn home() -> RouterId {
 }
 
 async fn open(site: &Site) -> (DbManager, EventStore) {
-    let mut options = options(site.dir.path());
-    options.clock = Arc::new(site.clock.clone());
+    open_at(site.dir.path(), site.clock.clone()).await
+}
+
+async fn open_at(dir: &Path, clock: ManualClock) -> (DbManager, EventStore) {
+    let mut options = options(dir);
+    options.clock = Arc::new(clock);
     options.on_damage = OnDamage::Recover;
-    let cold = ColdOptions::new(site.cold()).allow_same_device();
+    let cold_dir = dir.join("cold");
+    let cold = ColdOptions::new(&cold_dir).allow_same_device();
     options.replays = vec![Arc::new(EventReplay::new().cold(cold.clone()))];
     let manager = DbManager::open(options).await.unwrap();
     for id in ["r1", "r2"] {
         manager.create_router(NewRouter::new(RouterId::parse(id).unwrap())).await.ok();
     }
-    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    prepare_cold_dir(&manager, &cold_dir).unwrap();
     let store = EventStore::open(&manager, EventOptions::default().cold(cold)).await.unwrap();
     (manager, store)
 }
@@ -282,4 +290,220 @@ async fn durable_events_of_any_class_come_back_from_the_archive() {
     assert_eq!(rows(&manager, "r1").await, ids);
     store.shutdown().await.unwrap();
     manager.shutdown().await.unwrap();
+}
+
+async fn close(manager: DbManager, store: EventStore) {
+    store.shutdown().await.unwrap();
+    manager.shutdown().await.unwrap();
+}
+
+/// Appends Normal events to one router and flushes them.
+async fn flushed(manager: &DbManager, store: &EventStore, count: usize) -> Vec<Ulid> {
+    let ids = append_normal(manager, store, &router("r1"), count).await;
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
+    ids
+}
+
+fn told(items: &[Item]) -> Vec<Truncated> {
+    let removed = |item: &Item| match item {
+        Item::Truncated { removed, .. } => Some(removed.clone()),
+        _ => None,
+    };
+    items.iter().filter_map(removed).collect()
+}
+
+/// What the consumer `late` has not seen yet, which it acknowledges.
+async fn caught_up(store: &EventStore) -> Vec<Item> {
+    let mut subscription = store.subscribe(consumer("late")).await.unwrap();
+    let items = until_caught_up(&mut subscription).await;
+    if !items.is_empty() {
+        subscription.ack(last(&items)).await.unwrap();
+    }
+    subscription.close().await.unwrap();
+    items
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_after_a_restore_is_there_when_it_is_undone() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut all = append(&manager, &store, 2).await;
+    let mut normal = flushed(&manager, &store, 2).await;
+    let manifest = manager.backup(Which::Router(home()), site.dir.path().join("backup")).await.unwrap();
+    all.extend(append(&manager, &store, 3).await);
+    normal.extend(flushed(&manager, &store, 3).await);
+    let report = manager.restore(&manifest, RestoreMode::Router(home())).await.unwrap();
+    let safety = report.restored[0].safety.clone().unwrap();
+    all.extend(append(&manager, &store, 4).await);
+    normal.extend(flushed(&manager, &store, 4).await);
+    let replayed = manager.undo_restore(&home(), &safety).await.unwrap();
+    let [replayed] = &replayed[..] else { panic!("{replayed:?}") };
+    assert_eq!((replayed.replayed, replayed.refused, replayed.complete), (4, 0, true), "{replayed:?}");
+    assert_eq!(rows(&manager, "r1").await, all);
+    assert_eq!(store.status().await.unwrap().flushed_behind.len(), 1);
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (4, 0), "{report:?}");
+    // And what has left the hot tier is brought back from the database that is replaced, the other way round, too.
+    all.extend(append(&manager, &store, 1).await);
+    empty_hot(&manager).await;
+    let replayed = manager.undo_restore(&home(), &safety).await.unwrap();
+    assert!(replayed[0].detail.contains("1 from the replaced database"), "{replayed:?}");
+    assert_eq!(rows(&manager, "r1").await, all);
+    manager.undo_restore(&home(), &safety).await.unwrap();
+    let mut found = read_ids(&store, Query::scope(router("r1"))).await;
+    all.extend(normal);
+    found.sort();
+    all.sort();
+    assert_eq!(found, all, "each once");
+    assert!(store.verify(Span::all()).await.unwrap().is_sound());
+    assert_eq!(store.truncated(Position::START).await.unwrap(), []);
+    close(manager, store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_has_any_more_when_a_restore_is_undone_is_told_once() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    append(&manager, &store, 2).await;
+    let manifest = manager.backup(Which::Router(home()), site.dir.path().join("backup")).await.unwrap();
+    let report = manager.restore(&manifest, RestoreMode::Router(home())).await.unwrap();
+    let safety = report.restored[0].safety.clone().unwrap();
+    caught_up(&store).await;
+    flushed(&manager, &store, 3).await;
+    empty_hot(&manager).await;
+    let replayed = manager.undo_restore(&home(), &safety).await.unwrap();
+    assert!(!replayed[0].complete && replayed[0].detail.contains("flushed ones"), "{replayed:?}");
+    let seen = append(&manager, &store, 1).await;
+    let items = caught_up(&store).await;
+    assert_eq!(told(&items).iter().map(|told| &told.by).collect::<Vec<_>>(), [&TruncatedBy::Restored], "{items:?}");
+    assert_eq!(ids(&items)[..1], seen);
+    assert_eq!(caught_up(&store).await.len(), 0);
+    close(manager, store).await;
+}
+
+/// The archive comes back with older events of the same versions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_whose_version_another_has_is_told_as_removed() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut all = append(&manager, &store, 2).await;
+    let manifest = manager.backup(Which::Fleet, site.dir.path().join("backup")).await.unwrap();
+    all.extend(append(&manager, &store, 3).await);
+    store.archive().await.unwrap();
+    let away = site.dir.path().join("away");
+    fs::rename(site.cold(), &away).unwrap();
+    empty_hot(&manager).await;
+    lose(&manager, &site).await;
+    assert_eq!(recovered(&manager).await.replayed, 0);
+    close(manager, store).await;
+    let (manager, store) = open(&site).await;
+    caught_up(&store).await;
+    let again = append(&manager, &store, 1).await;
+    empty_hot(&manager).await;
+    fs::remove_dir_all(site.cold()).unwrap();
+    fs::rename(&away, site.cold()).unwrap();
+    let replayed = restore(&manager, &manifest).await;
+    assert_eq!((replayed.replayed, replayed.refused), (3, 1), "{replayed:?}");
+    assert_eq!(rows(&manager, "r1").await, all);
+    let removed = told(&caught_up(&store).await);
+    let [removed] = &removed[..] else { panic!("{removed:?}") };
+    assert_eq!((removed.events, &removed.by), (1, &TruncatedBy::Restored));
+    assert!(!read_ids(&store, Query::scope(router("r1"))).await.contains(&again[0]));
+    close(manager, store).await;
+}
+
+/// Processes that are killed while they undo a restore.
+#[cfg(feature = "fault-injection")]
+mod killed {
+    use nasnet_dbmanager::vfs::fault::{Fault, Operation};
+    use support::child::{self, Child};
+
+    use super::*;
+
+    const KINDS: [Operation; 4] = [Operation::Write, Operation::Sync, Operation::SyncDirectory, Operation::Rename];
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    }
+
+    pub(super) fn undo() {
+        let Some(task) = child::task() else { return };
+        let [kind, nth, safety, dir] = <[&str; 4]>::try_from(task.splitn(4, ' ').collect::<Vec<_>>()).unwrap();
+        runtime().block_on(async {
+            let (manager, _store) = open_at(Path::new(dir), ManualClock::new(support::NOW_MS)).await;
+            let kind = KINDS[kind.parse::<usize>().unwrap()];
+            let _armed = Fault::kill(kind, nth.parse().unwrap()).arm(Path::new(dir)).unwrap();
+            manager.undo_restore(&home(), safety).await.unwrap();
+        });
+    }
+
+    /// Undone or not, the router in use has everything, and so does the one it may be exchanged with next.
+    #[test]
+    fn a_restore_is_undone_or_not_and_nothing_is_lost_or_twice() {
+        let (site, runtime) = (Site::new(), runtime());
+        let (mut all, safety) = runtime.block_on(async {
+            let (manager, store) = open(&site).await;
+            let mut all = append(&manager, &store, 2).await;
+            let manifest = manager.backup(Which::Router(home()), site.dir.path().join("backup")).await.unwrap();
+            all.extend(append(&manager, &store, 2).await);
+            all.extend(flushed(&manager, &store, 2).await);
+            let report = manager.restore(&manifest, RestoreMode::Router(home())).await.unwrap();
+            drop(store);
+            manager.shutdown().await.unwrap();
+            (all, report.restored[0].safety.clone().unwrap())
+        });
+        let (mut killed, mut undone) = (0, 0);
+        for (number, _) in KINDS.iter().enumerate() {
+            for nth in std::iter::successors(Some(1_u32), |nth| Some(nth + nth / 4 + 1)) {
+                runtime.block_on(async {
+                    let (manager, store) = open(&site).await;
+                    all.extend(append(&manager, &store, 1).await);
+                    all.extend(flushed(&manager, &store, 1).await);
+                    drop(store);
+                    manager.shutdown().await.unwrap();
+                });
+                let dir = site.dir.path().display();
+                let is_done = Child::spawn(format_args!("{number} {nth} {safety} {dir}")).wait().success();
+                runtime.block_on(async {
+                    let (manager, store) = open(&site).await;
+                    let report = store.flush(FlushReason::Requested).await.unwrap();
+                    assert!(report.failed.is_empty(), "{number} {nth}: {report:?}");
+                    let database = manager.router(&home()).await.unwrap();
+                    let durable: Result<i64, Error> = database
+                        .read(support::TEST, |conn| {
+                            Box::pin(async move {
+                                const COUNT: &str = "SELECT (SELECT COUNT(*) FROM event_rows) + \
+                                     (SELECT SUM(events) FROM event_segments)";
+                                Ok(sqlx::query_scalar(COUNT).fetch_one(conn).await?)
+                            })
+                        })
+                        .await;
+                    assert_eq!(usize::try_from(durable.unwrap()).unwrap(), all.len(), "{number} {nth}");
+                    assert_eq!(store.truncated(Position::START).await.unwrap(), []);
+                    drop((database, store));
+                    manager.shutdown().await.unwrap();
+                });
+                (killed, undone) = (killed + u32::from(!is_done), undone + u32::from(is_done));
+                if is_done {
+                    break;
+                }
+            }
+        }
+        assert!(killed > 10 && undone == 4, "{killed} {undone}");
+        runtime.block_on(async {
+            let (manager, store) = open(&site).await;
+            empty_hot(&manager).await;
+            assert_eq!(read_ids(&store, Query::scope(router("r1"))).await, all);
+            assert!(store.verify(Span::all()).await.unwrap().is_sound());
+            close(manager, store).await;
+        });
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+#[test]
+#[ignore = "run by another test as a child process"]
+fn child() {
+    killed::undo();
 }

@@ -200,17 +200,18 @@ BEGIN
     SELECT RAISE(ABORT, 'event segments are append-only');
 END;
 
--- What was removed from this scope, or in system.db also from a hot tier or a retired router, although somebody may still
+-- What was removed from this scope, or with the file that this one took the place of, or in system.db also from a hot tier or a retired router, although somebody may still
 -- have wanted it.
 -- Few rows: neighbours are joined.
 CREATE TABLE event_truncated (
     id          INTEGER PRIMARY KEY,
     after_pos   INTEGER NOT NULL CHECK (after_pos >= 0),
     through_pos INTEGER NOT NULL CHECK (through_pos > after_pos),
-    events      INTEGER NOT NULL CHECK (events > 0),
+    -- 0 when the database is an older one and nobody can tell.
+    events      INTEGER NOT NULL CHECK (events > 0 OR (events = 0 AND by = 'restored')),
     -- Those of them that were to reach flash and did not.
     lost        INTEGER NOT NULL CHECK (lost BETWEEN 0 AND events),
-    by          TEXT NOT NULL CHECK (by IN ('shed', 'retired', 'retention', 'guard')),
+    by          TEXT NOT NULL CHECK (by IN ('shed', 'retired', 'restored', 'retention', 'guard')),
     -- The consumer whose guard had held it back for too long.
     consumer    TEXT CHECK ((consumer IS NOT NULL) = (by = 'guard')),
     scope       TEXT

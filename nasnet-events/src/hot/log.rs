@@ -64,8 +64,8 @@ const HOLDING: &str = "SELECT first_seq, count, state, scope, owner, reservation
      ORDER BY first_seq";
 
 const STATES: &str = "SELECT first_seq, state FROM hot_log WHERE first_seq IN (SELECT value FROM json_each(?1))";
-const HAS_REMOVED: &str = "SELECT COALESCE((SELECT MIN(first_seq) FROM hot_log), 1) > ?1 + 1 \
-     OR EXISTS (SELECT 1 FROM hot_log WHERE shed > 0 AND first_seq + count - 1 > ?1)";
+const REMOVED: &str = "SELECT MAX(COALESCE((SELECT MIN(first_seq) FROM hot_log), 1) - 1, \
+     COALESCE((SELECT MAX(first_seq + count - 1) FROM hot_log WHERE shed > 0), 0))";
 const EPOCH: &str = "SELECT epoch FROM hot_meta WHERE one = 1";
 const SET_EPOCH: &str = "INSERT INTO hot_meta (one, epoch) VALUES (1, ?1)";
 
@@ -264,9 +264,10 @@ pub(crate) async fn set_epoch(conn: &mut SqliteConnection, epoch: u32) -> Result
     Ok(())
 }
 
-/// True when events behind a number are not in the log any more.
-pub(crate) async fn has_removed(conn: &mut SqliteConnection, after: u64) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar(HAS_REMOVED).bind(after.cast_signed()).fetch_one(conn).await?)
+/// The last number of an event that is not in the log any more.
+pub(crate) async fn removed_through(conn: &mut SqliteConnection) -> Result<u64, Error> {
+    let found: i64 = sqlx::query_scalar(REMOVED).fetch_one(conn).await?;
+    Ok(found.cast_unsigned())
 }
 
 /// The shape of the log in the caller's snapshot.

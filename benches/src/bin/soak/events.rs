@@ -200,7 +200,7 @@ fn is_told_by(removed: &Truncated, told: &Told) -> bool {
             Class::Normal => removed.lost > 0,
             Class::Critical => false,
         },
-        TruncatedBy::Retired => false,
+        TruncatedBy::Retired | TruncatedBy::Restored => false,
         TruncatedBy::Retention | TruncatedBy::Guard { .. } => {
             match &removed.scope {
                 // From the hot tier.

@@ -134,7 +134,7 @@ pub(super) async fn make(bench: &mut Bench, call: Call) -> Result<Option<String>
             let (now, before) = (bench.backed_up.clone(), std::mem::take(&mut bench.there));
             bench.there = now;
             let safety = bench.safety.take().unwrap_or_default();
-            let answer = bench.db.undo_restore(&id, &safety).await;
+            let answer = bench.db.undo_restore(&id, &safety).await.map(|_| ());
             Ok(moved(bench, before, answer))
         }
         Call::Retire => Ok(untyped(bench.db.retire(&id).await.err())),
