@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::custody::{self, Action, AsideReason, Intent};
 use crate::durable;
@@ -20,6 +20,8 @@ use crate::layout;
 use crate::manager::{DbManager, Inner};
 use crate::open::{self, Opened, Policy, Spec};
 use crate::options::OnOpen;
+use crate::quarantine::RestoredFrom;
+use crate::replay::Replayed;
 use crate::schema::FileKind;
 use crate::system::audit::{self, AuditEntry};
 
@@ -295,6 +297,8 @@ pub struct ExternalRestore {
     pub at_ms: i64,
     /// The name below `safety/` of the log that belonged to the file before.
     pub log: Option<String>,
+    /// What was brought back of what the file lacks (`Options::replays`).
+    pub replayed: Vec<Replayed>,
 }
 
 /// A system database that was replaced from outside and adopted.
@@ -346,10 +350,15 @@ impl DbManager {
 
 impl Inner {
     /// Takes over a file that was checked. As long as that fails, the file is met as replaced by whoever opens it next.
-    pub(crate) async fn adopt(&self, id: &RouterId, spec: &Spec, mut opened: Opened) -> Result<Opened, Error> {
+    pub(crate) async fn adopt(
+        self: &Arc<Self>,
+        id: &RouterId,
+        spec: &Spec,
+        mut opened: Opened,
+    ) -> Result<Opened, Error> {
         if self.system.is_read_only() {
             let at_ms = self.files.options().clock.now().wall_ms;
-            self.external.note(ExternalRestore { router: id.clone(), at_ms, log: None });
+            self.external.note(ExternalRestore { router: id.clone(), at_ms, log: None, replayed: Vec::new() });
             return Ok(opened);
         }
         match self.note_adoption(id, spec.path()).await {
@@ -364,11 +373,14 @@ impl Inner {
     }
 
     /// Moves counters past what a file uses, puts a log that is not its own into `safety/`, and notes both.
-    async fn note_adoption(&self, id: &RouterId, path: &Path) -> Result<(), Error> {
+    async fn note_adoption(self: &Arc<Self>, id: &RouterId, path: &Path) -> Result<(), Error> {
         let now = self.files.options().clock.now();
         for (counter, found) in high_water::in_file(&self.files.options().high_waters, path, FileKind::Router).await? {
             self.system.counters().raise(counter, found).await?;
         }
+        // What it replaced is gone. Before anything is noted: whoever is stopped here meets the file as replaced again.
+        let manager = DbManager { inner: Arc::clone(self) };
+        let replayed = manager.run_replays(id, path, &RestoredFrom::Outside, None).await?;
         let directory = format!("{id}-{}", self.ulids.next(&now).to_string().to_ascii_lowercase());
         let stale = stale_log_of(path);
         let bytes = layout::size_of(&stale)?;
@@ -378,7 +390,7 @@ impl Inner {
         };
         let cause = "the log of a file that was replaced from outside".to_owned();
         let aside = log.clone().map(|directory| Intent { id: id.clone(), action: Action::Restore, directory, cause });
-        let details = serde_json::json!({ "log": log });
+        let details = serde_json::json!({ "log": log, "replayed": replayed });
         let entry = AuditEntry::new("storage", "router.restored_externally").target(id.as_str()).details(details);
         if let Some(directory) = &log {
             move_log(&stale, &self.files.layout().safety(directory))?;
@@ -396,12 +408,12 @@ impl Inner {
             })
             .await;
         noted?;
-        self.external.note(ExternalRestore { router: id.clone(), at_ms: now.wall_ms, log });
+        self.external.note(ExternalRestore { router: id.clone(), at_ms: now.wall_ms, log, replayed });
         Ok(())
     }
 
     /// Opens a replaced file as far as it takes to adopt it.
-    pub(crate) async fn adopt_replaced(&self, id: &RouterId, spec: &Spec) -> Result<(), Error> {
+    pub(crate) async fn adopt_replaced(self: &Arc<Self>, id: &RouterId, spec: &Spec) -> Result<(), Error> {
         let policy = self.files.policy(self.files.options().clock.now());
         let opened = open::open(spec, &Policy { on_open: OnOpen::ReadOnly, ..policy }).await?;
         if opened.is_replaced { self.adopt(id, spec, opened).await.map(drop) } else { Ok(()) }

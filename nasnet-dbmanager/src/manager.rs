@@ -386,7 +386,7 @@ impl DbManager {
 }
 
 impl Inner {
-    async fn open_router(&self, id: &RouterId) -> Result<Database, Error> {
+    async fn open_router(self: &Arc<Self>, id: &RouterId) -> Result<Database, Error> {
         // Whoever takes a router out of the fleet or gives it another file has it alone for that, in this process or
         // another, and has said so beside the lock before anything is begun. So what was registered once need not be
         // asked for again unless somebody had it alone since.
@@ -422,7 +422,12 @@ impl Inner {
         self.files.policy(self.files.options().clock.now())
     }
 
-    async fn start_router(&self, id: &RouterId, spec: &Spec, mut opened: open::Opened) -> Result<Database, Error> {
+    async fn start_router(
+        self: &Arc<Self>,
+        id: &RouterId,
+        spec: &Spec,
+        mut opened: open::Opened,
+    ) -> Result<Database, Error> {
         observe_newest(&self.files, spec, &mut opened).await?;
         if opened.is_replaced {
             opened = self.adopt(id, spec, opened).await?;

@@ -308,7 +308,7 @@ impl Shared {
             let failed_now = report.failed_scopes().any(|failed| !flushed.behind.contains_key(failed));
             let complete = others.map(|(_, through)| *through).fold(through.seq, u64::min);
             let complete = (left == 0 && !failed_now).then_some(Position::new(through.epoch, complete));
-            match self.write_segment(turn, &scope, events, through, complete).await {
+            match self.write_segment(turn, &scope, events, through, complete, flushed).await {
                 Ok(Written::Segment { events, bytes }) => {
                     report.segments += 1;
                     report.events += events;
@@ -330,12 +330,20 @@ impl Shared {
         mut events: Vec<Recorded>,
         through: Position,
         complete: Option<Position>,
+        flushed: &Flushed,
     ) -> Result<Written, Error> {
         let database = match self.manager.scope(scope).await {
             // Nothing will ever take them: waiting for it would hold everybody's events in tmpfs.
             Err(nasnet_dbmanager::Error::RouterNotFound { .. }) => return Ok(Written::GivenUp(events)),
             found => found?,
         };
+        // Opening it may have shown that another file is in its place, which lacks what is before these events.
+        let hot = self.hot().await?;
+        let now = hot.read(FLUSH, |conn| Box::pin(flushed::read(conn))).await?;
+        if now.of(scope) < flushed.of(scope) {
+            let detail = "its database is an older one: it is flushed from there on with the next flush".to_owned();
+            return Err(nasnet_dbmanager::Error::Busy { detail }.into());
+        }
         // Another process may flush the same events between the look at the tail and the write: then look again.
         loop {
             let own = scope.clone();

@@ -382,6 +382,104 @@ async fn what_nobody_has_any_more_when_a_restore_is_undone_is_told_once() {
     close(manager, store).await;
 }
 
+/// Closes the fleet, and opens it with an older file of the router in the place of the one it had; `later` is what was
+/// done in between.
+async fn adopted<T>(
+    site: &Site,
+    (manager, store): (DbManager, EventStore),
+    later: impl AsyncFnOnce(&DbManager, &EventStore) -> T,
+) -> (DbManager, EventStore, T) {
+    close(manager, store).await;
+    let (file, copy) = (site.data().join("routers/r1/router-r1.db"), site.dir.path().join("copy.db"));
+    fs::copy(&file, &copy).unwrap();
+    let (manager, store) = open(site).await;
+    let done = later(&manager, &store).await;
+    // As it is when the process ends at once.
+    drop(store);
+    manager.shutdown().await.unwrap();
+    fs::rename(&copy, &file).unwrap();
+    let (manager, store) = open(site).await;
+    (manager, store, done)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_put_in_place_from_outside_gets_what_the_hot_tier_has_of_what_it_lacks() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut all = append(&manager, &store, 2).await;
+    all.extend(flushed(&manager, &store, 2).await);
+    caught_up(&store).await;
+    let (manager, store, (durable, normal)) = adopted(&site, (manager, store), async |manager, store| {
+        (append(manager, store, 3).await, flushed(manager, store, 4).await)
+    })
+    .await;
+    manager.router(&home()).await.unwrap();
+    let [adopted] = &manager.external_restores()[..] else { panic!() };
+    let [replayed] = &adopted.replayed[..] else { panic!("{adopted:?}") };
+    assert_eq!((replayed.replayed, replayed.complete), (3, true), "{replayed:?}");
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (4, 0), "{report:?}");
+    assert_eq!(rows(&manager, "r1").await, [&all[..2], &durable].concat());
+    empty_hot(&manager).await;
+    all.extend(durable);
+    all.extend(normal);
+    assert_eq!(read_ids(&store, Query::scope(router("r1"))).await, all);
+    let items = caught_up(&store).await;
+    let own: Vec<Ulid> = ids(&items).into_iter().filter(|id| all.contains(id)).collect();
+    assert_eq!((&own[..], told(&items).len()), (&all[4..], 0), "{items:?}");
+    assert!(store.verify(Span::all()).await.unwrap().is_sound());
+    close(manager, store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_file_put_in_place_from_outside_lacks_for_good_is_told_once() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let all = append(&manager, &store, 2).await;
+    caught_up(&store).await;
+    let (manager, store, ()) = adopted(&site, (manager, store), async |manager, store| {
+        append(manager, store, 3).await;
+        flushed(manager, store, 4).await;
+        empty_hot(manager).await;
+    })
+    .await;
+    assert_eq!(read_ids(&store, Query::scope(router("r1"))).await, all);
+    let [adopted] = &manager.external_restores()[..] else { panic!() };
+    assert!(!adopted.replayed[0].complete, "{adopted:?}");
+    let later = append(&manager, &store, 1).await;
+    let items = caught_up(&store).await;
+    let [removed] = &told(&items)[..] else { panic!("{items:?}") };
+    assert_eq!((&removed.by, &removed.scope, removed.events), (&TruncatedBy::Restored, &Some(router("r1")), 0));
+    let own: Vec<Ulid> = read_ids(&store, Query::scope(router("r1"))).await;
+    assert_eq!(own, [all, later].concat());
+    assert_eq!(caught_up(&store).await.len(), 0);
+    assert_eq!(store.truncated(Position::START).await.unwrap(), std::slice::from_ref(removed));
+    close(manager, store).await;
+}
+
+/// The flush itself is the first to open it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_that_meets_a_file_put_in_place_from_outside_passes_over_nothing() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let mut all = flushed(&manager, &store, 2).await;
+    let (manager, store, later) = adopted(&site, (manager, store), async |manager, store| {
+        let mut later = flushed(manager, store, 4).await;
+        later.extend(append_normal(manager, store, &router("r1"), 3).await);
+        later
+    })
+    .await;
+    all.extend(later);
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    let [(Some(scope), error)] = &report.failed[..] else { panic!("{report:?}") };
+    assert!(*scope == router("r1") && error.is_retryable() && report.events == 0, "{report:?}");
+    let report = store.flush(FlushReason::Requested).await.unwrap();
+    assert_eq!((report.events, report.failed.len()), (7, 0), "{report:?}");
+    empty_hot(&manager).await;
+    assert_eq!(read_ids(&store, Query::scope(router("r1"))).await, all);
+    close(manager, store).await;
+}
+
 /// The archive comes back with older events of the same versions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_whose_version_another_has_is_told_as_removed() {

@@ -82,7 +82,7 @@ async fn migrate_fleet(
     Ok(report)
 }
 
-async fn migrate_one(inner: &Inner, id: &RouterId) -> Result<MigrationOutcome, Error> {
+async fn migrate_one(inner: &Arc<Inner>, id: &RouterId) -> Result<MigrationOutcome, Error> {
     let record = registry::active(&inner.system, id).await?;
     let spec = inner.files.router(id, record.file_uid);
     let policy = Policy { on_open: OnOpen::Migrate, ..inner.files.policy(inner.files.options().clock.now()) };
