@@ -111,7 +111,7 @@ pub use manifest::{BackupFile, FailedBackup, Manifest, Which};
 pub use options::{MasterKeySource, OnDamage, OnOpen, Options, Preset};
 pub use quarantine::{LostRange, Moment, Recovery, RestoredFrom, TableLoss, Verdict, verdict};
 pub use raw::{FromColumn, RawConn, RawRow, RawValue};
-pub use replay::{Replay, ReplayError, Replayed, Restored};
+pub use replay::{Leaving, Replay, ReplayError, Replayed, Restored};
 pub use restore::system::SystemRestored;
 pub use restore::{RestoreMode, RestoreReport, RestoredRouter};
 pub use schema::{FileKind, Migration, Profile, SchemaSet};

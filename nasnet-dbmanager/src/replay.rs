@@ -34,6 +34,27 @@ pub trait Replay: fmt::Debug + Send + Sync {
     /// Whatever went wrong; the transaction is then rolled back, the error told in [`Replayed::failed`], and the router
     /// comes back without.
     fn replay<'a>(&'a self, restored: Restored<'a>) -> BoxFuture<'a, Result<Replayed, ReplayError>>;
+
+    /// Notes elsewhere what a router takes along that is about to be retired or purged. Doing it twice must do no more than
+    /// once.
+    ///
+    /// # Errors
+    /// Whatever went wrong; it is logged, and the router goes all the same.
+    fn leave<'a>(&'a self, _leaving: Leaving<'a>) -> BoxFuture<'a, Result<(), ReplayError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A router that is about to leave the fleet.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Leaving<'a> {
+    /// The fleet. The router itself cannot be leased meanwhile.
+    pub manager: &'a DbManager,
+    /// The router.
+    pub router: &'a RouterId,
+    /// Its database, to be read; `None` when it was set aside as damaged, or cannot be opened.
+    pub conn: Option<&'a mut SqliteConnection>,
 }
 
 /// A database that is about to take the place of another.
@@ -136,6 +157,35 @@ impl DbManager {
             closed?;
         }
         Ok(all)
+    }
+}
+
+impl DbManager {
+    /// Has everybody note what a router takes along. The caller has it alone.
+    pub(crate) async fn take_leave(&self, id: &RouterId, path: Option<&Path>) {
+        let replays = &self.inner.files.options().replays;
+        if replays.is_empty() {
+            return;
+        }
+        let mut open = None;
+        if let Some(path) = path {
+            let target = Target { path: path.to_owned(), ..self.spec_of(&Scope::Router(id.clone())).target };
+            match target.connect(Role::Writer).await {
+                Ok(guarded) => open = Some(guarded),
+                Err(error) => tracing::warn!(router = %id, %error, "a router leaves that cannot be opened"),
+            }
+        }
+        for replay in replays {
+            let conn = open.as_mut().map(|guarded| &mut guarded.conn);
+            if let Err(error) = replay.leave(Leaving { manager: self, router: id, conn }).await {
+                tracing::warn!(router = %id, %error, "what a router takes along is not noted");
+            }
+        }
+        if let Some(guarded) = open
+            && let Err(error) = guarded.close().await
+        {
+            tracing::warn!(router = %id, %error, "closing the database of a router that leaves failed");
+        }
     }
 }
 

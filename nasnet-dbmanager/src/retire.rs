@@ -52,6 +52,8 @@ impl DbManager {
         if layout::size_of(&path)? == 0 {
             return Err(Error::MissingDatabase { path });
         }
+        // Before it is begun: should it come to nothing, too much is told and not too little.
+        self.take_leave(id, Some(&path)).await;
         self.carry_out(id, Action::Retire, String::new()).await
     }
 
@@ -89,7 +91,9 @@ impl DbManager {
         let removable = [Lifecycle::Retired, Lifecycle::Quarantined];
         self.may_be_in(id, &removable).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
-        self.record_in(id, &removable).await?;
+        if self.record_in(id, &removable).await?.lifecycle == Lifecycle::Quarantined {
+            self.take_leave(id, None).await;
+        }
         self.carry_out(id, Action::Purge, String::new()).await?;
         self.forget_purged(id).await
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use nasnet_dbmanager::{
-    Annexes, BoxFuture, Cause, Database, DbManager, Replay, ReplayError, Replayed, Restored, Scope,
+    Annexes, BoxFuture, Cause, Database, DbManager, Leaving, Replay, ReplayError, Replayed, Restored, Scope,
 };
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
@@ -67,6 +67,64 @@ impl Replay for EventReplay {
     fn replay<'a>(&'a self, restored: Restored<'a>) -> BoxFuture<'a, Result<Replayed, ReplayError>> {
         Box::pin(async move { Ok(self.run(restored).await?) })
     }
+
+    fn leave<'a>(&'a self, leaving: Leaving<'a>) -> BoxFuture<'a, Result<(), ReplayError>> {
+        Box::pin(async move { Ok(note_leaving(leaving).await?) })
+    }
+}
+
+/// Tells whoever is behind what goes with a router.
+async fn note_leaving(leaving: Leaving<'_>) -> Result<(), Error> {
+    let Leaving { manager, router, conn, .. } = leaving;
+    let held = match conn {
+        Some(conn) => {
+            held(conn).await.inspect_err(|error| tracing::warn!(%router, %error, "it is not known what leaves"))
+        }
+        None => Err(Error::Closed),
+    };
+    let (events, after, through) = match held {
+        Ok((0, ..)) => return Ok(()),
+        Ok((events, Some(first), Some(last))) => (events, first.before(), last),
+        _ => {
+            let end = match view_of(&manager.hot()).await? {
+                Some(view) => Position::new(view.epoch, view.end),
+                None => hot_to_come(manager).await?,
+            };
+            (0, Position::START, end)
+        }
+    };
+    if after >= through {
+        return Ok(());
+    }
+    let scope = Scope::Router(router.clone());
+    manager
+        .system()
+        .write(REPLAY, move |conn| {
+            Box::pin(async move { truncation::note_left(conn, scope, (after, through), events).await })
+        })
+        .await
+}
+
+/// The events a database holds, and the first and the last of them.
+async fn held(conn: &mut SqliteConnection) -> Result<(u64, Option<Position>, Option<Position>), Error> {
+    let has_table: bool = sqlx::query_scalar(HAS_TABLE).fetch_one(&mut *conn).await?;
+    if !has_table {
+        return Ok((0, None, None));
+    }
+    let (mut events, _, mut first, mut last) = rows::totals(&mut *conn).await?;
+    for lane in [Lane::Flushed, Lane::Sealed] {
+        let totals = segment::totals(&mut *conn, lane).await?;
+        events += totals.events;
+        first = first.into_iter().chain(totals.first).min();
+        last = last.max(totals.last);
+    }
+    Ok((events, first, last))
+}
+
+/// The beginning of the hot tier that is to be opened.
+async fn hot_to_come(manager: &DbManager) -> Result<Position, Error> {
+    let last = u32::try_from(manager.system().counters().get(epoch::COUNTER).await?).unwrap_or(u32::MAX);
+    Ok(Position::new(last.saturating_add(1), 0))
 }
 
 /// Where events were found.
@@ -289,9 +347,7 @@ async fn flush_again(
 async fn from_hot(manager: &DbManager, found: &mut Found) -> Result<(bool, Position), Error> {
     let hot = manager.hot();
     let Some(view) = view_of(&hot).await? else {
-        // Its incarnation will be the next.
-        let last = u32::try_from(manager.system().counters().get(epoch::COUNTER).await?).unwrap_or(u32::MAX);
-        return Ok((false, Position::new(last.saturating_add(1), 0)));
+        return Ok((false, hot_to_come(manager).await?));
     };
     let removed = hot.read(REPLAY, |conn| Box::pin(log::removed_through(conn))).await?;
     let from = Position::new(view.epoch, removed);

@@ -13,6 +13,7 @@ use crate::position::Position;
 use crate::reads::Reads;
 use crate::retain::{RetentionPlan, horizon};
 use crate::store::{EventStore, blocking};
+use crate::truncation;
 use crate::warm::segment::Lane;
 use crate::warm::{dictionary, rows, segment};
 
@@ -85,6 +86,8 @@ pub struct Status {
     pub shed: u64,
     /// Those of them that were to reach flash.
     pub lost: u64,
+    /// Events that went with retired and purged routers, and those of them that had not reached flash.
+    pub retired: (u64, u64),
     /// Low events of this hot tier whose time was over.
     pub expired: u64,
     /// What was written to flash today, by all crates and processes, and how far the budget is used up.
@@ -174,6 +177,7 @@ impl EventStore {
             hot_bytes: (used, shared.hot_bytes_max),
             shed,
             lost,
+            retired: shared.manager.system().read(STATUS, |conn| Box::pin(truncation::retired(conn))).await?,
             expired,
             flash: shared.manager.flash_report().await?,
             warm,

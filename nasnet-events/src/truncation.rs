@@ -42,8 +42,9 @@ pub struct Truncated {
 pub enum TruncatedBy {
     /// The hot tier was full.
     Shed,
-    /// Their router was retired before they reached flash, and nothing takes them any more. As long as the hot tier has
-    /// them they are shown all the same.
+    /// Their router was retired or purged. Those that had not reached flash are lost, nothing takes them any more; the others
+    /// went with its database, and are there again should it be reinstated. As long as the hot tier has them they are shown
+    /// all the same.
     Retired,
     /// The database of their scope is an older one: it came from a backup, or was put in its place from outside. Counted
     /// are those that could not be brought back because others have their versions; nobody knows what else there was.
@@ -71,6 +72,9 @@ const IS_GIVEN_UP: &str = "SELECT COUNT(*) FROM event_truncated \
      WHERE by = 'retired' AND scope = ?3 AND after_pos <= ?1 AND through_pos >= ?2";
 const IS_RESTORED: &str = "SELECT COUNT(*) FROM event_truncated \
      WHERE by = 'restored' AND after_pos <= ?1 AND through_pos >= ?2";
+const RETURNED: &str = "DELETE FROM event_truncated WHERE by = 'left' AND scope = ?1";
+const RETIRED: &str = "SELECT COALESCE(SUM(events), 0), COALESCE(SUM(lost), 0) FROM event_truncated \
+     WHERE by IN ('left', 'retired')";
 const ADD: &str = "INSERT INTO event_truncated (after_pos, through_pos, events, by, consumer, scope, lost) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 const KINDS: &str = "SELECT id, by, consumer FROM event_truncated ORDER BY id";
@@ -97,6 +101,7 @@ pub(crate) fn surplus<K: Ord>(records: &[(i64, K)]) -> Option<(i64, i64)> {
 pub(crate) async fn note(conn: &mut SqliteConnection, truncated: &Truncated) -> Result<(), Error> {
     let (by, consumer) = match &truncated.by {
         TruncatedBy::Shed => ("shed", None),
+        TruncatedBy::Retired if truncated.lost == 0 => ("left", None),
         TruncatedBy::Retired => ("retired", None),
         TruncatedBy::Restored => ("restored", None),
         TruncatedBy::Retention => ("retention", None),
@@ -141,6 +146,25 @@ pub(crate) async fn note_restored(
     note(conn, &Truncated { after, through, events, lost: 0, by: TruncatedBy::Restored, scope: None }).await
 }
 
+/// Records in system.db what a router takes along that had reached flash, in the caller's transaction; `events` is 0 when
+/// that is unknown. It may have been taken back since it went the last time.
+pub(crate) async fn note_left(
+    conn: &mut SqliteConnection,
+    scope: Scope,
+    (after, through): (Position, Position),
+    events: u64,
+) -> Result<(), Error> {
+    sqlx::query(RETURNED).bind(scope.as_str()).execute(&mut *conn).await?;
+    let (by, scope) = (TruncatedBy::Retired, Some(scope));
+    note(conn, &Truncated { after, through, events, lost: 0, by, scope }).await
+}
+
+/// Events that went with routers which are gone, and those of them that had not reached flash.
+pub(crate) async fn retired(conn: &mut SqliteConnection) -> Result<(u64, u64), Error> {
+    let found: (i64, i64) = sqlx::query_as(RETIRED).fetch_one(conn).await?;
+    Ok((found.0.cast_unsigned(), found.1.cast_unsigned()))
+}
+
 /// The records of one scope's database that reach beyond `after`.
 pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result<Vec<Truncated>, Error> {
     type Found = (i64, i64, i64, i64, String, Option<String>, Option<String>);
@@ -151,7 +175,7 @@ pub(crate) async fn list(conn: &mut SqliteConnection, after: Position) -> Result
             let corrupt = |why: &str| Error::corrupt("event_truncated", why);
             let by = match (by.as_str(), consumer) {
                 ("shed", _) => TruncatedBy::Shed,
-                ("retired", _) => TruncatedBy::Retired,
+                ("retired" | "left", _) => TruncatedBy::Retired,
                 ("restored", _) => TruncatedBy::Restored,
                 ("retention", _) => TruncatedBy::Retention,
                 ("guard", Some(consumer)) => TruncatedBy::Guard { consumer },

@@ -511,6 +511,53 @@ async fn an_event_whose_version_another_has_is_told_as_removed() {
     close(manager, store).await;
 }
 
+/// What a retired router had on flash is as gone for consumers as what had not got there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_retired_router_has_on_flash_is_told_to_whoever_has_not_seen_it() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    flushed(&manager, &store, 2).await;
+    caught_up(&store).await;
+    append(&manager, &store, 2).await;
+    flushed(&manager, &store, 3).await;
+    append_normal(&manager, &store, &router("r1"), 4).await;
+    append(&manager, &store, 1).await;
+    manager.retire(&home()).await.unwrap();
+    assert_eq!(store.flush(FlushReason::Requested).await.unwrap().given_up, 4);
+    empty_hot(&manager).await;
+    let items = caught_up(&store).await;
+    assert_eq!(ids(&items).len(), 3, "those of the other router");
+    let removed: Vec<(u64, u64)> = told(&items).iter().map(|told| (told.events, told.lost)).collect();
+    assert_eq!(removed, [(4, 4), (8, 0)], "{items:?}");
+    assert!(told(&items).iter().all(|told| told.by == TruncatedBy::Retired && told.scope == Some(router("r1"))));
+    assert_eq!(caught_up(&store).await.len(), 0);
+    assert_eq!(store.status().await.unwrap().retired, (12, 4));
+
+    // It comes back and goes again: what it takes along is counted once.
+    manager.reinstate(&home()).await.unwrap();
+    manager.retire(&home()).await.unwrap();
+    assert_eq!(store.status().await.unwrap().retired, (12, 4));
+    manager.purge(&home()).await.unwrap();
+    assert_eq!(store.status().await.unwrap().retired, (12, 4));
+    close(manager, store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_damaged_router_may_have_had_is_told_when_it_is_purged() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    caught_up(&store).await;
+    flushed(&manager, &store, 3).await;
+    empty_hot(&manager).await;
+    manager.quarantine(&home(), "told by a test").await.unwrap();
+    manager.purge(&home()).await.unwrap();
+    let items = caught_up(&store).await;
+    let [removed] = &told(&items)[..] else { panic!("{items:?}") };
+    assert_eq!((removed.events, &removed.by, &removed.scope), (0, &TruncatedBy::Retired, &Some(router("r1"))));
+    assert_eq!(caught_up(&store).await.len(), 0);
+    close(manager, store).await;
+}
+
 /// Processes that are killed while they undo a restore.
 #[cfg(feature = "fault-injection")]
 mod killed {

@@ -207,11 +207,12 @@ CREATE TABLE event_truncated (
     id          INTEGER PRIMARY KEY,
     after_pos   INTEGER NOT NULL CHECK (after_pos >= 0),
     through_pos INTEGER NOT NULL CHECK (through_pos > after_pos),
-    -- 0 when the database is an older one and nobody can tell.
-    events      INTEGER NOT NULL CHECK (events > 0 OR (events = 0 AND by = 'restored')),
+    -- 0 when the database is an older one, or damaged, and nobody can tell.
+    events      INTEGER NOT NULL CHECK (events > 0 OR (events = 0 AND by IN ('left', 'restored'))),
     -- Those of them that were to reach flash and did not.
     lost        INTEGER NOT NULL CHECK (lost BETWEEN 0 AND events),
-    by          TEXT NOT NULL CHECK (by IN ('shed', 'retired', 'restored', 'retention', 'guard')),
+    -- retired: they had not reached flash when their router went. left: they had.
+    by          TEXT NOT NULL CHECK (by IN ('shed', 'retired', 'left', 'restored', 'retention', 'guard')),
     -- The consumer whose guard had held it back for too long.
     consumer    TEXT CHECK ((consumer IS NOT NULL) = (by = 'guard')),
     scope       TEXT
