@@ -21,6 +21,7 @@ use crate::layout;
 use crate::manager::DbManager;
 use crate::quarantine::RestoredFrom;
 use crate::schema::FileKind;
+use crate::system::routers::Lifecycle;
 
 /// The error of a [`Replay`].
 pub type ReplayError = Box<dyn std::error::Error + Send + Sync>;
@@ -53,8 +54,12 @@ pub struct Leaving<'a> {
     pub manager: &'a DbManager,
     /// The router.
     pub router: &'a RouterId,
-    /// Its database, to be read; `None` when it was set aside as damaged, or cannot be opened.
+    /// Its database, to be read; `None` when it is retired already, was set aside as damaged, or cannot be opened.
     pub conn: Option<&'a mut SqliteConnection>,
+    /// It was told before that it is retired.
+    pub was_retired: bool,
+    /// It goes for good: one that has its id later is another.
+    pub is_purged: bool,
 }
 
 /// A database that is about to take the place of another.
@@ -162,7 +167,7 @@ impl DbManager {
 
 impl DbManager {
     /// Has everybody note what a router takes along. The caller has it alone.
-    pub(crate) async fn take_leave(&self, id: &RouterId, path: Option<&Path>) {
+    pub(crate) async fn take_leave(&self, id: &RouterId, path: Option<&Path>, from: Lifecycle) {
         let replays = &self.inner.files.options().replays;
         if replays.is_empty() {
             return;
@@ -177,7 +182,9 @@ impl DbManager {
         }
         for replay in replays {
             let conn = open.as_mut().map(|guarded| &mut guarded.conn);
-            if let Err(error) = replay.leave(Leaving { manager: self, router: id, conn }).await {
+            let (was_retired, is_purged) = (from == Lifecycle::Retired, from != Lifecycle::Active);
+            let leaving = Leaving { manager: self, router: id, conn, was_retired, is_purged };
+            if let Err(error) = replay.leave(leaving).await {
                 tracing::warn!(router = %id, %error, "what a router takes along is not noted");
             }
         }

@@ -53,7 +53,7 @@ impl DbManager {
             return Err(Error::MissingDatabase { path });
         }
         // Before it is begun: should it come to nothing, too much is told and not too little.
-        self.take_leave(id, Some(&path)).await;
+        self.take_leave(id, Some(&path), Lifecycle::Active).await;
         self.carry_out(id, Action::Retire, String::new()).await
     }
 
@@ -91,9 +91,8 @@ impl DbManager {
         let removable = [Lifecycle::Retired, Lifecycle::Quarantined];
         self.may_be_in(id, &removable).await?;
         let _alone = self.alone(id, HoldWhen::Returned).await?;
-        if self.record_in(id, &removable).await?.lifecycle == Lifecycle::Quarantined {
-            self.take_leave(id, None).await;
-        }
+        let lifecycle = self.record_in(id, &removable).await?.lifecycle;
+        self.take_leave(id, None, lifecycle).await;
         self.carry_out(id, Action::Purge, String::new()).await?;
         self.forget_purged(id).await
     }
@@ -115,6 +114,7 @@ impl DbManager {
         let _alone = self.alone(id, HoldWhen::Returned).await?;
         self.record_in(id, &[Lifecycle::Retired]).await?;
         let archived = self.archive_retired(id, dir).await?;
+        self.take_leave(id, None, Lifecycle::Retired).await;
         self.carry_out(id, Action::Purge, archived.display().to_string()).await?;
         self.forget_purged(id).await?;
         Ok(archived)

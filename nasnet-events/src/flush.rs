@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::flushed::{self, Flushed};
 use crate::hot::log::{self, Order, Row, RowState};
-use crate::hot::truncated;
+use crate::hot::{purged, truncated};
 use crate::pace;
 use crate::position::Position;
 use crate::shared::{FlushTurn, Shared};
@@ -308,7 +308,8 @@ impl Shared {
             let failed_now = report.failed_scopes().any(|failed| !flushed.behind.contains_key(failed));
             let complete = others.map(|(_, through)| *through).fold(through.seq, u64::min);
             let complete = (left == 0 && !failed_now).then_some(Position::new(through.epoch, complete));
-            match self.write_segment(turn, &scope, events, through, complete, flushed).await {
+            let claims = (through, complete);
+            match self.write_segment(turn, &scope, events, claims, flushed, &mut report.given_up).await {
                 Ok(Written::Segment { events, bytes }) => {
                     report.segments += 1;
                     report.events += events;
@@ -328,9 +329,9 @@ impl Shared {
         turn: &FlushTurn,
         scope: &Scope,
         mut events: Vec<Recorded>,
-        through: Position,
-        complete: Option<Position>,
+        (through, complete): (Position, Option<Position>),
         flushed: &Flushed,
+        given_up: &mut u64,
     ) -> Result<Written, Error> {
         let database = match self.manager.scope(scope).await {
             // Nothing will ever take them: waiting for it would hold everybody's events in tmpfs.
@@ -339,7 +340,17 @@ impl Shared {
         };
         // Opening it may have shown that another file is in its place, which lacks what is before these events.
         let hot = self.hot().await?;
-        let now = hot.read(FLUSH, |conn| Box::pin(flushed::read(conn))).await?;
+        let own = scope.clone();
+        let (now, purged) = hot
+            .read(FLUSH, |conn| {
+                Box::pin(
+                    async move { Ok::<_, Error>((flushed::read(conn).await?, purged::through(conn, &own).await?)) },
+                )
+            })
+            .await?;
+        // Or that of another router which has the id of one that was purged: what that one had left goes with it.
+        let gone: Vec<Recorded> = events.extract_if(.., |event| event.position.seq <= purged).collect();
+        *given_up += truncation::give_up(self, scope, &gone).await?;
         if now.of(scope) < flushed.of(scope) {
             let detail = "its database is an older one: it is flushed from there on with the next flush".to_owned();
             return Err(nasnet_dbmanager::Error::Busy { detail }.into());

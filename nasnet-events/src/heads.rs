@@ -280,6 +280,13 @@ impl Heads {
         found.map(|(scope, _)| scope.clone())
     }
 
+    /// Forgets a router that was purged: another may have its id.
+    pub(crate) fn forget_scope(&mut self, scope: &Scope) {
+        let slots: Vec<Slot> = self.index.remove(scope).into_iter().flat_map(HashMap::into_values).collect();
+        self.loaded.remove(scope);
+        self.ids.retain(|known| !slots.contains(&known.slot));
+    }
+
     /// As after the store was opened anew and the window has moved on.
     #[cfg(test)]
     pub(crate) fn forget_ids(&mut self) {

@@ -51,6 +51,10 @@ impl Loaded {
         self.scopes.insert(scope.clone(), Scoped { known, published: 0 });
     }
 
+    pub(crate) fn remove(&mut self, scope: &Scope) {
+        self.scopes.remove(scope);
+    }
+
     /// Takes note of a look at the rows of a scope. One that is not loaded stays that: there is more than rows to know.
     pub(crate) fn update(&mut self, scope: &Scope, known: RowsKnown) {
         if let Some(scoped) = self.scopes.get_mut(scope) {

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::event::Recorded;
 use crate::hot::flushed;
 use crate::hot::log::{self, Order, RowState};
+use crate::hot::purged;
 use crate::merge::Range;
 use crate::options::ColdOptions;
 use crate::position::Position;
@@ -75,7 +76,15 @@ impl Replay for EventReplay {
 
 /// Tells whoever is behind what goes with a router.
 async fn note_leaving(leaving: Leaving<'_>) -> Result<(), Error> {
-    let Leaving { manager, router, conn, .. } = leaving;
+    let Leaving { manager, router, conn, was_retired, is_purged, .. } = leaving;
+    let hot = manager.hot();
+    if is_purged && view_of(&hot).await?.is_some() {
+        let scope = Scope::Router(router.clone());
+        hot.write(REPLAY, move |conn| Box::pin(async move { purged::note(conn, &scope).await })).await?;
+    }
+    if was_retired {
+        return Ok(());
+    }
     let held = match conn {
         Some(conn) => {
             held(conn).await.inspect_err(|error| tracing::warn!(%router, %error, "it is not known what leaves"))
@@ -86,7 +95,7 @@ async fn note_leaving(leaving: Leaving<'_>) -> Result<(), Error> {
         Ok((0, ..)) => return Ok(()),
         Ok((events, Some(first), Some(last))) => (events, first.before(), last),
         _ => {
-            let end = match view_of(&manager.hot()).await? {
+            let end = match view_of(&hot).await? {
                 Some(view) => Position::new(view.epoch, view.end),
                 None => hot_to_come(manager).await?,
             };

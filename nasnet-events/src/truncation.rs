@@ -42,9 +42,9 @@ pub struct Truncated {
 pub enum TruncatedBy {
     /// The hot tier was full.
     Shed,
-    /// Their router was retired or purged. Those that had not reached flash are lost, nothing takes them any more; the others
-    /// went with its database, and are there again should it be reinstated. As long as the hot tier has them they are shown
-    /// all the same.
+    /// Their router was retired or purged. Those that had not reached flash are lost, nothing takes them any more; the
+    /// others went with its database, and are there again should it be reinstated. As long as the hot tier has them they
+    /// are shown all the same.
     Retired,
     /// The database of their scope is an older one: it came from a backup, or was put in its place from outside. Counted
     /// are those that could not be brought back because others have their versions; nobody knows what else there was.

@@ -558,6 +558,47 @@ async fn what_a_damaged_router_may_have_had_is_told_when_it_is_purged() {
     close(manager, store).await;
 }
 
+/// Another router with the id of one that is gone, in a store that stays open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_that_is_made_anew_begins_anew_and_takes_nothing_over() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let (versions, scope) = (stream("resource/wg0"), router("r1"));
+    let normal = async |count: usize| {
+        let events: Vec<_> = (0..count).map(|_| event(&manager, "resource.updated")).collect();
+        let ids: Vec<Ulid> = events.iter().map(|event| event.id).collect();
+        let receipt = store.append(&scope, &stream("s"), Expected::Any, events).await.unwrap();
+        (ids, receipt.version)
+    };
+    for (cycle, is_durable_first) in [true, false].into_iter().enumerate() {
+        append(&manager, &store, 2).await;
+        normal(3).await;
+        manager.retire(&home()).await.unwrap();
+        manager.purge(&home()).await.unwrap();
+        manager.create_router(NewRouter::new(home())).await.unwrap();
+        let mut all = Vec::new();
+        if is_durable_first {
+            let events = vec![event(&manager, "resource.deleted")];
+            all.push(events[0].id);
+            let append = StreamAppend::new(versions.clone(), Expected::Unwritten, events);
+            append_in(&manager, &store, &scope, vec![append]).await.unwrap();
+        }
+        let (ids, given) = normal(2).await;
+        all.extend(ids);
+        assert_eq!(given, 2);
+        let report = store.flush(FlushReason::Requested).await.unwrap();
+        assert_eq!((report.given_up, report.events, report.failed.len()), (3, 2, 0), "{report:?}");
+        assert_eq!(store.status().await.unwrap().retired.1, 3 * (cycle as u64 + 1));
+        empty_hot(&manager).await;
+        assert_eq!(read_ids(&store, Query::scope(scope.clone())).await, all);
+        assert!(store.verify(Span::all()).await.unwrap().is_sound());
+        manager.retire(&home()).await.unwrap();
+        manager.purge(&home()).await.unwrap();
+        manager.create_router(NewRouter::new(home())).await.unwrap();
+    }
+    close(manager, store).await;
+}
+
 /// Processes that are killed while they undo a restore.
 #[cfg(feature = "fault-injection")]
 mod killed {

@@ -50,6 +50,13 @@ CREATE TABLE hot_tops (
     PRIMARY KEY (scope, stream)
 ) STRICT, WITHOUT ROWID;
 
+-- Routers that were purged, and the hole in the order that says so: their events before it are of no database, also when
+-- another router has the id by now.
+CREATE TABLE hot_purged (
+    scope   TEXT PRIMARY KEY,
+    through INTEGER NOT NULL CHECK (through > 0)
+) STRICT, WITHOUT ROWID;
+
 CREATE INDEX hot_log_reserved ON hot_log (first_seq) WHERE state = 'reserved';
 
 -- What was removed from the log and may be nowhere else. Few rows: neighbours are joined.

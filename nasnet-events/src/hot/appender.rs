@@ -16,7 +16,7 @@ use crate::heads::{Reservation, ReservedBy, Resolution};
 use crate::hot::log::{self, Found, NewRow, Order, PLAIN_EVENTS_MAX, ROW_EVENTS_MAX, RowState};
 use crate::hot::newest::Newest;
 use crate::hot::seat::Queue;
-use crate::hot::{flushed, shed, tops};
+use crate::hot::{flushed, purged, shed, tops};
 use crate::name::StreamName;
 use crate::plan::{Changes, DurableStream, Looked, Plan, Refusal};
 use crate::position::Position;
@@ -519,7 +519,7 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
             (heads.epoch(), heads.next_seq(), foreign)
         };
         // One snapshot: a reservation that ends between two pages shows in the next look at all that are known.
-        let (view, resolved, rows, flushed, tops) = hot
+        let (view, resolved, rows, (flushed, purged), tops) = hot
             .read(RELOAD, move |conn| {
                 Box::pin(async move {
                     let resolved =
@@ -530,7 +530,8 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
                     // What nobody here has seen may have left the log.
                     let is_missed = view.floor.is_some_and(|floor| floor > from) || rows.iter().any(|row| row.shed > 0);
                     let tops = if is_missed { tops::list(conn).await? } else { Vec::new() };
-                    Ok::<_, Error>((view, resolved, rows, flushed::read(conn).await?, tops))
+                    let others = (flushed::read(conn).await?, purged::list(conn, from).await?);
+                    Ok::<_, Error>((view, resolved, rows, others, tops))
                 })
             })
             .await?;
@@ -556,7 +557,11 @@ pub(crate) async fn catch_up(shared: &Shared) -> Result<(), Error> {
         // The rest of a reservation may stand in the next rows.
         heads.set_caught_up(false);
         let mut grown = false;
+        let mut purged = purged.into_iter().peekable();
         for (events, row) in rows {
+            while let Some((scope, _)) = purged.next_if(|(_, through)| *through <= row.first_seq) {
+                heads.forget_scope(&scope);
+            }
             let known = heads.next_seq();
             if row.last_seq() < known {
                 continue;

@@ -7,6 +7,7 @@ pub(crate) mod index;
 pub(crate) mod log;
 pub(crate) mod look;
 pub(crate) mod newest;
+pub(crate) mod purged;
 pub(crate) mod seat;
 pub(crate) mod session;
 pub(crate) mod shed;
