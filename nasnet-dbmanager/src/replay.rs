@@ -36,8 +36,8 @@ pub trait Replay: fmt::Debug + Send + Sync {
     /// comes back without.
     fn replay<'a>(&'a self, restored: Restored<'a>) -> BoxFuture<'a, Result<Replayed, ReplayError>>;
 
-    /// Notes elsewhere what a router takes along that is about to be retired or purged. Doing it twice must do no more than
-    /// once.
+    /// Notes elsewhere what a router takes along that is about to be retired or purged. Doing it twice must do no more
+    /// than once.
     ///
     /// # Errors
     /// Whatever went wrong; it is logged, and the router goes all the same.

@@ -50,7 +50,7 @@ CREATE TABLE hot_tops (
     PRIMARY KEY (scope, stream)
 ) STRICT, WITHOUT ROWID;
 
--- Routers that were purged, and the hole in the order that says so: their events before it are of no database, also when
+-- Routers that were purged, and the hole in the order that says so: their events before it are of no database, even if
 -- another router has the id by now.
 CREATE TABLE hot_purged (
     scope   TEXT PRIMARY KEY,

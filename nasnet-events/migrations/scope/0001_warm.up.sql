@@ -200,9 +200,8 @@ BEGIN
     SELECT RAISE(ABORT, 'event segments are append-only');
 END;
 
--- What was removed from this scope, or with the file that this one took the place of, or in system.db also from a hot tier or a retired router, although somebody may still
--- have wanted it.
--- Few rows: neighbours are joined.
+-- What was removed from this scope, or with the file that this one took the place of, although somebody may still have
+-- wanted it; in system.db also from a hot tier, and with routers that are gone. Few rows: neighbours are joined.
 CREATE TABLE event_truncated (
     id          INTEGER PRIMARY KEY,
     after_pos   INTEGER NOT NULL CHECK (after_pos >= 0),
