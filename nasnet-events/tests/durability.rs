@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nasnet_dbmanager::Scope;
 use nasnet_events::{Achieved, Class, Durability, Error, EventOptions, Expected, Query};
-use support::{Site, event, normal, read, read_ids, router, stream};
+use support::{PATIENCE, Site, event, normal, read, read_ids, router, stream};
 
 #[tokio::test]
 async fn what_was_asked_for_is_achieved_or_more() {
@@ -104,7 +104,7 @@ async fn a_promised_time_is_kept_by_the_loop() {
         if store.status().await.unwrap().flushed_through >= receipt.last {
             break asked.elapsed();
         }
-        assert!(asked.elapsed() < Duration::from_secs(20), "the promise was broken");
+        assert!(asked.elapsed() < PATIENCE, "the promise was broken");
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     assert!(kept_after >= Duration::from_millis(250), "flushed at once, after {kept_after:?}");

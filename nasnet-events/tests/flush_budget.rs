@@ -13,11 +13,9 @@ use book::Book;
 use nasnet_dbmanager::observe::OPERATIONS;
 use nasnet_dbmanager::{BudgetLevel, DbManager, FlashBudget};
 use nasnet_events::{Durability, Error, EventOptions, EventStore, Expected, FlushReason};
-use support::{Site, TEST, append_normal, normal, router, stream};
+use support::{PATIENCE, Site, TEST, append_normal, normal, router, stream};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn append_one(manager: &DbManager, store: &EventStore, name: &str) {
     store.append(&router("r1"), &stream(name), Expected::Any, vec![normal(manager)]).await.unwrap();

@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{Durability, Error, EventOptions, EventStore, Expected, FlushPolicy, FlushReason, Receipt};
-use support::{Site, TEST, event, normal, on_scope, router, stream};
+use support::{PATIENCE, Site, TEST, event, normal, on_scope, router, stream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The loop of a store, until it is told to stop.
 struct Running {

@@ -4,13 +4,12 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use nasnet_dbmanager::{BoxFuture, DbManager};
 use nasnet_events::forward::{Batch, Delivery, Forwarder, Sink};
 use nasnet_events::{Error, EventStore, Position};
 use support::watch::consumer;
-use support::{Site, TEST, append_normal, router};
+use support::{PATIENCE, Site, TEST, append_normal, router};
 use tokio::sync::watch;
 
 /// A receiver that does something before it answers, and counts what it was sent.
@@ -61,7 +60,7 @@ async fn a_forwarder_ends_with_its_store() {
     let running = tokio::spawn(async move { forwarder.run(std::future::pending()).await });
     receiver.has(1).await;
     store.shutdown().await.unwrap();
-    tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use nasnet_dbmanager::Scope;
 use nasnet_events::forward::{Backoff, Forwarder, HttpSink};
 use nasnet_events::{ConsumerName, Error, EventOptions, EventStore, Expected};
 use support::watch::consumer;
-use support::{Site, event, normal, router, stream};
+use support::{PATIENCE, Site, event, normal, router, stream};
 use web::{Answer, Web, any};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -24,7 +24,12 @@ fn name() -> ConsumerName {
 }
 
 fn forwarder(store: &EventStore, url: &str) -> Forwarder<HttpSink> {
-    let sink = HttpSink::new(url).unwrap().timeout(Duration::from_millis(300));
+    forwarder_within(store, url, PATIENCE)
+}
+
+/// One that waits so long for an answer.
+fn forwarder_within(store: &EventStore, url: &str, limit: Duration) -> Forwarder<HttpSink> {
+    let sink = HttpSink::new(url).unwrap().timeout(limit);
     Forwarder::new(store.clone(), consumer("cloud"), sink).backoff(Backoff::default().tries_max(4))
 }
 
@@ -177,12 +182,17 @@ async fn a_lost_answer_and_a_silent_server_cost_a_try_and_no_event_arrives_twice
     append(&store, &manager, &["a", "a", "a"]).await;
     let round = forwarding.round().await.unwrap();
     assert_eq!((round.delivered, round.failed), (0, 1));
+    drop(forwarding);
     web.script(|_| Answer::Hang);
     site.clock.advance(MINUTE * 2);
+    let impatient = forwarder_within(&store, &web.url(), Duration::from_millis(300));
+    let mut forwarding = impatient.open().await.unwrap();
     let round = forwarding.round().await.unwrap();
     assert_eq!(round.failed, 1);
     assert!(store.blocked_streams(&name()).await.unwrap()[0].why.contains("in time"));
+    drop(forwarding);
     web.script(|_| OK);
+    let mut forwarding = forwarder.open().await.unwrap();
     site.clock.advance(MINUTE * 4);
     assert_eq!(forwarding.round().await.unwrap().delivered, 3);
     assert_eq!(web.accepted(), ["a@1", "a@2", "a@3"], "the receiver knows them by their ids");
@@ -193,14 +203,18 @@ async fn a_lost_answer_and_a_silent_server_cost_a_try_and_no_event_arrives_twice
 async fn a_server_that_is_not_there_costs_no_try() {
     let site = Site::new();
     let (manager, store) = site.open().await;
-    let web = Web::start(|_| Answer::Status(401)).await;
-    let address = web.address;
+    // Bound but not listened on, so that nobody else gets the port while the server is away.
+    let place = tokio::net::TcpSocket::new_v4().unwrap();
+    place.set_reuseaddr(true).unwrap();
+    place.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = place.local_addr().unwrap();
+    let web = Web::start_at(address, |_| Answer::Status(401)).await;
     let forwarder = forwarder(&store, &web.url());
     let mut forwarding = forwarder.open().await.unwrap();
     append(&store, &manager, &["a", "b"]).await;
     let refused = forwarding.round().await.unwrap();
     assert!(refused.offline.as_ref().is_some_and(|why| why.contains("401")), "{refused:?}");
-    drop(web);
+    web.stop().await;
     for _ in 0..20 {
         site.clock.advance(MINUTE);
         let round = forwarding.round().await.unwrap();

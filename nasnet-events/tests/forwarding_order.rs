@@ -13,7 +13,7 @@ use nasnet_dbmanager::DbManager;
 use nasnet_events::forward::{Backoff, Forwarder, HttpSink};
 use nasnet_events::{ConsumerName, EventOptions, EventStore, Expected, FlushReason};
 use support::watch::consumer;
-use support::{Site, empty_hot, normal, on_scope, router, stream};
+use support::{PATIENCE, Site, empty_hot, normal, on_scope, router, stream};
 use web::{Answer, Web, any};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ fn name() -> ConsumerName {
 }
 
 fn forwarder(store: &EventStore, url: &str) -> Forwarder<HttpSink> {
-    let sink = HttpSink::new(url).unwrap().timeout(Duration::from_millis(300));
+    let sink = HttpSink::new(url).unwrap().timeout(PATIENCE);
     Forwarder::new(store.clone(), consumer("cloud"), sink).backoff(Backoff::default().tries_max(4))
 }
 

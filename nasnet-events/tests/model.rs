@@ -8,7 +8,7 @@
 mod support;
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nasnet_dbmanager::vfs::fault::{Fault, Operation};
 use nasnet_dbmanager::{DbManager, Scope};
@@ -427,15 +427,17 @@ impl World {
 
     /// Lets the background finish: both stores know what the other did, and nothing is unresolved.
     async fn settle(&self) {
-        for _ in 0..100 {
+        let began = Instant::now();
+        loop {
             for store in self.stores() {
                 store.resolve().await.unwrap();
             }
             if self.stores()[0].status().await.unwrap().unresolved == 0 {
                 return;
             }
+            assert!(began.elapsed() < support::PATIENCE, "a reservation is never resolved");
+            tokio::task::yield_now().await;
         }
-        panic!("a reservation is never resolved");
     }
 
     async fn expire(&mut self) {

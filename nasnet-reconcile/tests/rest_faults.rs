@@ -8,6 +8,11 @@ use nasnet_reconcile::device::{Device, DeviceError, MenuPath, RawFields, WriteOp
 use nasnet_reconcile::routeros::rest::{Password, RestDevice, RestOptions};
 use nasnet_reconcile::simulator::{Fault, FaultRule, Sim, SimProfile, SimServer};
 
+/// Far longer than an answer takes, be the machine ever so slow.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Where an answer never comes; longer than one that comes.
+const IN_VAIN: Duration = Duration::from_secs(2);
+
 fn bridges() -> MenuPath {
     "/interface/bridge".parse().unwrap()
 }
@@ -30,7 +35,8 @@ fn device(server: &SimServer, timeout: Duration) -> RestDevice {
 /// Writes through a fault; returns the outcome, and whether the router kept the row.
 async fn write_through(fault: Fault) -> (WriteOutcome, bool) {
     let server = start().await;
-    let device = device(&server, Duration::from_millis(400));
+    let in_vain = matches!(fault, Fault::NeverAnswer | Fault::DelayReply { .. });
+    let device = device(&server, if in_vain { IN_VAIN } else { PATIENCE });
     assert!(device.list(&bridges()).await.unwrap().is_empty(), "the connection is warm");
     server.sim().with(|sim| sim.inject(FaultRule::next(fault).on_method("PUT").on_menu(bridges())));
     let outcome = device.write(&add("b")).await;
@@ -97,7 +103,7 @@ async fn a_refused_login_is_a_rejection() {
 async fn a_refused_connection_is_not_sent() {
     let mut server = start().await;
     server.refuse_connections().await;
-    let device = device(&server, Duration::from_secs(5));
+    let device = device(&server, PATIENCE);
     let outcome = device.write(&add("b")).await;
     assert!(matches!(outcome, WriteOutcome::NotSent(DeviceError::Unreachable { .. })), "{outcome:?}");
     assert!(matches!(device.list(&bridges()).await, Err(DeviceError::Unreachable { .. })));
@@ -109,7 +115,7 @@ async fn a_refused_connection_is_not_sent() {
 #[tokio::test]
 async fn a_connection_closed_by_the_router_is_replaced() {
     let mut server = start().await;
-    let device = device(&server, Duration::from_secs(5));
+    let device = device(&server, PATIENCE);
     assert!(device.list(&bridges()).await.unwrap().is_empty());
     server.refuse_connections().await;
     server.accept_connections().await.unwrap();
@@ -120,7 +126,7 @@ async fn a_connection_closed_by_the_router_is_replaced() {
 #[tokio::test]
 async fn a_dropped_write_does_not_poison_the_next_request() {
     let server = start().await;
-    let device = device(&server, Duration::from_secs(5));
+    let device = device(&server, PATIENCE);
     device.list(&bridges()).await.unwrap();
     server.sim().with(|sim| sim.inject(FaultRule::next(Fault::NeverAnswer).on_method("PUT")));
     let write = add("b");
@@ -143,7 +149,7 @@ async fn committed(server: &SimServer) {
 #[tokio::test]
 async fn a_read_through_a_fault_is_an_error_and_never_an_empty_list() {
     let server = start().await;
-    let device = device(&server, Duration::from_millis(400));
+    let device = device(&server, IN_VAIN);
     server.sim().with(|sim| sim.edit(|admin| admin.add(&bridges(), &[("name", "b")])).map(|_| ())).unwrap();
     for fault in [Fault::CutBody, Fault::TruncatedJson, Fault::ServiceUnavailable, Fault::NeverAnswer] {
         // Twice, because a read that lost its connection is asked again.
@@ -159,7 +165,7 @@ async fn a_read_through_a_fault_is_an_error_and_never_an_empty_list() {
 #[tokio::test]
 async fn a_fault_meets_the_request_it_is_scripted_for() {
     let server = start().await;
-    let device = device(&server, Duration::from_secs(5));
+    let device = device(&server, PATIENCE);
     let pool: MenuPath = "/ip/pool".parse().unwrap();
     server.sim().with(|sim| sim.inject(FaultRule::next(Fault::Unauthorized).on_menu(bridges()).after(1)));
     assert!(device.list(&pool).await.is_ok());

@@ -19,6 +19,8 @@ use ulid::Ulid;
 pub const TEST: Cause = Cause::new("test");
 /// A day in November 2026.
 pub const NOW_MS: i64 = 1_795_000_000_000;
+/// Far longer than anything takes, be the machine ever so slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Site {
     pub dir: tempfile::TempDir,
@@ -78,7 +80,11 @@ impl Site {
 
 pub fn options(dir: &Path) -> Options {
     let (data, run) = (dir.join("data"), dir.join("run"));
-    Options::new(data).run_dir(run).schemas(nasnet_events::schema_sets())
+    let mut options = Options::new(data).run_dir(run).schemas(nasnet_events::schema_sets());
+    // Long enough for the slowest machine.
+    (options.lock_timeout, options.lease_timeout) = (PATIENCE, PATIENCE);
+    (options.read_deadline, options.write_deadline) = (PATIENCE, PATIENCE);
+    options
 }
 
 /// Retention that lets go of everything that was appended before the last mark, as soon as nothing holds it back.

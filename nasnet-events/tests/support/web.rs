@@ -72,6 +72,12 @@ impl Web {
         Self { address, state, task }
     }
 
+    /// Returns when nobody listens any more and every connection is closed.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        drop((&mut self.task).await);
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}/in", self.address)
     }

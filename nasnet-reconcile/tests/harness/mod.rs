@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 use std::path::Path;
+use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, NewRouter, Options, RouterId, Scope};
 use nasnet_events::{EventOptions, EventStore, Query, Recorded};
@@ -12,6 +13,9 @@ use nasnet_reconcile::op::Limits;
 use nasnet_reconcile::routeros::kinds;
 use nasnet_reconcile::{ChangeSet, Reconciler, schema_sets};
 use tempfile::TempDir;
+
+/// Far longer than anything takes, be the machine ever so slow.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub dir: TempDir,
@@ -142,7 +146,10 @@ impl World {
 }
 
 async fn open(dir: &Path) -> (DbManager, EventStore, LockManager, Reconciler) {
-    let options = Options::new(dir.join("data")).run_dir(dir.join("run")).schemas(schema_sets());
+    let mut options = Options::new(dir.join("data")).run_dir(dir.join("run")).schemas(schema_sets());
+    // Long enough for the slowest machine.
+    (options.lock_timeout, options.lease_timeout) = (PATIENCE, PATIENCE);
+    (options.read_deadline, options.write_deadline) = (PATIENCE, PATIENCE);
     let db = DbManager::open(options).await.unwrap();
     let events = EventStore::open(&db, EventOptions::default()).await.unwrap();
     let locks = LockManager::open(&db, LockOptions::default()).await.unwrap();
