@@ -13,6 +13,7 @@ use nasnet_events::{
 };
 use support::watch::{consumer, events, ids, last, next, shown, until_caught_up};
 use support::{Site, append_in, event, normal, read_ids, router, stream};
+use tokio::sync::watch;
 use ulid::Ulid;
 
 async fn append(store: &EventStore, scope: &Scope, name: &str, event: nasnet_events::NewEvent) -> Ulid {
@@ -25,17 +26,23 @@ async fn append(store: &EventStore, scope: &Scope, name: &str, event: nasnet_eve
 async fn catching_up_goes_over_to_live_without_a_gap_or_a_repetition_under_load() {
     const PRODUCERS: usize = 4;
     const EACH: usize = 400;
+    const READERS: [&str; 3] = ["quick", "windowed", "small"];
     let site = Site::new();
     let (manager, store) = site.open().await;
     for _ in 0..300 {
         append(&store, &router("r1"), "before", normal(&manager)).await;
     }
+    // Half of it comes while they catch up, the rest when each of them has been live.
+    let live_readers = watch::Sender::new(0);
     let producers: Vec<_> = (0..PRODUCERS)
         .map(|number| {
-            let (manager, store) = (manager.clone(), store.clone());
+            let (manager, store, mut are_live) = (manager.clone(), store.clone(), live_readers.subscribe());
             tokio::spawn(async move {
                 let scope = if number % 2 == 0 { router("r1") } else { router("r2") };
                 for round in 0..EACH {
+                    if round == EACH / 2 {
+                        are_live.wait_for(|count| *count == READERS.len()).await.unwrap();
+                    }
                     let name = format!("s{number}");
                     match round % 40 {
                         7 => {
@@ -63,10 +70,10 @@ async fn catching_up_goes_over_to_live_without_a_gap_or_a_repetition_under_load(
         })
     };
     let expected = 300 + PRODUCERS * (EACH - EACH / 40);
-    let readers: Vec<_> = ["quick", "windowed", "small"]
+    let readers: Vec<_> = READERS
         .into_iter()
         .map(|name| {
-            let store = store.clone();
+            let (store, live_readers) = (store.clone(), live_readers.clone());
             tokio::spawn(async move {
                 let consumer = match name {
                     "windowed" => consumer(name).batch(Consumer::CRITICAL),
@@ -83,7 +90,10 @@ async fn catching_up_goes_over_to_live_without_a_gap_or_a_repetition_under_load(
                                 subscription.ack(event.position).await.unwrap();
                             }
                         }
-                        Item::CaughtUp { .. } => live += 1,
+                        Item::CaughtUp { .. } => {
+                            live += 1;
+                            live_readers.send_modify(|count| *count += usize::from(live == 1));
+                        }
                         Item::Lagged { .. } => {}
                         other => panic!("{other:?}"),
                     }
