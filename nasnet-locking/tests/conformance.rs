@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::backend::{Backend, Sqlite};
-use common::{exclusive, key, keys, shared, until};
+use common::{exclusive, key, keys, shared, soon, until};
 use nasnet_locking::{
     AcquireRequest, Error, FencingToken, LeaseGuard, LockFilter, LockInfo, LockKey, LockManager, LockOptions,
     LostReason, Seen, StaleView,
@@ -158,23 +158,11 @@ async fn a_thousand_keys_are_one_lease(store: &impl Backend) {
     assert!(locks.acquire(exclusive("router/r1/resource/1023", "bob")).await.is_ok());
 }
 
-/// Acquires what is released in the background.
-async fn soon(locks: &LockManager, path: &str) -> LeaseGuard {
-    for _ in 0..10_000 {
-        match locks.acquire(exclusive(path, "next")).await {
-            Ok(guard) => return guard,
-            Err(error) => assert!(matches!(error, Error::Held { .. }), "{error}"),
-        }
-        tokio::task::yield_now().await;
-    }
-    panic!("{path} is still held");
-}
-
 async fn a_released_or_dropped_lease_frees_its_keys(store: &impl Backend) {
     let locks = manager(store).await;
     locks.acquire(exclusive("a", "ann")).await.unwrap().release().await.unwrap();
     drop(locks.acquire(exclusive("a", "ann")).await.unwrap());
-    soon(&locks, "a").await.release().await.unwrap();
+    soon(&locks, "a", "next").await.release().await.unwrap();
 }
 
 async fn an_abandoned_acquire_leaves_nothing_behind(store: &impl Backend) {
@@ -191,7 +179,7 @@ async fn an_abandoned_acquire_leaves_nothing_behind(store: &impl Backend) {
             tokio::task::yield_now().await;
         }
         drop(abandoned);
-        soon(&locks, "a").await.release().await.unwrap();
+        soon(&locks, "a", "next").await.release().await.unwrap();
     }
     assert_eq!(queued(&locks, "a").await, 0);
 }

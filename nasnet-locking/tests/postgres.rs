@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::backend::Backend;
 use common::postgres::{Postgres, write};
-use common::{exclusive, key, keys, until};
+use common::{PATIENCE, exclusive, key, keys, until};
 use nasnet_locking::{Error, FencingToken, LeaseGuard, LockFilter, LostReason, Seen, fence};
 use rustix::process::{Pid, Signal, WaitOptions};
 use sqlx::{Connection, PgConnection};
@@ -171,7 +171,7 @@ async fn a_killed_node_loses_its_lease_at_once() {
     node.child.kill().unwrap();
     node.child.wait().unwrap();
     // The server hears of the death through the socket: far sooner than the lease runs out.
-    let guard = locks.acquire(exclusive("router/r1", "other").wait(Duration::from_secs(30))).await.unwrap();
+    let guard = locks.acquire(exclusive("router/r1", "other").wait(PATIENCE)).await.unwrap();
     assert!(guard.token().get() > token);
 }
 

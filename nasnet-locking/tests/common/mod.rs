@@ -10,10 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, ManualClock, NewRouter, Options, RouterId};
-use nasnet_locking::{AcquireRequest, KeySet, LockInfo, LockKey, LockManager, LockOptions};
+use nasnet_locking::{AcquireRequest, Error, KeySet, LeaseGuard, LockInfo, LockKey, LockManager, LockOptions};
 use tempfile::TempDir;
 
 pub const WALL_2026_MS: i64 = 1_780_000_000_000;
+
+/// Far longer than anything takes, be the machine ever so slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub data: TempDir,
@@ -53,6 +56,9 @@ impl World {
 pub fn options(data: &Path, run: &Path) -> Options {
     let mut options = Options::new(data).schemas(nasnet_locking::schema_sets());
     options.run_dir = Some(run.to_path_buf());
+    // Long enough for the slowest machine.
+    (options.lock_timeout, options.lease_timeout) = (PATIENCE, PATIENCE);
+    (options.read_deadline, options.write_deadline) = (PATIENCE, PATIENCE);
     options
 }
 
@@ -88,11 +94,24 @@ pub fn shared(path: &str, actor: &str) -> AcquireRequest {
     AcquireRequest::shared(key(path), LockInfo::new(actor, "test"))
 }
 
+/// Acquires what is released in the background, or runs out: each attempt yields to the task that does it.
+pub async fn soon(locks: &LockManager, path: &str, actor: &str) -> LeaseGuard {
+    let start = std::time::Instant::now();
+    loop {
+        match locks.acquire(exclusive(path, actor)).await {
+            Ok(guard) => return guard,
+            Err(error) => assert!(matches!(error, Error::Held { .. }), "{error}"),
+        }
+        assert!(start.elapsed() < PATIENCE, "{path} is still held");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Waits for a condition; fails when it does not come true in a time far beyond any delay it may have.
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = std::time::Instant::now();
     while !condition().await {
-        assert!(start.elapsed() < Duration::from_secs(30), "never happened: {what}");
+        assert!(start.elapsed() < PATIENCE, "never happened: {what}");
         tokio::task::yield_now().await;
     }
 }
