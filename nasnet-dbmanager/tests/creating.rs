@@ -106,7 +106,7 @@ async fn a_call_that_nobody_waits_for_any_more_is_brought_to_its_end() {
         }
         drop(call);
         let active = async || manager.routers().await.unwrap().len();
-        tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::time::timeout(common::PATIENCE, async {
             while active().await < (number + 1) * 10 {
                 tokio::task::yield_now().await;
             }

@@ -9,9 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use common::{CAUSE, Dirs, all, id, put, put_in, with_router};
-use nasnet_dbmanager::{
-    Database, DbHealth, DbManager, Error, FileKind, Migration, OnDamage, Options, RestoredFrom, SchemaSet, Scope, Which,
-};
+use nasnet_dbmanager::{Database, DbHealth, DbManager, Error, OnDamage, Options, RestoredFrom, Scope, Which};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 
 const ROWS: i64 = 6_000;
 
@@ -204,33 +204,28 @@ async fn a_file_removed_under_an_open_handle_is_told() {
     manager.shutdown().await.unwrap();
 }
 
-fn slow() -> SchemaSet {
-    // Counts long enough to be seen from outside.
-    let up = "ALTER TABLE kv ADD COLUMN note TEXT;
-        INSERT INTO kv (k, v) WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 4000000)
-        SELECT -1, MAX(x) FROM c";
-    let second = Migration { version: 2, name: "note", up, down: "ALTER TABLE kv DROP COLUMN note" };
-    SchemaSet::new("kv", FileKind::Router, vec![common::KV_1, second])
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_migration_under_way_is_told_and_so_is_its_end() {
     let dirs = Dirs::new();
     filled(&dirs, false).await;
-    let options = Options { schemas: vec![slow()], ..dirs.options() };
+    let options = Options { schemas: vec![common::kv_newer()], ..dirs.options() };
     let manager = DbManager::open(options).await.unwrap();
+    assert_eq!(health(&manager, "other").await, DbHealth::Ok);
+    // It waits for the transaction of another connection until somebody was told of it.
+    let mut foreign = SqliteConnectOptions::new().filename(dirs.router_file(&id("home"))).connect().await.unwrap();
+    let held = foreign.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let opening = tokio::spawn({
         let manager = manager.clone();
         async move { manager.router(&id("home")).await.map(|_| ()) }
     });
-    let mut seen = false;
-    while !opening.is_finished() {
-        seen |= health(&manager, "home").await == DbHealth::Migrating;
-        assert_eq!(health(&manager, "other").await, DbHealth::Ok);
+    while health(&manager, "home").await != DbHealth::Migrating {
+        assert!(!opening.is_finished(), "nobody was told");
         tokio::task::yield_now().await;
     }
+    assert_eq!(health(&manager, "other").await, DbHealth::Ok);
+    held.rollback().await.unwrap();
+    foreign.close().await.unwrap();
     opening.await.unwrap().unwrap();
-    assert!(seen, "nobody was told");
     assert_eq!(health(&manager, "home").await, DbHealth::Ok);
     manager.shutdown().await.unwrap();
 }

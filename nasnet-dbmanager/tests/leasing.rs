@@ -5,15 +5,26 @@ mod common;
 
 use std::future::Future;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Dirs, all, id, put};
-use nasnet_dbmanager::{DbManager, Error, NewRouter, RouterDb, Scope};
+use common::{Dirs, PATIENCE, all, id, put};
+use nasnet_dbmanager::{DbManager, Error, NewRouter, Options, RouterDb, Scope};
 
 async fn fleet(dirs: &Dirs, routers: &[&str], max_open: usize) -> DbManager {
     let mut options = dirs.options();
     options.max_open = max_open;
-    options.lease_timeout = Duration::from_secs(1);
+    open(options, routers).await
+}
+
+/// A fleet with room for one open database, where nobody waits long for it.
+async fn impatient(dirs: &Dirs, routers: &[&str]) -> DbManager {
+    let mut options = dirs.options();
+    options.max_open = 1;
+    options.lease_timeout = Duration::from_millis(20);
+    open(options, routers).await
+}
+
+async fn open(options: Options, routers: &[&str]) -> DbManager {
     let manager = DbManager::open(options).await.unwrap();
     for name in routers {
         manager.create_router(NewRouter::new(id(name))).await.unwrap();
@@ -24,6 +35,18 @@ async fn fleet(dirs: &Dirs, routers: &[&str], max_open: usize) -> DbManager {
 fn leases(manager: &DbManager) -> Vec<(String, usize)> {
     let open = manager.stats().open;
     open.iter().filter_map(|db| Some((db.router.as_ref()?.to_string(), db.leases))).collect()
+}
+
+/// A lease of a router, which another is about to make room for.
+async fn soon(manager: &DbManager, name: &str) -> RouterDb {
+    let began = Instant::now();
+    loop {
+        match manager.router(&id(name)).await {
+            Ok(router) => return router,
+            Err(error) => assert!(matches!(error, Error::AllLeased { .. }), "{error}"),
+        }
+        assert!(began.elapsed() < PATIENCE, "there is no room for {name}");
+    }
 }
 
 /// Waits for a lease of a router that another task asks for.
@@ -93,12 +116,18 @@ async fn the_least_recently_used_database_makes_room() {
 #[tokio::test]
 async fn when_all_are_in_use_the_next_waits_and_is_told() {
     let dirs = Dirs::new();
-    let manager = fleet(&dirs, &["a", "b"], 1).await;
-    let held = manager.router(&id("a")).await.unwrap();
+    let manager = impatient(&dirs, &["a", "b"]).await;
+    let held = soon(&manager, "a").await;
     let error = manager.router(&id("b")).await.unwrap_err();
     assert!(matches!(error, Error::AllLeased { max_open: 1 }) && error.is_retryable(), "{error}");
     // The same router needs no second place.
     drop(manager.router(&id("a")).await.unwrap());
+    drop(held);
+    manager.shutdown().await.unwrap();
+    drop(manager);
+
+    let manager = fleet(&dirs, &[], 1).await;
+    let held = manager.router(&id("a")).await.unwrap();
     let b = id("b");
     let (waited, ()) = tokio::join!(manager.router(&b), async { drop(held) });
     assert_eq!(waited.unwrap().id(), &id("b"));
@@ -108,8 +137,8 @@ async fn when_all_are_in_use_the_next_waits_and_is_told() {
 #[tokio::test]
 async fn an_unanswered_read_keeps_its_database_open() {
     let dirs = Dirs::new();
-    let manager = fleet(&dirs, &["a", "b"], 1).await;
-    let router = manager.router(&id("a")).await.unwrap();
+    let manager = impatient(&dirs, &["a", "b"]).await;
+    let router = soon(&manager, "a").await;
     let (started, running) = tokio::sync::oneshot::channel();
     let (go, wait) = tokio::sync::oneshot::channel::<()>();
     let reading = tokio::spawn(async move {
@@ -128,7 +157,7 @@ async fn an_unanswered_read_keeps_its_database_open() {
     reading.await.unwrap_err();
     assert!(matches!(manager.router(&id("b")).await, Err(Error::AllLeased { .. })));
     go.send(()).unwrap();
-    drop(manager.router(&id("b")).await.unwrap());
+    drop(soon(&manager, "b").await);
     manager.shutdown().await.unwrap();
 }
 

@@ -113,7 +113,7 @@ async fn raw_operations_on_the_thread_of_their_caller_are_counted_and_never_queu
     manager.shutdown().await.unwrap();
     drop(manager);
     // Tasks that end with the fleet let go of its queues a moment later.
-    tokio::time::timeout(Duration::from_secs(10), async {
+    tokio::time::timeout(common::PATIENCE, async {
         while book.sum(observe::QUEUE_DEPTH, "database=hot") != 0.0 || book.sum(observe::OPEN, "database=hot") != 0.0 {
             tokio::task::yield_now().await;
         }
@@ -189,7 +189,7 @@ async fn an_operation_that_another_takes_down_is_counted_apart_from_the_one_that
     const CULPRIT: Cause = Cause::new("takes-down");
     let (book, dirs) = (book(), Dirs::new());
     let mut options = dirs.options();
-    options.write_deadline = Duration::from_secs(1);
+    options.write_deadline = Duration::from_secs(4);
     let manager = DbManager::open(options).await.unwrap();
     let router = with_router(&manager, "home").await;
     let (go, first) = occupy(&router).await;

@@ -390,13 +390,18 @@ fn a_process_that_opens_while_another_migrates_waits_or_is_told_and_never_sees_h
         manager.shutdown().await.unwrap();
         let manager = DbManager::open(options(dirs.root(), slow())).await.unwrap();
         let migrating = manager.clone();
+        // It cannot be over before somebody has looked: it waits for the transaction of another connection.
+        let mut foreign = SqliteConnectOptions::new().filename(dirs.router_file(&id("home"))).connect().await.unwrap();
+        let held = foreign.begin_with("BEGIN IMMEDIATE").await.unwrap();
         let migration = tokio::spawn(async move { migrating.router(&id("home")).await.map(|_| ()) });
         while let Some(lock) = dirs.lock(&id("home"), false) {
             drop(lock);
-            assert!(!migration.is_finished(), "the migration was over before anybody could look");
+            assert!(!migration.is_finished(), "it has not waited");
             tokio::task::yield_now().await;
         }
-        let (impatient, patient) = (child("0"), child("30000"));
+        held.rollback().await.unwrap();
+        foreign.close().await.unwrap();
+        let (impatient, patient) = (child("0"), child("60000"));
         let says = |child: std::process::Child| {
             let output = child.wait_with_output().unwrap();
             let text = String::from_utf8(output.stdout).unwrap();

@@ -279,7 +279,7 @@ async fn the_newest_id_is_saved_while_running_and_not_for_each_id() {
     assert_eq!(manager.system().written(), before, "an id costs no flash");
     clock.advance(2 * DAY);
     let newest = manager.next_ulid().timestamp_ms();
-    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+    let waited = tokio::time::timeout(common::PATIENCE, async {
         while manager.system().counters().get("ulid_high_water_ms").await.unwrap() < newest {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

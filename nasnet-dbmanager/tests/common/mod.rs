@@ -20,6 +20,9 @@ use sqlx::SqliteConnection;
 
 pub const CAUSE: Cause = Cause::new("test");
 
+/// Far longer than anything takes, be the machine ever so slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 pub struct Dirs {
     root: tempfile::TempDir,
 }
@@ -82,7 +85,8 @@ impl ForeignLock {
 pub fn options(root: &Path) -> Options {
     let mut options = Options::new(root.join("data")).run_dir(root.join("run")).schemas([kv()]);
     // Long enough for the slowest machine; the tests that wait in vain set their own.
-    options.lock_timeout = Duration::from_secs(30);
+    (options.lock_timeout, options.lease_timeout) = (PATIENCE, PATIENCE);
+    (options.read_deadline, options.write_deadline) = (PATIENCE, PATIENCE);
     options
 }
 
