@@ -79,7 +79,7 @@ lock-latency *ARGS:
 flash-bytes *ARGS:
     cargo run --release --locked -p nasnet-benches --bin flash_bytes -- {{ARGS}}
 
-# A bounded slice of each soak campaign; below its floor of attempts a slice proves nothing and fails.
+# A slice of each soak campaign: so many seconds, and on until its floor of attempts is reached.
 soak-slice:
     cargo build --locked -p nasnet-benches --features soak --bin soak
     bash .ci/soak kill 8 5

@@ -67,6 +67,10 @@ struct Args {
     /// Fail when fewer cases than this were tried: a campaign that does nothing finds nothing.
     #[arg(long, default_value_t = 1)]
     floor: u64,
+    /// Go on past the budget until the floor is reached: how long that takes says something of the machine alone. Whoever
+    /// starts it sets an end.
+    #[arg(long)]
+    until_floor: bool,
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,

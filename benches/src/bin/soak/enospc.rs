@@ -325,7 +325,7 @@ async fn give_up(bench: &mut Bench, small: &Mounted, run: &Path) -> Result<(), S
         }
     }
     // Closing cannot move the log; it must come to an end all the same.
-    let closed = tokio::time::timeout(Duration::from_secs(20), bench.db.shutdown()).await;
+    let closed = tokio::time::timeout(Duration::from_secs(120), bench.db.shutdown()).await;
     if closed.is_err() {
         return Err("closing hangs".to_owned());
     }

@@ -38,7 +38,7 @@ const FAULTS: [(Operation, i32); 14] = [
     (Operation::Delete, Fault::IOERR_WRITE),
 ];
 /// No call takes longer than this, whatever fails.
-const HANG: Duration = Duration::from_secs(30);
+const HANG: Duration = Duration::from_secs(120);
 /// Operations of one call that are made to fail in one case.
 const NTH_MAX: u64 = 60;
 /// Room of a database: an operation that wants more fails by itself.

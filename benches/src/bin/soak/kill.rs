@@ -19,7 +19,7 @@ use crate::{Controls, Failure, Found, Turn};
 /// Groups a child writes at most; it dies long before.
 const GROUPS_MAX: u64 = 100_000;
 /// Attempts to catch the control, which cheats only for the length of one commit.
-const CONTROL_CASES: u64 = 30;
+const CONTROL_CASES: u64 = 300;
 
 /// Who is under test, and how it dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

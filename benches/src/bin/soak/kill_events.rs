@@ -32,7 +32,7 @@ const GROUP: i64 = 3;
 /// Groups a child writes at most; it is killed long before.
 const GROUPS_MAX: u64 = 100_000;
 /// Attempts to catch the control, which cheats only for the length of one commit.
-const CONTROL_CASES: u64 = 30;
+const CONTROL_CASES: u64 = 300;
 
 /// Who is under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -44,7 +44,7 @@ const READ_DEADLINE: Duration = Duration::from_secs(30);
 const WIPED: &str = "wiped";
 const SAVED: &str = "saved";
 /// Attempts to catch the control.
-const CONTROL_CASES: u64 = 10;
+const CONTROL_CASES: u64 = 100;
 
 /// Who is under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -67,7 +67,8 @@ fn keep_to_one_core(number: u64) {
     }
 }
 
-/// Tries cases until the budget is used up, and one at least; with `--case` that one only.
+/// Tries cases until the budget is used up, and one at least; with `--until-floor` until there are enough; with `--case` that
+/// one only.
 pub(crate) fn work(plan: &Plan, args: &Args, share: Share) -> Result<Tally, Failure> {
     let start = Instant::now();
     if plan.on_one_core && share.of > 1 {
@@ -96,7 +97,8 @@ pub(crate) fn work(plan: &Plan, args: &Args, share: Share) -> Result<Tally, Fail
         }
         let violations = found.broken.len() as u64;
         tally.add(Tally { cases: found.cases, violations, replays, counts: found.counts });
-        if args.case.is_some() || start.elapsed() >= args.budget {
+        let is_enough = !args.until_floor || tally.cases >= args.floor.div_ceil(share.of);
+        if args.case.is_some() || (start.elapsed() >= args.budget && is_enough) {
             return Ok(tally);
         }
         number += share.of;

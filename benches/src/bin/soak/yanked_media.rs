@@ -33,7 +33,7 @@ const OTHERS: &str = "others.bin";
 const WEEKS_MAX: u64 = 6;
 const DAYS_BETWEEN: u64 = 7;
 /// How long a run may go on after its medium went away.
-const RUN_MAX: Duration = Duration::from_secs(20);
+const RUN_MAX: Duration = Duration::from_secs(120);
 const DAY: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,15 +197,15 @@ async fn once(
         match yank {
             Yank::Unmounted => bench.medium.unmount(),
             // Refused while a file is being written: then it is pulled a little later.
-            Yank::ReadOnly => (0..200)
-                .find_map(|_| {
-                    let done = bench.medium.remount("ro").ok();
-                    if done.is_none() {
-                        std::thread::sleep(Duration::from_micros(200));
+            Yank::ReadOnly => {
+                let start = Instant::now();
+                loop {
+                    match bench.medium.remount("ro") {
+                        Err(_) if start.elapsed() < RUN_MAX => std::thread::sleep(Duration::from_micros(200)),
+                        done => break done,
                     }
-                    done
-                })
-                .ok_or_else(|| "it cannot be remounted".into()),
+                }
+            }
             Yank::Full => take_all(&bench.medium.path().join(OTHERS)),
             Yank::Aborted => bench.medium.abort(),
         }
