@@ -237,6 +237,12 @@ fn main() -> Result<ExitCode, Failure> {
     if campaign.mounts() && !mount::enter(campaign.plan().name)? {
         return Ok(ExitCode::SUCCESS);
     }
+    if let (Campaign::YankedMedia, None) = (campaign, args.share)
+        && let Some(missing) = yanked_media::missing()
+    {
+        mount::skip(campaign.plan().name, missing)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Some(share) = args.share {
         println!("{}", serde_json::to_string(&workers::work(&campaign.plan(), &args, share)?)?);
         return Ok(ExitCode::SUCCESS);

@@ -197,7 +197,7 @@ async fn open(data: &Path, run: &Path) -> Result<(DbManager, RouterDb), Error> {
 
 /// Troubles one file system.
 pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
-    let kinds: Vec<Kind> = Kind::available().into_iter().filter(|kind| *kind != Kind::Btrfs).collect();
+    let kinds: Vec<Kind> = Kind::available().iter().copied().filter(|kind| *kind != Kind::Btrfs).collect();
     let round = turn.number / kinds.len() as u64;
     let kind = kinds[usize::try_from(turn.number % kinds.len() as u64)?];
     let troubles = Trouble::of(kind);

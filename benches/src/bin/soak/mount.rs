@@ -6,6 +6,7 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
@@ -30,11 +31,17 @@ pub(crate) fn enter(campaign: &str) -> Result<bool, Failure> {
             .exec();
         return Err(error.into());
     }
-    if std::env::var("CI").is_ok_and(|ci| ci == "true") {
-        return Err(format!("campaign {campaign} cannot mount anything here, and must run in CI").into());
-    }
-    eprintln!("SKIPPED: campaign {campaign} needs the right to mount (run it as root)");
+    skip(campaign, "the right to mount (run it as root)")?;
     Ok(false)
+}
+
+/// Says aloud that a campaign is skipped; fails in CI.
+pub(crate) fn skip(campaign: &str, needs: &str) -> Result<(), Failure> {
+    if std::env::var("CI").is_ok_and(|ci| ci == "true") {
+        return Err(format!("campaign {campaign} needs {needs}, and must run in CI").into());
+    }
+    eprintln!("SKIPPED: campaign {campaign} needs {needs}");
+    Ok(())
 }
 
 /// A kind of file system.
@@ -104,8 +111,25 @@ impl Kind {
         }
     }
 
-    /// Those that this kernel and what is installed can make, always in the same order.
-    pub(crate) fn available() -> Vec<Self> {
+    /// Those that can be made and mounted here, always in the same order.
+    pub(crate) fn available() -> &'static [Self] {
+        static AVAILABLE: OnceLock<Vec<Kind>> = OnceLock::new();
+        AVAILABLE.get_or_init(|| Self::known().into_iter().filter(|kind| kind.can_be_mounted()).collect())
+    }
+
+    /// Tries it: a container may have no loop devices.
+    fn can_be_mounted(&self) -> bool {
+        match Mounted::new(*self) {
+            Ok(_) => true,
+            Err(error) => {
+                eprintln!("SKIPPED: {self:?} takes no part: {error}");
+                false
+            }
+        }
+    }
+
+    /// Those that this kernel knows and what is installed can make.
+    fn known() -> Vec<Self> {
         let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         let installed = |maker: &str| path.split(':').any(|dir| Path::new(dir).join(maker).exists());

@@ -131,13 +131,24 @@ impl Bench {
     }
 }
 
+/// The file systems a stick may have.
+fn kinds() -> Vec<Kind> {
+    let of_sticks = |kind: &Kind| matches!(kind, Kind::Ext4 | Kind::Ext2 | Kind::Xfs | Kind::Vfat);
+    Kind::available().iter().copied().filter(of_sticks).collect()
+}
+
+/// What the campaign needs and this machine has not.
+pub(crate) fn missing() -> Option<&'static str> {
+    if kinds().is_empty() {
+        return Some("a file system that can be mounted from an image");
+    }
+    Command::new("zstd").arg("--version").output().is_err().then_some("the zstd command")
+}
+
 /// Yanks one medium several times.
 pub(crate) fn case(turn: &mut Turn) -> Result<Found, Failure> {
     let random = &mut turn.random;
-    let kinds: Vec<Kind> = Kind::available()
-        .into_iter()
-        .filter(|kind| matches!(kind, Kind::Ext4 | Kind::Ext2 | Kind::Xfs | Kind::Vfat))
-        .collect();
+    let kinds = kinds();
     let kind = kinds[usize::try_from(turn.number % kinds.len() as u64)?];
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
