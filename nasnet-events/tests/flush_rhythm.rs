@@ -212,9 +212,12 @@ async fn a_flush_that_nobody_waits_for_keeps_its_turn_until_its_write_has_ended(
     inside.await.unwrap();
     // Its write waits behind the other, and is done afterwards whatever becomes of the flush.
     let asked = Instant::now();
+    let mut patience = Duration::from_millis(50);
     loop {
-        let flush = tokio::time::timeout(Duration::from_millis(50), store.flush(FlushReason::Requested));
+        // Given up before its write was asked for, it keeps no turn: the next is waited for longer.
+        let flush = tokio::time::timeout(patience, store.flush(FlushReason::Requested));
         assert!(flush.await.is_err(), "nothing can be written yet");
+        patience *= 2;
         // Long enough that it is not the machine that is slow.
         if tokio::time::timeout(Duration::from_secs(2), store.seal()).await.is_err() {
             break;
