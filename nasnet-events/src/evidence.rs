@@ -56,12 +56,45 @@ impl LaneProof {
     fn events(&self) -> impl Iterator<Item = &Recorded> {
         self.links.iter().filter_map(Link::event)
     }
+
+    /// Where the events of an archive, from its beginning up to a position, lead a chain of the warm tier.
+    fn lead(&self, lane: Lane, through: Position) -> Digest {
+        let own = self.events().filter(|event| is_of(lane, event) && event.position <= through);
+        own.fold(Digest::GENESIS, |state, event| chain::link(state, chain::leaf(event)))
+    }
+}
+
+/// What a bundle should show and does not.
+struct Withheld<'a> {
+    scope: &'a Scope,
+    lane: Lane,
+    why: &'static str,
 }
 
 /// Events with the proof that they belong to the record of a fleet. Carried by value, and verified without the store.
 ///
 /// Bodies of events with a subject are in it as they are stored, sealed: a shredded event proves that it happened and
 /// shows nothing more.
+///
+/// # What is shown without the store
+/// Of each chain a bundle has everything from where it begins to the end that a head names: events, and only the digests
+/// of those outside of the span ([`Bundle::after`], [`Bundle::until`]). So with a head that can be trusted, it is shown
+/// that
+///
+/// - each event is what was recorded, and stood in the record before the head was made;
+/// - between two events of a chain none is withheld;
+/// - in a span from [`Position::START`] on, none is withheld before the first one either;
+/// - where the last event that the head names of a chain lies in the span, that one is there, and so none is withheld
+///   behind the others: this holds for all chains of the warm tier of each scope that the bundle names;
+/// - a span from the start that is shown from the archive lacks nothing that the chains of the warm tier had up to
+///   there.
+///
+/// A digest tells no position, so nobody can know without the store whether some of the digests before the first event
+/// and behind the last one are of events of the span. A span that begins later than the record, or ends before the
+/// head, is shown without its edges by whoever wants to withhold them: compare it with the events next to it, or ask
+/// for the whole record. Nor is it shown that a chain of which the head's last event lies behind the span has nothing
+/// in it, that a scope which [`Bundle::head`] does not name has, or that Low events were archived: none of the chains
+/// but that of the archive has them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bundle {
     version: u8,
@@ -163,9 +196,11 @@ async fn scope_proofs(
     }
 }
 
-/// What the archive holds of a span, and what the warm tier has behind its end; `None` when that is not all of it. The chain
-/// of the frames leads to their head whatever is missing before, between and behind them, so it shows nothing of that: the
-/// medium may have been begun later, damaged events were passed over, and new ones wait for the next archive.
+/// What the archive holds of a span, and what the warm tier has behind its end; `None` when nothing shows that this is
+/// all of it. The chain of the frames leads to their head whatever is missing before, between and behind them: the
+/// medium may have been begun later or have been away for a while, damaged events were passed over, and new ones wait
+/// for the next archive. So the events of the frames have to lead both chains of the warm tier from one place where
+/// they are known to the next.
 async fn archived_proofs(
     store: &EventStore,
     scope: &Scope,
@@ -175,21 +210,30 @@ async fn archived_proofs(
     let Some(end) = head.lane(scope, Lane::Frames).map(|end| end.position) else { return Ok(None) };
     let mut followed = Vec::new();
     for lane in WARM {
-        followed.push(followed_to(store, scope, lane, end).await?);
+        match Followed::of(store, scope, lane, stretch, end).await? {
+            Some(lane) => followed.push(lane),
+            None => return Ok(None),
+        }
     }
-    let Some(collected) = collect(store, scope, Lane::Frames, stretch, head, followed).await? else { return Ok(None) };
-    let reaches_back = collected.start.as_ref().is_some_and(|start| start.position <= stretch.after);
-    // The first frame of a medium stands at the beginning of the record when both chains lead from there to where they are.
-    if !reaches_back && !collected.followed.iter().all(|lane| lane.state == lane.digest) {
+    let after = followed.iter().map(|lane| lane.from).min().unwrap_or(stretch.after);
+    let until = followed.iter().map(|lane| lane.through).max().unwrap_or(end);
+    let mut see = |step| {
+        if let Step::Event(event) = step {
+            followed.iter_mut().for_each(|lane| lane.see(&event));
+        }
+    };
+    store.walk(scope, Lane::Frames, Stretch { after, until }, &mut see).await?;
+    let is_known_behind = followed.iter().all(|lane| lane.is_known_behind);
+    if !followed.into_iter().all(Followed::leads_to_end) {
         return Ok(None);
     }
-    let Some(archived) = collected.into_proof(scope, Lane::Frames) else { return Ok(None) };
-    if lacks_events(store, scope, &archived, Stretch { until: end.min(stretch.until), ..stretch }).await? {
+    let Some(archived) = lane_proof(store, scope, Lane::Frames, stretch, head).await? else { return Ok(None) };
+    if stretch.after == Position::START && archived.start != Digest::GENESIS {
         return Ok(None);
     }
     let mut proofs = vec![archived];
     // Behind the archive, and that nothing was removed there: else nobody knows where the chains stood at its end.
-    if stretch.until > end || !reaches_back {
+    if stretch.until > end || !is_known_behind {
         for lane in WARM {
             proofs.extend(lane_proof(store, scope, lane, Stretch { after: end, ..stretch }, head).await?);
         }
@@ -197,43 +241,7 @@ async fn archived_proofs(
     Ok(Some(proofs))
 }
 
-/// Where a chain of the warm tier stands at a position, to be followed there from the beginning.
-async fn followed_to(store: &EventStore, scope: &Scope, lane: Lane, at: Position) -> Result<Followed, Error> {
-    let mut followed = Followed { lane, through: Position::START, digest: Digest::GENESIS, state: Digest::GENESIS };
-    let nothing = Stretch { after: at, until: at };
-    let mut see = |step| {
-        if let Step::At { position, digest, .. } = step {
-            (followed.through, followed.digest) = (position, digest);
-        }
-    };
-    store.walk(scope, lane, nothing, &mut see).await?;
-    Ok(followed)
-}
-
-/// True when the warm tier has an event in the stretch, or a damaged place, that is not in the proof.
-async fn lacks_events(
-    store: &EventStore,
-    scope: &Scope,
-    archived: &LaneProof,
-    stretch: Stretch,
-) -> Result<bool, Error> {
-    let held: BTreeSet<Position> = archived.events().map(|event| event.position).collect();
-    let mut is_lacking = false;
-    let mut need = |position: Position| {
-        is_lacking |= position > stretch.after && position <= stretch.until && !held.contains(&position);
-    };
-    for lane in WARM {
-        let mut see = |step| match step {
-            Step::Event(event) => need(event.position),
-            // Both ends of a segment are events of it.
-            Step::Damaged { position, through, .. } => position.into_iter().chain(through).for_each(&mut need),
-            Step::At { .. } | Step::After(_) => {}
-        };
-        store.walk(scope, lane, stretch, &mut see).await?;
-    }
-    Ok(is_lacking)
-}
-
+/// Walks one chain from the beginning of a stretch to the head.
 async fn lane_proof(
     store: &EventStore,
     scope: &Scope,
@@ -241,22 +249,10 @@ async fn lane_proof(
     stretch: Stretch,
     head: &ChainHead,
 ) -> Result<Option<LaneProof>, Error> {
-    let collected = collect(store, scope, lane, stretch, head, Vec::new()).await?;
-    Ok(collected.and_then(|collected| collected.into_proof(scope, lane)))
-}
-
-/// Walks one chain from the beginning of a stretch to the head, `None` when it has nothing behind that beginning.
-async fn collect(
-    store: &EventStore,
-    scope: &Scope,
-    lane: Lane,
-    stretch: Stretch,
-    head: &ChainHead,
-    followed: Vec<Followed>,
-) -> Result<Option<Collector>, Error> {
+    // It has nothing behind the beginning of the stretch.
     let Some(end) = head.lane(scope, lane).filter(|end| end.position > stretch.after) else { return Ok(None) };
     let mut collected =
-        Collector { stretch, start: None, state: Digest::GENESIS, links: Vec::new(), events: 0, gap: None, followed };
+        Collector { stretch, start: None, state: Digest::GENESIS, links: Vec::new(), events: 0, gap: None };
     let whole = Stretch { after: stretch.after, until: end.position };
     store.walk(scope, lane, whole, &mut |step| collected.see(step)).await?;
     let unproven = |why: &str| Error::Unproven { scope: scope.clone(), lane, why: why.to_owned() };
@@ -271,34 +267,94 @@ async fn collect(
     if collected.start.is_none() {
         return Err(unproven("the chain has no beginning"));
     }
-    Ok(Some(collected))
+    Ok(collected.into_proof(scope, lane))
 }
 
-/// Where a walk began.
-struct LinkedFrom {
-    position: Position,
-    digest: Digest,
-}
-
-/// A chain of the warm tier, followed along the events of another one.
+/// A chain of the warm tier, followed along the events of the archive.
 struct Followed {
     lane: Lane,
-    /// Where it is known, and its digest there.
+    /// Where the chain is known, and its digest there: at what the warm tier has, and behind what it has given up.
+    known: BTreeMap<Position, Digest>,
+    /// It is followed from one of these places to another, on both sides of the span, or to the end of the archive.
+    from: Position,
     through: Position,
-    digest: Digest,
+    /// It is known at the end of what is followed, or behind that.
+    is_known_behind: bool,
+    /// What it is at the last of them.
+    last: Digest,
     state: Digest,
+    is_led: bool,
 }
 
 impl Followed {
-    fn see(&mut self, event: &Recorded, leaf: Digest) {
-        let is_own = match self.lane {
-            Lane::Rows => event.synced,
-            Lane::Segments => !event.synced && event.class != Class::Low,
-            Lane::Frames => false,
+    /// `None` when the place behind the span where the chain is known next lies behind the archive, which ends at
+    /// `end`.
+    async fn of(
+        store: &EventStore,
+        scope: &Scope,
+        lane: Lane,
+        stretch: Stretch,
+        end: Position,
+    ) -> Result<Option<Self>, Error> {
+        let mut known = BTreeMap::new();
+        let mut state = None;
+        let mut see = |step| match step {
+            Step::At { position, digest, .. } => {
+                known.insert(position, digest);
+                state = Some(digest);
+            }
+            Step::Event(event) => {
+                if let Some(before) = state {
+                    let after = chain::link(before, chain::leaf(&event));
+                    known.extend([(event.position.before(), before), (event.position, after)]);
+                    state = Some(after);
+                }
+            }
+            Step::After(digest) => state = Some(digest),
+            Step::Damaged { through, after, .. } => {
+                known.extend(through.zip(after));
+                state = after;
+            }
         };
-        if is_own && event.position <= self.through {
-            self.state = chain::link(self.state, leaf);
+        store.walk(scope, lane, Stretch { after: stretch.after, until: end }, &mut see).await?;
+        let Some((from, state)) = known.range(..=stretch.after).next_back().map(|(at, digest)| (*at, *digest)) else {
+            return Ok(None);
+        };
+        let behind = known.range(stretch.until.min(end)..).next().map(|(at, _)| *at);
+        let (through, is_known_behind) = (behind.unwrap_or(end), behind.is_some());
+        let last = known.range(..=through).next_back().map_or(state, |(_, digest)| *digest);
+        let followed = Self { lane, known, from, through, is_known_behind, last, state, is_led: true };
+        Ok((through <= end).then_some(followed))
+    }
+
+    fn see(&mut self, event: &Recorded) {
+        if is_of(self.lane, event) && event.position > self.from && event.position <= self.through {
+            self.pass(event.position.before());
+            self.state = chain::link(self.state, chain::leaf(event));
         }
+    }
+
+    /// Compares the chain with what is known of it up to a position.
+    fn pass(&mut self, through: Position) {
+        while let Some(place) = self.known.first_entry().filter(|place| *place.key() <= through) {
+            self.is_led &= *place.key() < self.from || *place.get() == self.state;
+            place.remove();
+        }
+    }
+
+    /// True when the archive has all events of the chain from one end of what was followed to the other.
+    fn leads_to_end(mut self) -> bool {
+        self.pass(self.through);
+        self.is_led && self.state == self.last
+    }
+}
+
+/// True for events that are links of a chain of the warm tier.
+fn is_of(lane: Lane, event: &Recorded) -> bool {
+    match lane {
+        Lane::Rows => event.synced,
+        Lane::Segments => !event.synced && event.class != Class::Low,
+        Lane::Frames => false,
     }
 }
 
@@ -309,18 +365,17 @@ enum Gap {
 
 struct Collector {
     stretch: Stretch,
-    start: Option<LinkedFrom>,
+    start: Option<Digest>,
     state: Digest,
     links: Vec<Link>,
     events: u64,
     gap: Option<Gap>,
-    followed: Vec<Followed>,
 }
 
 impl Collector {
     /// The proof of the events of the stretch, `None` when there are none.
     fn into_proof(self, scope: &Scope, lane: Lane) -> Option<LaneProof> {
-        let start = self.start.filter(|_| self.events > 0)?.digest;
+        let start = self.start.filter(|_| self.events > 0)?;
         Some(LaneProof { scope: scope.clone(), lane, start, links: self.links })
     }
 
@@ -332,7 +387,7 @@ impl Collector {
                     self.gap.get_or_insert(Gap::Removed);
                 }
                 None => {
-                    self.start = Some(LinkedFrom { position, digest });
+                    self.start = Some(digest);
                     self.state = digest;
                 }
                 Some(_) if digest != self.state => {
@@ -343,7 +398,6 @@ impl Collector {
             Step::Event(event) => {
                 let leaf = chain::leaf(&event);
                 self.state = chain::link(self.state, leaf);
-                self.followed.iter_mut().for_each(|followed| followed.see(&event, leaf));
                 let is_wanted = event.position > self.stretch.after && event.position <= self.stretch.until;
                 self.events += u64::from(is_wanted);
                 self.links.push(if is_wanted { Link::Event(event) } else { Link::Leaf(leaf) });
@@ -371,6 +425,18 @@ impl Bundle {
     #[must_use]
     pub const fn head(&self) -> &ChainHead {
         &self.head
+    }
+
+    /// What it says it shows: the events of its scopes after this position, which is not included.
+    #[must_use]
+    pub const fn after(&self) -> Position {
+        self.after
+    }
+
+    /// What it says it shows: up to this position, which is included.
+    #[must_use]
+    pub const fn until(&self) -> Position {
+        self.until
     }
 
     /// A digest over the whole bundle.
@@ -443,11 +509,14 @@ impl Bundle {
     ///
     /// The digest of the bundle covers `controls` and times too, but only the chains are proven by the head.
     ///
-    /// # Errors
-    /// [`Error::Corrupt`] when the bundle does not check, [`Error::Unproven`] when an event is not proven by this head:
-    /// it was changed, or it is newer, or the head is newer than the bundle.
+    /// # Errors [`Error::Corrupt`] when the bundle does not check, [`Error::Unproven`] when an event is not proven by
+    /// this head: it was changed, or it is newer, or the head is newer than the bundle; and when an event is withheld
+    /// that the head knows of.
     pub fn verify(&self, head: &ChainHead) -> Result<Proven, Error> {
         self.check()?;
+        if let Some(Withheld { scope, lane, why }) = self.withheld(head) {
+            return Err(Error::Unproven { scope: scope.clone(), lane, why: why.to_owned() });
+        }
         let mut proven = Proven { events: 0, sealed: 0, lanes: 0 };
         for proof in &self.lanes {
             let unproven =
@@ -514,7 +583,60 @@ impl Bundle {
                 last = event.position;
             }
         }
-        Ok(())
+        match self.withheld(&self.head) {
+            Some(Withheld { scope, lane, why }) => Err(Error::corrupt("bundle", format!("{lane} of {scope}: {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn lane(&self, scope: &Scope, lane: Lane) -> Option<&LaneProof> {
+        self.lanes.iter().find(|proof| proof.scope == *scope && proof.lane == lane)
+    }
+
+    /// What is missing at the ends of the span, as far as the bundle and a head show it.
+    fn withheld<'a>(&'a self, head: &'a ChainHead) -> Option<Withheld<'a>> {
+        let of = |scope, lane, why| Some(Withheld { scope, lane, why });
+        let is_whole_record = self.after == Position::START;
+        for proof in self.lanes.iter().filter(|_| is_whole_record) {
+            let archived = self.lane(&proof.scope, Lane::Frames).filter(|_| proof.lane != Lane::Frames);
+            let leading = proof.links.iter().map_while(|link| match link {
+                Link::Leaf(leaf) => Some(*leaf),
+                Link::Event(_) => None,
+            });
+            // A chain of the warm tier goes on where the archive ends.
+            let begins = match archived {
+                None => proof.start == Digest::GENESIS && leading.count() == 0,
+                Some(archived) => {
+                    let is_shown = archived.links.iter().all(|link| link.event().is_some());
+                    is_shown && archived.lead(proof.lane, Position::END) == leading.fold(proof.start, chain::link)
+                }
+            };
+            if !begins {
+                return of(&proof.scope, proof.lane, "an event at its beginning is withheld");
+            }
+        }
+        let is_claimed = |scope: &Scope| {
+            self.lanes.iter().any(|proof| proof.scope == *scope)
+                || self.head.lanes.iter().any(|lane| lane.scope == *scope)
+        };
+        for end in head.lanes.iter().filter(|end| end.position > self.after && end.position <= self.until) {
+            let (own, archived) = (self.lane(&end.scope, end.lane), self.lane(&end.scope, Lane::Frames));
+            // What the archive has is shown from the warm tier where that is whole.
+            if !is_claimed(&end.scope) || (end.lane == Lane::Frames && own.is_none()) {
+                continue;
+            }
+            let mut shown = own.into_iter().chain(archived).flat_map(LaneProof::events);
+            if !shown.any(|event| event.position == end.position) {
+                return of(&end.scope, end.lane, "the last event that the head knows is withheld");
+            }
+            let is_behind = own.and_then(|own| own.events().next()).is_some_and(|first| first.position <= end.position);
+            if let Some(archived) = archived.filter(|_| is_whole_record && end.lane != Lane::Frames && !is_behind)
+                && archived.lead(end.lane, end.position) != end.digest
+            {
+                return of(&end.scope, end.lane, "the archive has not all of its events");
+            }
+        }
+        None
     }
 
     /// Reads a bundle whatever its digest and spelling, and gives it the right ones, so that damage gets past them.
@@ -551,6 +673,12 @@ mod tests {
 
     type Forge = fn(&mut Bundle);
 
+    /// Shows only the digest of an event.
+    fn withhold(bundle: &mut Bundle, at: usize) {
+        let leaf = chain::leaf(event_at(bundle, at));
+        first_lane(bundle).links[at] = Link::Leaf(leaf);
+    }
+
     fn first_lane(bundle: &mut Bundle) -> &mut LaneProof {
         bundle.lanes.iter_mut().find(|proof| proof.events().count() == 5).expect("the rows are one chain")
     }
@@ -577,14 +705,24 @@ mod tests {
         let proven = whole.verify(whole.head()).unwrap();
         assert_eq!((proven.events, proven.lanes), (5, 1));
 
-        let forgeries: [(&str, Forge); 3] = [
+        let forgeries: [(&str, Forge); 8] = [
             ("a chain stands in it twice", |bundle| {
                 let lane = first_lane(bundle).clone();
                 bundle.lanes.push(lane);
             }),
-            ("an event of its span is withheld", |bundle| {
-                let leaf = chain::leaf(event_at(bundle, 2));
-                first_lane(bundle).links[2] = Link::Leaf(leaf);
+            ("an event of its span is withheld", |bundle| withhold(bundle, 2)),
+            ("rows of system: an event at its beginning is withheld", |bundle| withhold(bundle, 0)),
+            ("rows of system: an event at its beginning is withheld", |bundle| {
+                let lane = first_lane(bundle);
+                let Link::Event(first) = lane.links.remove(0) else { panic!("it is an event") };
+                lane.start = chain::link(lane.start, chain::leaf(&first));
+            }),
+            ("rows of system: the last event that the head knows is withheld", |bundle| withhold(bundle, 4)),
+            ("rows of system: the last event that the head knows is withheld", |bundle| {
+                first_lane(bundle).links.pop();
+            }),
+            ("rows of system: the last event that the head knows is withheld", |bundle| {
+                bundle.lanes.retain(|proof| proof.events().count() != 5);
             }),
             ("an event is not as it is stored", |bundle| event_at(bundle, 3).body = Body::Shredded),
         ];
@@ -596,6 +734,69 @@ mod tests {
             assert!(matches!(&found, Err(Error::Corrupt { why: told, .. }) if told == why), "{why}: {found:?}");
             let text = forged.to_json().unwrap();
             assert!(matches!(Bundle::from_json(&text), Err(Error::Corrupt { .. })), "{why}");
+        }
+
+        // Whoever withholds an event can change the head of the bundle too, but not the one that was kept elsewhere.
+        let elsewhere: [Forge; 2] =
+            [|bundle| withhold(bundle, 4), |bundle| bundle.lanes.retain(|proof| proof.events().count() != 5)];
+        for forge in elsewhere {
+            let mut forged = whole.clone();
+            forge(&mut forged);
+            forged.head.lanes.iter_mut().for_each(|lane| lane.position = Position::new(u32::MAX, 1));
+            forged.digest = forged.digested().unwrap();
+            let read = Bundle::from_json(&forged.to_json().unwrap()).unwrap();
+            assert!(matches!(read.verify(whole.head()), Err(Error::Unproven { .. })));
+        }
+        store.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_withheld_between_the_archive_and_the_warm_tier_is_found_without_a_head() {
+        let Place { dir, clock: _, manager } = Place::new().await;
+        let cold = dir.path().join("cold");
+        crate::cold::prepare_cold_dir(&manager, &cold).unwrap();
+        let cold = crate::options::ColdOptions::new(cold).allow_same_device();
+        let store = EventStore::open(&manager, EventOptions::default().cold(cold)).await.unwrap();
+        let append = async || {
+            for name in ["config.applied", "resource.updated"] {
+                let event = NewEvent::new(manager.next_ulid(), EventType::parse(name).unwrap(), &()).unwrap();
+                let stream = StreamName::parse("s").unwrap();
+                store.append(&Scope::System, &stream, Expected::Any, vec![event]).await.unwrap();
+            }
+        };
+        append().await;
+        append().await;
+        store.archive().await.unwrap();
+        let retire = "INSERT INTO event_retained (what, through_pos) SELECT -3, MIN(pos) FROM event_rows;
+             DELETE FROM event_rows WHERE pos = (SELECT MIN(pos) FROM event_rows)";
+        let retired = manager.system().write(nasnet_dbmanager::Cause::new("test"), move |conn| {
+            Box::pin(async move { Ok::<_, Error>(sqlx::raw_sql(retire).execute(conn).await?.rows_affected()) })
+        });
+        assert_eq!(retired.await.unwrap(), 2, "a mark and a row");
+        append().await;
+        append().await;
+        let whole = export(&store, Span::all(), Vec::new()).await.unwrap();
+        assert_eq!(whole.verify(whole.head()).unwrap(), Proven { events: 8, sealed: 0, lanes: 3 });
+        for lane in WARM {
+            let mut forged = whole.clone();
+            let proof = forged.lanes.iter_mut().find(|proof| proof.lane == lane).unwrap();
+            let first = proof.links.iter_mut().find(|link| link.event().is_some()).unwrap();
+            *first = Link::Leaf(chain::leaf(first.event().unwrap()));
+            forged.digest = forged.digested().unwrap();
+            let why = format!("{lane} of system: an event at its beginning is withheld");
+            let found = forged.verify(whole.head());
+            assert!(matches!(&found, Err(Error::Corrupt { why: told, .. }) if *told == why), "{found:?}");
+        }
+        // A chain that ends in the archive.
+        for lane in WARM {
+            let mut forged = whole.clone();
+            forged.lanes.retain(|proof| proof.lane != lane);
+            let end = forged.head.lanes.iter_mut().find(|end| end.lane == lane).unwrap();
+            end.position = forged.lanes[0].events().filter(|event| is_of(lane, event)).last().unwrap().position;
+            forged.digest = forged.digested().unwrap();
+            let why = format!("{lane} of system: the archive has not all of its events");
+            let found = forged.check();
+            assert!(matches!(&found, Err(Error::Corrupt { why: told, .. }) if *told == why), "{found:?}");
         }
         store.shutdown().await.unwrap();
     }

@@ -7,6 +7,7 @@ use sqlx::SqliteConnection;
 
 use crate::archive;
 use crate::chain::Digest;
+use crate::copied::Tip;
 use crate::error::Error;
 use crate::event::Recorded;
 use crate::head::Lane;
@@ -133,6 +134,10 @@ impl EventStore {
         found.damaged.into_iter().for_each(|error| {
             see(Step::Damaged { position: None, through: None, error, after: None });
         });
+        let before = found.places.iter().map(|(_, place)| place.header.tip()).filter(|tip| tip.last <= stretch.after);
+        if let Some(Tip { last, digest }) = before.max_by_key(|tip| tip.last) {
+            see(Step::At { position: last, digest, may_be_removed: false });
+        }
         for frame in found.places {
             let header = frame.1.header.clone();
             if header.last <= stretch.after || header.first > stretch.until {

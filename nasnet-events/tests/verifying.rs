@@ -346,6 +346,20 @@ async fn retire_older_half(manager: &DbManager) {
     .await;
 }
 
+/// Retention takes everything.
+async fn retire_all(manager: &DbManager) {
+    on_scope(
+        manager,
+        &router("r1"),
+        "INSERT INTO event_retained (what, through_pos) SELECT -3, MAX(pos) FROM event_rows
+            WHERE true ON CONFLICT (what) DO UPDATE SET through_pos = excluded.through_pos;
+         INSERT INTO event_retained (what, through_pos) SELECT 0, MAX(last_pos) FROM event_segments
+            WHERE true ON CONFLICT (what) DO UPDATE SET through_pos = excluded.through_pos;
+         DELETE FROM event_rows; DELETE FROM event_segments",
+    )
+    .await;
+}
+
 /// The lines of all files the archive has of `r1`.
 fn cold_text(site: &Site) -> String {
     let files = std::fs::read_dir(site.cold().join("r1")).unwrap().map(|entry| entry.unwrap().path());
@@ -409,22 +423,110 @@ async fn a_medium_that_was_begun_after_the_older_events_had_gone_proves_only_wha
     let is_in_it = |event: &nasnet_events::Recorded| text.contains(&event.id.to_string());
     let begins = all.iter().position(is_in_it).unwrap();
     assert!(begins > 0);
-    // The warm tier has given up more since.
-    tamper(
-        &manager,
-        "UPDATE event_retained SET through_pos = (SELECT MAX(pos) FROM event_rows) WHERE what = -3;
-         UPDATE event_retained SET through_pos = (SELECT MAX(last_pos) FROM event_segments) WHERE what = 0;
-         DELETE FROM event_rows; DELETE FROM event_segments",
-    )
-    .await;
-    for after in [None, Some(all[0].position)] {
+    let span = Span::scope(router("r1")).after(all[begins].position);
+    let bundle = evidence::export(&store, span.clone(), vec![]).await.unwrap();
+    let durable = |event: &&nasnet_events::Recorded| event.class != nasnet_events::Class::Low;
+    assert_eq!(bundle.events().len(), all[begins + 1..].iter().filter(durable).count());
+    // The warm tier has given up more since, and nobody knows any more where the chains stood when the medium was begun.
+    retire_all(&manager).await;
+    for after in [None, Some(all[0].position), Some(all[begins].position)] {
         let span = after.map_or(Span::scope(router("r1")), |after| Span::scope(router("r1")).after(after));
         let refused = evidence::export(&store, span, vec![]).await;
         assert!(matches!(refused, Err(Error::Unproven { .. })), "{refused:?}");
     }
-    let span = Span::scope(router("r1")).after(all[begins].position);
-    let bundle = evidence::export(&store, span, vec![]).await.unwrap();
-    assert_eq!(bundle.events().len(), all[begins + 1..].iter().filter(|event| is_in_it(event)).count());
+}
+
+#[tokio::test]
+async fn a_medium_that_was_away_for_a_while_does_not_hide_what_another_one_has() {
+    let site = Site::new();
+    let (manager, store) = recorded(&site).await;
+    store.archive().await.unwrap();
+    let first = read(&store, Query::scope(router("r1"))).await;
+    let (cold, away, other) = (site.cold(), site.dir.path().join("away"), site.dir.path().join("other"));
+    std::fs::rename(&cold, &away).unwrap();
+    prepare_cold_dir(&manager, &cold).unwrap();
+    some_events(&manager, &store, 2).await;
+    assert!(store.archive().await.unwrap().failed.is_empty());
+    support::empty_hot(&manager).await;
+    retire_all(&manager).await;
+    std::fs::rename(&cold, &other).unwrap();
+    std::fs::rename(&away, &cold).unwrap();
+    some_events(&manager, &store, 2).await;
+    assert!(store.archive().await.unwrap().failed.is_empty());
+    support::empty_hot(&manager).await;
+    retire_all(&manager).await;
+
+    let last = read(&store, Query::scope(router("r1"))).await.last().unwrap().position;
+    for (after, until) in [(0, None), (10, None), (10, Some(last)), (first.len() - 1, None)] {
+        let span = Span::scope(router("r1")).after(first[after].position);
+        let span = until.map_or(span.clone(), |until| span.clone().until(until));
+        let refused = evidence::export(&store, span, vec![]).await;
+        assert!(matches!(refused, Err(Error::Unproven { .. })), "after {after}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_segment_the_archive_passed_over_is_missed_after_it_was_removed() {
+    let site = Site::new();
+    let (manager, store) = recorded(&site).await;
+    let all = read(&store, Query::scope(router("r1"))).await;
+    tamper(&manager, WITHOUT_TRIGGERS).await;
+    tamper(
+        &manager,
+        "CREATE TABLE whole AS SELECT first_pos, body FROM event_segments;
+         UPDATE event_segments SET body = CAST(substr(body, 1, 40) || x'00' || substr(body, 42) AS BLOB)
+            WHERE first_pos = (SELECT MAX(first_pos) FROM event_segments)",
+    )
+    .await;
+    support::empty_hot(&manager).await;
+    assert_eq!(store.archive().await.unwrap().failed.len(), 1, "it is damaged before it was archived");
+    some_events(&manager, &store, 1).await;
+    assert!(store.archive().await.unwrap().frames > 0, "it goes on behind it");
+    // As the triggers leave it.
+    tamper(
+        &manager,
+        "INSERT INTO event_chain SELECT 'segments', last_pos, digest FROM event_segments
+            WHERE last_pos = (SELECT MAX(last_pos) FROM event_segments);
+         INSERT INTO event_chain SELECT 'rows', pos, digest FROM event_rows
+            WHERE pos = (SELECT MAX(pos) FROM event_rows)",
+    )
+    .await;
+    retire_all(&manager).await;
+    for after in [None, Some(all[0].position), Some(all[9].position)] {
+        let span = after.map_or(Span::scope(router("r1")), |after| Span::scope(router("r1")).after(after));
+        let refused = evidence::export(&store, span, vec![]).await;
+        assert!(matches!(refused, Err(Error::Unproven { .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_span_that_begins_between_two_frames_is_proven_from_the_archive() {
+    let site = Site::new();
+    let (manager, store) = site.open_with(with_cold(&site)).await;
+    prepare_cold_dir(&manager, &site.cold()).unwrap();
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        // Those of the system come first, so there are positions between the frames of the router.
+        some_events(&manager, &store, 2).await;
+        store.archive().await.unwrap();
+        ends.push(read(&store, Query::scope(router("r1"))).await.len());
+    }
+    let all = read(&store, Query::scope(router("r1"))).await;
+    let elsewhere = read(&store, Query::scope(Scope::System)).await;
+    retire_all(&manager).await;
+    let head = store.export_head().await.unwrap();
+    for (round, begins) in ends[..2].iter().enumerate() {
+        let between = elsewhere[(round + 1) * elsewhere.len() / 3].position;
+        assert!(all[begins - 1].position < between && between < all[*begins].position);
+        for after in [all[begins - 1].position, between, all[*begins].position.max(between)] {
+            let bundle = evidence::export(&store, Span::scope(router("r1")).after(after), vec![]).await.unwrap();
+            let expected = all.iter().filter(|event| event.position > after).count();
+            assert_eq!(bundle.verify(&head).unwrap().events, expected as u64, "after {after}");
+            let verification = store.verify(Span::all().after(after)).await.unwrap();
+            assert!(verification.is_sound(), "{:?}", verification.faults);
+        }
+    }
+    assert_eq!(store.export_head().await.unwrap().lanes, head.lanes);
 }
 
 #[tokio::test]
