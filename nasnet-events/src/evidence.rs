@@ -509,9 +509,10 @@ impl Bundle {
     ///
     /// The digest of the bundle covers `controls` and times too, but only the chains are proven by the head.
     ///
-    /// # Errors [`Error::Corrupt`] when the bundle does not check, [`Error::Unproven`] when an event is not proven by
-    /// this head: it was changed, or it is newer, or the head is newer than the bundle; and when an event is withheld
-    /// that the head knows of.
+    /// # Errors
+    /// [`Error::Corrupt`] when the bundle does not check, [`Error::Unproven`] when an event is not proven by this head: it
+    /// was changed, or it is newer, or the head is newer than the bundle; and when an event is withheld that the head knows
+    /// of.
     pub fn verify(&self, head: &ChainHead) -> Result<Proven, Error> {
         self.check()?;
         if let Some(Withheld { scope, lane, why }) = self.withheld(head) {
