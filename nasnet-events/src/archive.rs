@@ -56,6 +56,9 @@ pub struct ArchiveReport {
     pub bytes: u64,
     /// What could not be read or written; the next run tries again where a scope failed.
     pub failed: Vec<(Scope, Error)>,
+    /// Files of the cold tier that the medium has not given back for [`crate::EventOptions::stall_after`]: the archive of
+    /// their scope goes on in others, with everything that is still warm behind those that can be read.
+    pub unreadable: Vec<(Scope, Error)>,
     /// False when a step ended before everything was archived: the next one goes on behind it.
     pub complete: bool,
 }
@@ -106,7 +109,8 @@ impl EventStore {
     /// # Errors
     /// [`Error::ColdAbsent`] when there is no cold tier now, [`Error::Storage`] when the flush cannot read. A scope that
     /// fails is in the report and does not stop the others. A file of it that could not be read for
-    /// [`crate::EventOptions::stall_after`] is told there and passed, as what is damaged is.
+    /// [`crate::EventOptions::stall_after`], in the warm tier or in the cold one, is told there and passed, as what is damaged
+    /// is.
     ///
     /// # Cancel safety
     /// Safe: a frame is whole or cut off at the next run, and none is written twice.
@@ -152,7 +156,8 @@ impl EventStore {
         };
         // Where a transaction is open, its scope is archived up to there only.
         let through = through.min(self.view().await?.resolved());
-        let mut report = ArchiveReport { through, frames: 0, events: 0, bytes: 0, failed, complete: true };
+        let mut report =
+            ArchiveReport { through, frames: 0, events: 0, bytes: 0, failed, unreadable: Vec::new(), complete: true };
         for (scope, until) in scopes {
             let run = Run { cold, session: &session, policy: options.policy, until, frames_max };
             match self.archive_scope(&scope, &run, &mut report, &mut failing).await {
@@ -191,11 +196,22 @@ impl EventStore {
         let confirmed = known.confirmed;
         let (session, own) = (Arc::clone(run.session), scope.clone());
         let mounted = with_cold(run.cold, move |cold| cold.mount(&session, &own, known)).await?;
+        let failed_before = failing.0.remove(scope).unwrap_or_default();
+        let mut waiting = None;
+        for error in mounted.unreadable {
+            match self.has_failed_for_long(scope, &error, &failed_before, failing) {
+                true => report.unreadable.push((scope.clone(), error)),
+                false => waiting = Some(error),
+            }
+        }
+        if let Some(error) = waiting {
+            return Err(error);
+        }
+        let mounted = mounted.tip;
         let last = mounted.map(|tip| tip.last);
         if let Some(last) = last.filter(|last| *last > run.until) {
             self.check_tip(scope, last).await?;
         }
-        let failed_before = failing.0.remove(scope).unwrap_or_default();
 
         let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(run.until);
         if run.policy == ColdPolicy::WarmOnly {

@@ -293,6 +293,9 @@ impl EventStore {
                 for (scope, error) in &report.failed {
                     tracing::warn!(%scope, %error, "archive failed");
                 }
+                for (scope, error) in &report.unreadable {
+                    tracing::warn!(%scope, %error, "a file of the archive cannot be read");
+                }
                 if report.complete {
                     // What is damaged stays so: the next run of all tells it again.
                     let failed = report.failed.into_iter().filter(|(_, error)| !error.is_damage());

@@ -262,7 +262,11 @@ impl<'a> Check<'a> {
                 self.state = Some(digest);
             }
             Step::Damaged { position, through, error, after } => {
-                self.fault(position, FaultKind::Damaged, error.to_string());
+                let kind = match error {
+                    Error::Io { .. } => FaultKind::Unreadable,
+                    _ => FaultKind::Damaged,
+                };
+                self.fault(position, kind, error.to_string());
                 self.state = after;
                 if let (Some(through), Some(digest)) = (through, after) {
                     self.pass(through, digest);

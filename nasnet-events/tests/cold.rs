@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use nasnet_dbmanager::{ClockQuality, DbManager, Scope};
 use nasnet_events::{
-    ColdOptions, ColdState, Error, EventOptions, EventStore, Expected, Query, Recorded, Span, prepare_cold_dir,
+    ColdOptions, ColdState, Error, EventOptions, EventStore, Expected, FaultKind, Query, Recorded, Span,
+    prepare_cold_dir,
 };
 use support::{NOW_MS, Site, empty_hot, empty_warm, normal, read_ids, router, stream};
 use ulid::Ulid;
@@ -371,4 +372,98 @@ async fn a_medium_that_takes_nothing_costs_no_flush() {
         assert!(matches!(refused, Err(Error::ColdAbsent { .. } | Error::Io { .. })), "{refused:?}");
         assert_eq!(store.status().await.unwrap().unflushed, 3);
     }
+}
+
+/// A directory in the place of a file: it is there, and cannot be read.
+fn make_unreadable(path: &Path) {
+    std::fs::rename(path, path.with_extension("away")).unwrap();
+    std::fs::create_dir(path).unwrap();
+}
+
+fn make_readable(path: &Path) {
+    std::fs::remove_dir(path).unwrap();
+    std::fs::rename(path.with_extension("away"), path).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_never_given_back_is_told_and_the_archive_goes_on_in_another() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let (scope, november) = (router("r1"), file(&site));
+    let december = november.with_file_name("events-2026-12.jsonl.zst");
+    let mut ids = append(&manager, &store, &scope, 3).await;
+    store.archive().await.unwrap();
+    site.clock.set_wall_ms(NOW_MS + 31 * 86_400_000);
+    ids.extend(append(&manager, &store, &scope, 3).await);
+    store.archive().await.unwrap();
+    assert!(december.exists());
+    let archived = async || {
+        let warm = store.status().await.unwrap().warm.into_iter().flatten();
+        warm.filter(|warm| warm.scope == router("r1")).find_map(|warm| warm.archived_through)
+    };
+    let before = archived().await;
+    let is_told = |error: &Error| matches!(error, Error::Io { path, .. } if *path == november);
+
+    // An old one: waited for, for it may come back.
+    make_unreadable(&november);
+    ids.extend(append(&manager, &store, &scope, 1).await);
+    append(&manager, &store, &router("r2"), 1).await;
+    for _ in 0..2 {
+        let report = store.archive().await.unwrap();
+        assert!(matches!(&report.failed[..], [(failed, error)] if *failed == scope && is_told(error)), "{report:?}");
+        assert!(report.unreadable.is_empty());
+    }
+    assert_eq!((archived().await, files(&site, "r2").len()), (before, 1), "others go on");
+    site.clock.advance(EventOptions::default().stall_after);
+    let report = store.archive().await.unwrap();
+    assert!(matches!(&report.unreadable[..], [(told, error)] if *told == scope && is_told(error)), "{report:?}");
+    assert_eq!((report.failed.len(), report.frames), (0, 1), "{report:?}");
+    assert!(archived().await > before);
+    let found = store.status().await.unwrap().cold_findings;
+    assert_eq!((&found.unreadable[..], found.damaged.len()), (&[november.clone()][..], 0));
+    let verification = store.verify(Span::scope(scope.clone())).await.unwrap();
+    let [fault] = &verification.faults[..] else { panic!("{:?}", verification.faults) };
+    assert_eq!(fault.kind, FaultKind::Unreadable);
+    assert!(fault.detail.contains("events-2026-11"), "{}", fault.detail);
+    // What it held is not there, and reads say so.
+    forget_warm(&manager).await;
+    let items: Vec<_> = store.read(Query::scope(scope.clone())).collect().await;
+    assert_eq!(items.iter().flatten().map(|event| event.id).collect::<Vec<_>>(), ids[3..]);
+    assert!(items.iter().any(|item| item.as_ref().is_err_and(is_told)));
+    make_readable(&november);
+    assert_eq!(read_ids(&store, Query::scope(scope.clone())).await, ids, "nothing was done to it");
+    let verification = store.verify(Span::all()).await.unwrap();
+    assert!(verification.is_sound(), "{:?}", verification.faults);
+    assert!(store.archive().await.unwrap().unreadable.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_warm_is_archived_again_where_the_newest_file_is_not_given_back() {
+    let site = Site::new();
+    let (manager, store) = open(&site).await;
+    let (scope, november) = (router("r1"), file(&site));
+    let ids = append(&manager, &store, &scope, 3).await;
+    store.archive().await.unwrap();
+    for is_link in [false, true] {
+        let path = if is_link { november.with_file_name("events-2026-11.2.jsonl.zst") } else { november.clone() };
+        if is_link {
+            std::fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        } else {
+            make_unreadable(&path);
+        }
+        assert_eq!(store.archive().await.unwrap().failed.len(), 1);
+        site.clock.advance(EventOptions::default().stall_after);
+        let report = store.archive().await.unwrap();
+        assert_eq!((report.failed.len(), report.events), (0, 3), "{report:?}");
+        assert!(
+            report.unreadable.iter().any(|(_, error)| matches!(error, Error::Io { path: told, .. } if *told == path))
+        );
+        let report = store.archive().await.unwrap();
+        assert_eq!((report.failed.len(), report.events), (0, 0), "{report:?}");
+    }
+    assert!(!site.cold().join("r1/nowhere").exists(), "nothing is written through a link that leads nowhere");
+    forget_warm(&manager).await;
+    let found: Vec<_> = store.read(Query::scope(scope)).collect::<Vec<_>>().await.into_iter().flatten().collect();
+    assert_eq!(found.iter().map(|event| event.id).collect::<Vec<_>>(), ids);
 }

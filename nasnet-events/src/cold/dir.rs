@@ -1,6 +1,6 @@
 //! The directory of the cold tier: what is in it, how it is read, and how frames are added to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ const SET_ASIDE_BYTES: u64 = 1 << 20;
 const FRAMES_MAX: usize = 8;
 /// The most foreign or damaged files a report names.
 const NAMED_MAX: usize = 32;
-/// Parts of a month that are tried while files of their names are somebody else's.
+/// Parts of a month that are tried while files of their names are somebody else's, or cannot be read.
 const PARTS_MAX: u16 = 16;
 
 /// Whether the cold tier can be used now.
@@ -53,6 +53,8 @@ pub struct ColdFindings {
     pub foreign: Vec<PathBuf>,
     /// Files with stretches that are damaged, and what was set aside of such files; at most 32 are named.
     pub damaged: Vec<PathBuf>,
+    /// Files that the medium does not give back; at most 32 are named.
+    pub unreadable: Vec<PathBuf>,
     /// Bytes read of the cold files since the store was opened.
     pub bytes_read: u64,
 }
@@ -74,6 +76,15 @@ pub(crate) struct Archived {
     pub(crate) bytes: u64,
     /// Where the archive of the scope ends now.
     pub(crate) tip: Tip,
+}
+
+/// The archive of a scope on a medium.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    /// Where it ends.
+    pub(crate) tip: Option<Tip>,
+    /// Why files of it cannot be read. What is added goes into others.
+    pub(crate) unreadable: Vec<Error>,
 }
 
 /// The right to write to one medium, which no other store has at the same time.
@@ -119,6 +130,9 @@ pub(crate) enum Step {
 pub(crate) struct ColdDir {
     pub(super) site: Site,
     indexes: HashMap<PathBuf, Index>,
+    /// Files that could not be read when their scope was mounted. They stay out of what is added to the medium, also when
+    /// they can be read a moment later.
+    unreadable: HashSet<PathBuf>,
     bytes_read: Arc<AtomicU64>,
     /// The step that fails the next time it is taken.
     #[cfg(test)]
@@ -130,6 +144,7 @@ impl ColdDir {
         Self {
             site: Site::new(options, manager),
             indexes: HashMap::new(),
+            unreadable: HashSet::new(),
             bytes_read: Arc::default(),
             #[cfg(test)]
             failing: None,
@@ -204,7 +219,7 @@ impl ColdDir {
                     continue;
                 }
                 let Ok((index, _)) = self.index(&fence, &path) else {
-                    findings.damaged.push(fence.shown(&path));
+                    findings.unreadable.push(fence.shown(&path));
                     continue;
                 };
                 if index.is_foreign() {
@@ -222,6 +237,7 @@ impl ColdDir {
         }
         findings.foreign.truncate(NAMED_MAX);
         findings.damaged.truncate(NAMED_MAX);
+        findings.unreadable.truncate(NAMED_MAX);
         findings.bytes_read = self.bytes_read.load(Ordering::Relaxed);
         totals.findings = findings;
         Ok(totals)
@@ -280,9 +296,7 @@ impl ColdDir {
             };
             wanted.extend(index.frames.iter().filter(meets).map(|place| (path.clone(), place.clone())));
             if copied.is_some() {
-                links.extend(
-                    index.frames.iter().map(|Place { header, .. }| Link { last: header.last, chain: header.chain }),
-                );
+                links.extend(index.frames.iter().map(|place| place.header.link()));
             }
         }
         if let Some(copied) = copied.filter(|_| !wanted.is_empty() || !damaged.is_empty()) {
@@ -328,12 +342,17 @@ impl ColdDir {
 
     /// Where the archive of a scope on the medium ends, after cutting what a torn write left. Nothing else is ever cut: what
     /// was confirmed, be it on another medium, and a tail that is no torn frame are set aside in a file of their own, so
-    /// that the ones to come stay readable by `zstd -dc`.
-    pub(crate) fn mount(&mut self, session: &Session, scope: &Scope, known: Known) -> Result<Option<Tip>, Error> {
+    /// that the ones to come stay readable by `zstd -dc`. A file that cannot be read is left as it is, and the archive ends
+    /// where the others do.
+    pub(crate) fn mount(&mut self, session: &Session, scope: &Scope, known: Known) -> Result<Mounted, Error> {
         let fence = &session.fence;
         let mut tip: Option<Tip> = None;
+        let unreadable = self.find_unreadable(fence, scope, known)?;
         let current = self.current(fence, scope)?.map(|(name, _)| name);
         for (name, path) in Self::files(fence, scope)? {
+            if self.unreadable.contains(&path) {
+                continue;
+            }
             let (index, _) = self.index(fence, &path)?;
             if index.is_foreign() {
                 continue;
@@ -366,7 +385,28 @@ impl ColdDir {
             let newest = index.frames.iter().map(|place| place.header.tip()).max_by_key(|tip| tip.last);
             tip = tip.into_iter().chain(newest).max_by_key(|tip| tip.last);
         }
-        Ok(tip)
+        Ok(Mounted { tip, unreadable })
+    }
+
+    /// Why files of a scope cannot be read. It is an error when one of them may hold what was never confirmed, between frames
+    /// that others hold: nobody would write that again.
+    fn find_unreadable(&mut self, fence: &Fence, scope: &Scope, known: Known) -> Result<Vec<Error>, Error> {
+        self.unreadable.retain(|path| path.parent() != Some(Path::new(scope.as_str())));
+        let (mut unreadable, mut links) = (Vec::new(), Vec::new());
+        for (_, path) in Self::files(fence, scope)? {
+            match self.index(fence, &path) {
+                Ok((index, _)) => links.extend(index.frames.iter().map(|place| place.header.link())),
+                Err(error @ Error::Io { .. }) => {
+                    self.unreadable.insert(path);
+                    unreadable.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match unreadable.pop() {
+            Some(error) if !is_chained_from(known.confirmed, links) => Err(error),
+            last => Ok(unreadable.into_iter().chain(last).collect()),
+        }
     }
 
     /// Makes sure that what is read of a file is on the medium. A sync that failed leaves what it should have written in the
@@ -406,6 +446,9 @@ impl ColdDir {
     fn current(&mut self, fence: &Fence, scope: &Scope) -> Result<Option<(FileName, Digest)>, Error> {
         let mut newest: Option<(Position, FileName, Digest)> = None;
         for (name, path) in Self::files(fence, scope)? {
+            if self.unreadable.contains(&path) {
+                continue;
+            }
             let (index, _) = self.index(fence, &path)?;
             let Some(place) = index.frames.iter().max_by_key(|place| place.header.last) else { continue };
             if newest.is_none_or(|(last, ..)| last < place.header.last) {
@@ -415,7 +458,7 @@ impl ColdDir {
         Ok(newest.map(|(_, name, chained)| (name, chained)))
     }
 
-    /// The file for a frame: one that is ours or new.
+    /// The file for a frame: one that is ours and can be read, or new.
     fn file_for(
         &mut self,
         session: &Session,
@@ -427,7 +470,9 @@ impl ColdDir {
         let mut name = FileName::of(events, current, session.today);
         for _ in 0..PARTS_MAX {
             let path = dir.join(name.to_string());
+            let is_unreadable = self.unreadable.contains(&path);
             match self.index(&session.fence, &path) {
+                _ if is_unreadable => {}
                 Ok((index, _)) if index.is_foreign() => {}
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(path),
                 Err(error) => return Err(error),
@@ -439,7 +484,7 @@ impl ColdDir {
             }
         }
         let shown = session.fence.shown(&dir.join(name.to_string()));
-        Err(Error::corrupt(shown.display().to_string(), "the file is somebody else's"))
+        Err(Error::corrupt(shown.display().to_string(), "the file is somebody else's, or cannot be read"))
     }
 
     /// Adds a frame, syncs it, reads it back from the medium and compares.
@@ -516,6 +561,22 @@ impl ColdDir {
     const fn step(&mut self, _step: Step) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// True when the newest frames stand one behind the other, back to one that was confirmed or to the first of their medium.
+fn is_chained_from(confirmed: Position, mut links: Vec<Link>) -> bool {
+    links.sort_unstable_by_key(|link| std::cmp::Reverse(link.last));
+    let mut before = None;
+    for Link { last, chain } in links {
+        if before.is_some_and(|before| before != chain.1) {
+            return false;
+        }
+        if last <= confirmed {
+            return true;
+        }
+        before = Some(chain.0);
+    }
+    before.is_none_or(|before| before == Digest::GENESIS)
 }
 
 /// Asks the system to read the file from its medium the next time. Only a hint.

@@ -9,7 +9,7 @@ use zstd::zstd_safe::{CParameter, Strategy};
 
 use crate::chain::{self, Digest};
 use crate::class::Class;
-use crate::copied::Tip;
+use crate::copied::{Link, Tip};
 use crate::event::Recorded;
 use crate::line;
 use crate::position::Position;
@@ -118,6 +118,11 @@ impl Header {
     /// Where an archive ends whose last frame this is.
     pub(crate) const fn tip(&self) -> Tip {
         Tip { last: self.last, digest: self.chain.1 }
+    }
+
+    /// What is looked at of the frame where only chains matter.
+    pub(crate) const fn link(&self) -> Link {
+        Link { last: self.last, chain: self.chain }
     }
 
     /// The description as a skippable frame.

@@ -157,6 +157,57 @@ async fn a_narrow_range_reads_a_small_part_of_a_large_file() {
     ));
 }
 
+/// As the end of the process between a frame and the note of it.
+async fn forget_archived(manager: &DbManager) {
+    let forget = "UPDATE event_cursors SET pos = 0 WHERE name = 'archive'";
+    let system = manager.system();
+    let forgotten = system
+        .write(nasnet_dbmanager::Cause::new("test"), move |conn| {
+            Box::pin(async move { Ok::<_, Error>(sqlx::query(forget).execute(conn).await?.rows_affected()) })
+        })
+        .await
+        .unwrap();
+    assert_eq!(forgotten, 1);
+}
+
+/// A file of the archive that cannot be read may hold what was never confirmed, and is before frames that can be read.
+#[tokio::test]
+async fn nothing_is_confirmed_over_a_file_that_cannot_be_read_and_was_never_confirmed() {
+    let place = Databases::new().await;
+    let cold = place.dir.path().join("cold");
+    prepare_cold_dir(&place.manager, &cold).unwrap();
+    let options = EventOptions::default().cold(ColdOptions::new(cold.clone()).allow_same_device());
+    let stall_after = options.stall_after;
+    let store = EventStore::open(&place.manager, options).await.unwrap();
+    let mut paths = Vec::new();
+    for (month, wall_ms) in [(11, 1_795_000_000_000), (12, 1_797_500_000_000), (1, 1_800_000_000_000)] {
+        place.clock.set_wall_ms(wall_ms);
+        append(&store, &place.manager).await;
+        assert_eq!(store.archive().await.unwrap().frames, 1);
+        paths.push(cold.join(format!("system/events-202{}-{month:02}.jsonl.zst", if month == 1 { 7 } else { 6 })));
+    }
+    let archived = async || store.status().await.unwrap().warm[0].as_ref().unwrap().archived_through;
+    let confirmed = archived().await;
+    forget_archived(&place.manager).await;
+    let nothing = archived().await;
+    for path in &paths[..2] {
+        let away = path.with_extension("away");
+        std::fs::rename(path, &away).unwrap();
+        std::fs::create_dir(path).unwrap();
+        for _ in 0..2 {
+            let report = store.archive().await.unwrap();
+            let told = |error: &Error| matches!(error, Error::Io { path: told, .. } if told == path);
+            assert!(matches!(&report.failed[..], [(_, error)] if told(error)), "{report:?}");
+            assert_eq!((report.frames, archived().await), (0, nothing));
+            place.clock.advance(stall_after);
+        }
+        std::fs::remove_dir(path).unwrap();
+        std::fs::rename(&away, path).unwrap();
+    }
+    assert!(store.archive().await.unwrap().failed.is_empty());
+    assert_eq!(archived().await, confirmed);
+}
+
 /// A sync that fails leaves a frame that reads well and is on no medium. Whoever finds it must not confirm it before it is.
 #[tokio::test]
 async fn a_frame_that_an_earlier_run_left_is_confirmed_only_once_it_is_synced() {
@@ -166,16 +217,7 @@ async fn a_frame_that_an_earlier_run_left_is_confirmed_only_once_it_is_synced() 
     store.archive().await.unwrap();
     let archived = async || store.status().await.unwrap().warm[0].as_ref().unwrap().archived_through;
     let confirmed = archived().await;
-    // The end of the process between the frame and the note of it.
-    let forget = "UPDATE event_cursors SET pos = 0 WHERE name = 'archive'";
-    let system = place.manager.system();
-    let forgotten = system
-        .write(nasnet_dbmanager::Cause::new("test"), move |conn| {
-            Box::pin(async move { Ok::<_, Error>(sqlx::query(forget).execute(conn).await?.rows_affected()) })
-        })
-        .await
-        .unwrap();
-    assert_eq!(forgotten, 1);
+    forget_archived(&place.manager).await;
     let cold = store.shared().cold.clone().unwrap();
     cold.lock().unwrap_or_else(PoisonError::into_inner).failing = Some(Step::Settle);
     let report = store.archive().await.unwrap();
