@@ -173,7 +173,7 @@ mod faults {
     }
 
     fn options(disk: &Path, run: &Path) -> Options {
-        Options::new(disk.join("data")).run_dir(run.join("run")).schemas([kv()])
+        common::patient(Options::new(disk.join("data")).run_dir(run.join("run")).schemas([kv()]))
     }
 
     fn name(number: u64) -> nasnet_dbmanager::RouterId {

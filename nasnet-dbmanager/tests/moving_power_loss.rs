@@ -22,7 +22,7 @@ fn runtime() -> Runtime {
 }
 
 fn options(disk: &Path, run: &Path) -> Options {
-    Options::new(disk.join("data")).run_dir(run.join("run")).schemas([kv()]).preset(Preset::Server)
+    common::patient(Options::new(disk.join("data")).run_dir(run.join("run")).schemas([kv()]).preset(Preset::Server))
 }
 
 /// Rows below 100 are in the backup, row 100 was written after it.

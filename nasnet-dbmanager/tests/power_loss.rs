@@ -20,7 +20,7 @@ fn runtime() -> Runtime {
 }
 
 fn options(data: &Path, run: &Path, set: SchemaSet) -> Options {
-    Options::new(data.join("data")).run_dir(run.join("run")).schemas([set])
+    common::patient(Options::new(data.join("data")).run_dir(run.join("run")).schemas([set]))
 }
 
 /// What a look at a fleet saw.

@@ -21,7 +21,7 @@ fn runtime() -> Runtime {
 }
 
 fn options(disk: &Path, run: &Path) -> Options {
-    Options::new(disk.join("data")).run_dir(run.join("run")).schemas([kv()])
+    common::patient(Options::new(disk.join("data")).run_dir(run.join("run")).schemas([kv()]))
 }
 
 async fn reserve(manager: &DbManager, ack: impl Fn(u64)) {

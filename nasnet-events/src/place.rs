@@ -1,6 +1,7 @@
 //! Where a unit test keeps its databases.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nasnet_dbmanager::{DbManager, ManualClock, Options};
 
@@ -18,6 +19,9 @@ impl Place {
         let mut options = Options::new(dir.path().join("data")).run_dir(dir.path().join("run"));
         options = options.schemas(crate::schema_sets());
         options.clock = Arc::new(clock.clone());
+        // Long enough for the slowest machine.
+        options.read_deadline = Duration::from_secs(60);
+        options.write_deadline = Duration::from_secs(60);
         let manager = DbManager::open(options).await.unwrap();
         Self { dir, clock, manager }
     }

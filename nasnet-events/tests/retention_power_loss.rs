@@ -23,7 +23,9 @@ fn runtime() -> Runtime {
 }
 
 async fn open(base: &Path, run: &Path) -> Result<(DbManager, EventStore), Error> {
-    let options = Options::new(base.join("data")).run_dir(run.join("run")).schemas(nasnet_events::schema_sets());
+    let options = support::patient(
+        Options::new(base.join("data")).run_dir(run.join("run")).schemas(nasnet_events::schema_sets()),
+    );
     let manager = DbManager::open(options).await?;
     let store = EventStore::open(&manager, keep_nothing()).await?;
     Ok((manager, store))

@@ -83,8 +83,11 @@ impl ForeignLock {
 }
 
 pub fn options(root: &Path) -> Options {
-    let mut options = Options::new(root.join("data")).run_dir(root.join("run")).schemas([kv()]);
-    // Long enough for the slowest machine; the tests that wait in vain set their own.
+    patient(Options::new(root.join("data")).run_dir(root.join("run")).schemas([kv()]))
+}
+
+/// Waits long enough for the slowest machine; the tests that wait in vain set their own.
+pub fn patient(mut options: Options) -> Options {
     (options.lock_timeout, options.lease_timeout) = (PATIENCE, PATIENCE);
     (options.read_deadline, options.write_deadline) = (PATIENCE, PATIENCE);
     options

@@ -79,9 +79,11 @@ impl Site {
 }
 
 pub fn options(dir: &Path) -> Options {
-    let (data, run) = (dir.join("data"), dir.join("run"));
-    let mut options = Options::new(data).run_dir(run).schemas(nasnet_events::schema_sets());
-    // Long enough for the slowest machine.
+    patient(Options::new(dir.join("data")).run_dir(dir.join("run")).schemas(nasnet_events::schema_sets()))
+}
+
+/// Waits long enough for the slowest machine.
+pub fn patient(mut options: Options) -> Options {
     (options.lock_timeout, options.lease_timeout) = (PATIENCE, PATIENCE);
     (options.read_deadline, options.write_deadline) = (PATIENCE, PATIENCE);
     options
