@@ -280,7 +280,7 @@ fn bundle_seeds(events: &[Recorded]) -> Vec<(&'static str, String, Vec<u8>)> {
         let head = serde_json::json!({ "scope": "system", "lane": lane, "position": position, "digest": state });
         (proof, head)
     };
-    let bundle = |name: &str, lanes: Vec<(serde_json::Value, serde_json::Value)>| {
+    let bundle = |name: &str, (after, until): (Position, u64), lanes: Vec<(serde_json::Value, serde_json::Value)>| {
         let (proofs, heads): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
         let fleet = Ulid::from_parts(1_795_000_000_000, 5);
         let head = serde_json::json!({
@@ -288,7 +288,7 @@ fn bundle_seeds(events: &[Recorded]) -> Vec<(&'static str, String, Vec<u8>)> {
         });
         let text = serde_json::json!({
             "version": 1, "type": "nasnet-events evidence", "controls": ["A.8.15"], "fleet": fleet,
-            "made_ms": 1_795_000_000_000_i64, "after": Position::START, "until": Position::new(3, 48), "lanes": proofs,
+            "made_ms": 1_795_000_000_000_i64, "after": after, "until": Position::new(3, until), "lanes": proofs,
             "head": head, "digest": Digest::GENESIS,
         });
         let bundle = Bundle::righted(&text.to_string()).expect("the fields of a bundle");
@@ -297,10 +297,10 @@ fn bundle_seeds(events: &[Recorded]) -> Vec<(&'static str, String, Vec<u8>)> {
     };
     let part = |count: usize| events.get(..count).unwrap_or_default();
     vec![
-        bundle("one", vec![lane("rows", part(1), 0..1)]),
-        bundle("some", vec![lane("segments", part(4), 0..4)]),
-        bundle("part", vec![lane("frames", part(6), 3..4)]),
-        bundle("two", vec![lane("rows", part(3), 1..3), lane("segments", part(5), 0..2)]),
+        bundle("one", (Position::START, 48), vec![lane("rows", part(1), 0..1)]),
+        bundle("some", (Position::START, 48), vec![lane("segments", part(4), 0..4)]),
+        bundle("part", (Position::new(3, 3), 4), vec![lane("frames", part(6), 3..4)]),
+        bundle("two", (Position::new(3, 1), 3), vec![lane("rows", part(3), 1..3), lane("segments", part(5), 1..3)]),
     ]
 }
 
