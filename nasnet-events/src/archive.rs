@@ -8,8 +8,9 @@ use std::time::Duration;
 use nasnet_dbmanager::{Cause, ClockQuality, Scope};
 use sqlx::SqliteConnection;
 
+use crate::chain;
 use crate::class::Class;
-use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, FileName, Known, Session};
+use crate::cold::{Archived, ColdDir, FRAME_BYTES_MAX, FRAME_EVENTS_MAX, FileName, Header, Known, Mount, Session};
 use crate::copied::{self, Copied};
 use crate::epoch;
 use crate::error::Error;
@@ -39,9 +40,6 @@ const SET: &str = "INSERT INTO event_cursors (name, pos) VALUES (?1, ?2) \
 const BACKLOG: &str = "SELECT (SELECT COUNT(*) FROM event_rows WHERE pos > ?1) \
      + (SELECT COALESCE(SUM(events), 0) FROM event_segments WHERE last_pos > ?1) \
      + (SELECT COALESCE(SUM(events), 0) FROM event_sealed WHERE last_pos > ?1)";
-
-const OLDEST: &str = "SELECT MIN(pos) FROM (SELECT MIN(pos) AS pos FROM event_rows \
-     UNION ALL SELECT MIN(first_pos) FROM event_segments UNION ALL SELECT MIN(first_pos) FROM event_sealed)";
 
 /// What an archive run did.
 #[derive(Debug)]
@@ -78,8 +76,7 @@ async fn known(conn: &mut SqliteConnection, file_uid: [u8; 16]) -> Result<(Known
     let confirmed = confirmed(&mut *conn).await?.unwrap_or(Position::START);
     let without_low = cursor(&mut *conn, WITHOUT_LOW).await?.unwrap_or(Position::START);
     let copied = copied::noted(&mut *conn, file_uid).await?;
-    let oldest: Option<i64> = sqlx::query_scalar(OLDEST).fetch_one(conn).await?;
-    Ok((Known { confirmed, oldest: oldest.and_then(Position::from_key) }, without_low, copied))
+    Ok((Known { confirmed, rewritable: HashMap::new() }, without_low, copied))
 }
 
 /// Events of the warm tier behind a position.
@@ -191,11 +188,19 @@ impl EventStore {
     ) -> Result<(), Error> {
         let database = self.shared().manager.scope(scope).await?;
         let uid = database.file_uid();
-        let (known, without_low, copied_before) =
+        let (mut known, without_low, copied_before) =
             database.read(ARCHIVE, move |conn| Box::pin(known(conn, uid))).await?;
         let confirmed = known.confirmed;
-        let (session, own) = (Arc::clone(run.session), scope.clone());
-        let mounted = with_cold(run.cold, move |cold| cold.mount(&session, &own, known)).await?;
+        let mounted = loop {
+            let (session, own, known_now) = (Arc::clone(run.session), scope.clone(), known.clone());
+            match with_cold(run.cold, move |cold| cold.mount(&session, &own, &known_now)).await? {
+                Mount::Done(mounted) => break mounted,
+                Mount::Asks(header) => {
+                    let is_rewritable = self.is_rewritable(scope, run.policy, &header).await;
+                    known.rewritable.insert(header.chain.1, is_rewritable);
+                }
+            }
+        };
         let failed_before = failing.0.remove(scope).unwrap_or_default();
         let mut waiting = None;
         for error in mounted.unreadable {
@@ -207,16 +212,14 @@ impl EventStore {
         if let Some(error) = waiting {
             return Err(error);
         }
+        report.failed.extend(mounted.left.map(|error| (scope.clone(), error)));
         let mounted = mounted.tip;
         let last = mounted.map(|tip| tip.last);
         if let Some(last) = last.filter(|last| *last > run.until) {
             self.check_tip(scope, last).await?;
         }
 
-        let mut query = Query::scope(scope.clone()).after(last.unwrap_or(Position::START)).until(run.until);
-        if run.policy == ColdPolicy::WarmOnly {
-            query = query.class(Class::Normal).class(Class::Critical);
-        }
+        let query = archived(scope, run.policy).after(last.unwrap_or(Position::START)).until(run.until);
         let mut cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::HotAndWarm);
         let mut end = last;
         let mut frame: Vec<Recorded> = Vec::new();
@@ -306,6 +309,20 @@ impl EventStore {
         stopped.map_or(Ok(()), Err)
     }
 
+    /// True when the events that would be archived now in the place of a frame are those the frame was made of, and all of
+    /// them: they lead its chain from before it to behind it.
+    async fn is_rewritable(&self, scope: &Scope, policy: ColdPolicy, frame: &Header) -> bool {
+        let query = archived(scope, policy).after(frame.first.before()).until(frame.last);
+        let mut cursor = Cursor::new(Arc::clone(self.shared()), query, Tiers::HotAndWarm);
+        let mut state = frame.chain.0;
+        while let Some(event) = cursor.next().await {
+            // What cannot be read now is not written now either.
+            let Ok(event) = event else { return false };
+            state = chain::fold(state, [&event]);
+        }
+        state == frame.chain.1
+    }
+
     /// An archive that goes on where this store has not come yet is of another history: of databases that were put back to an
     /// earlier state, say. What it has at the positions that are given from here on is not what is confirmed with it.
     async fn check_tip(&self, scope: &Scope, tip: Position) -> Result<(), Error> {
@@ -333,6 +350,15 @@ impl EventStore {
         let since_ms = before.get(&what).copied().unwrap_or(now_ms);
         failing.0.entry(scope.clone()).or_default().insert(what, since_ms);
         now_ms.saturating_sub(since_ms) >= self.shared().stall_after_ms()
+    }
+}
+
+/// What the archive of a scope takes.
+fn archived(scope: &Scope, policy: ColdPolicy) -> Query {
+    let query = Query::scope(scope.clone());
+    match policy {
+        ColdPolicy::WarmOnly => query.class(Class::Normal).class(Class::Critical),
+        ColdPolicy::Everything => query,
     }
 }
 

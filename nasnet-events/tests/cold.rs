@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use nasnet_dbmanager::{ClockQuality, DbManager, Scope};
 use nasnet_events::{
-    ColdOptions, ColdState, Error, EventOptions, EventStore, Expected, FaultKind, Query, Recorded, Span,
+    ColdOptions, ColdState, Error, EventOptions, EventStore, Expected, FaultKind, FlushReason, Query, Recorded, Span,
     prepare_cold_dir,
 };
 use support::{NOW_MS, Site, empty_hot, empty_warm, normal, read_ids, router, stream};
@@ -466,4 +466,71 @@ async fn what_is_warm_is_archived_again_where_the_newest_file_is_not_given_back(
     forget_warm(&manager).await;
     let found: Vec<_> = store.read(Query::scope(scope)).collect::<Vec<_>>().await.into_iter().flatten().collect();
     assert_eq!(found.iter().map(|event| event.id).collect::<Vec<_>>(), ids);
+}
+
+#[tokio::test]
+async fn a_damaged_last_frame_stays_where_it_is_unless_all_of_it_can_be_written_again() {
+    for lost in ["nothing", "a segment", "both segments", "low events"] {
+        let site = Site::new();
+        let (manager, store) = open(&site).await;
+        let scope = router("r1");
+        let mut ids = append(&manager, &store, &scope, 1).await;
+        store.archive().await.unwrap();
+        let first_ends = std::fs::metadata(file(&site)).unwrap().len();
+        // A frame of two segments and, in one case, an event that is nowhere else.
+        for _ in 0..2 {
+            ids.extend(append(&manager, &store, &scope, 1).await);
+            store.flush(FlushReason::Requested).await.unwrap();
+        }
+        if lost == "low events" {
+            let low = support::event(&manager, "metric.updated");
+            store.append(&scope, &stream("s"), Expected::Any, vec![low]).await.unwrap();
+        }
+        store.archive().await.unwrap();
+        let whole = std::fs::read(file(&site)).unwrap();
+        empty_hot(&manager).await;
+        match lost {
+            "a segment" => {
+                let retire = "INSERT INTO event_retained (what, through_pos) SELECT 0, last_pos FROM event_segments
+                        ORDER BY first_pos LIMIT 1 OFFSET 1;
+                     DELETE FROM event_segments WHERE last_pos <= (SELECT MAX(through_pos) FROM event_retained)";
+                support::on_scope(&manager, &scope, retire).await;
+            }
+            "both segments" => empty_warm(&manager, &scope).await,
+            _ => {}
+        }
+        let mut damaged = whole.clone();
+        let length = damaged.len();
+        damaged[length - 20..].fill(0);
+        // Another file, so that the store notices however coarse the times of files are.
+        std::fs::write(site.dir.path().join("damaged"), &damaged).unwrap();
+        std::fs::rename(site.dir.path().join("damaged"), file(&site)).unwrap();
+
+        let report = store.archive().await.unwrap();
+        let aside = format!("{}.damaged-{first_ends}", file(&site).display());
+        assert_eq!(Path::new(&aside).exists(), lost == "nothing", "{lost}");
+        if lost == "nothing" {
+            assert_eq!((report.failed.len(), report.frames), (0, 1), "{report:?}");
+            assert_eq!(std::fs::read(file(&site)).unwrap(), whole);
+            continue;
+        }
+        assert!(matches!(&report.failed[..], [(_, Error::Corrupt { .. })]), "{lost}: {report:?}");
+        assert_eq!(report.frames, 0, "{lost}");
+        assert!(store.archive().await.unwrap().failed.is_empty(), "{lost}: it is told once");
+        ids.extend(append(&manager, &store, &scope, 1).await);
+        let report = store.archive().await.unwrap();
+        assert_eq!((report.failed.len(), report.frames), (0, 1), "{lost}: {report:?}");
+        assert_eq!(std::fs::read(file(&site)).unwrap(), damaged, "{lost}");
+        assert_eq!(files(&site, "r1"), ["events-2026-11.2.jsonl.zst", "events-2026-11.jsonl.zst"], "{lost}");
+        assert_eq!(store.status().await.unwrap().cold_findings.damaged, [file(&site)], "{lost}");
+        let verification = store.verify(Span::scope(scope.clone())).await.unwrap();
+        let [fault] = &verification.faults[..] else { panic!("{lost}: {:?}", verification.faults) };
+        assert_eq!(fault.kind, FaultKind::Damaged, "{lost}");
+        // The other frames are read, and the damaged one is told.
+        forget_warm(&manager).await;
+        let items: Vec<_> = store.read(Query::scope(scope)).collect().await;
+        let found: Vec<_> = items.iter().flatten().map(|event| event.id).collect();
+        assert_eq!(found, [ids[0], ids[3]], "{lost}");
+        assert!(items.iter().any(Result::is_err), "{lost}");
+    }
 }

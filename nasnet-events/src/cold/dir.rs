@@ -11,7 +11,7 @@ use nasnet_dbmanager::{DbManager, Scope};
 
 use crate::chain::Digest;
 use crate::cold::fence::{Fence, Site, absent};
-use crate::cold::frame;
+use crate::cold::frame::{self, Header};
 use crate::cold::index::{Index, Place, Source, Tail};
 use crate::cold::month::FileName;
 use crate::copied::{Copied, Link, Tip};
@@ -32,7 +32,7 @@ const SET_ASIDE_BYTES: u64 = 1 << 20;
 const FRAMES_MAX: usize = 8;
 /// The most foreign or damaged files a report names.
 const NAMED_MAX: usize = 32;
-/// Parts of a month that are tried while files of their names are somebody else's, or cannot be read.
+/// Parts of a month that are tried while files of their names are somebody else's, or damaged.
 const PARTS_MAX: u16 = 16;
 
 /// Whether the cold tier can be used now.
@@ -85,6 +85,23 @@ pub(crate) struct Mounted {
     pub(crate) tip: Option<Tip>,
     /// Why files of it cannot be read. What is added goes into others.
     pub(crate) unreadable: Vec<Error>,
+    /// A damaged last frame that is left where it is, for it cannot be written again.
+    pub(crate) left: Option<Error>,
+}
+
+/// What mounting the archive of a scope came to.
+#[derive(Debug)]
+pub(crate) enum Mount {
+    Done(Mounted),
+    /// The last frame was confirmed, and is damaged: can it be written again?
+    Asks(Box<Header>),
+}
+
+/// What became of the last frame of a file.
+enum Last {
+    Whole,
+    Left(Error),
+    Asks(Box<Header>),
 }
 
 /// The right to write to one medium, which no other store has at the same time.
@@ -97,19 +114,12 @@ pub(crate) struct Session {
 }
 
 /// What the database of a scope tells of its archive. It does not know on which medium.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Known {
     /// Frames up to here were read back once.
     pub(crate) confirmed: Position,
-    /// The oldest event the database still has.
-    pub(crate) oldest: Option<Position>,
-}
-
-impl Known {
-    /// True when some event of a frame may be in another tier, so that the frame can be written again.
-    fn may_be_elsewhere(self, last: Position) -> bool {
-        last > self.confirmed || self.oldest.is_some_and(|oldest| last >= oldest)
-    }
+    /// Damaged frames that were confirmed, by the chain behind them, and whether the other tiers have all of their events.
+    pub(crate) rewritable: HashMap<Digest, bool>,
 }
 
 /// A step of writing a frame, each of which may fail.
@@ -224,7 +234,7 @@ impl ColdDir {
                 };
                 if index.is_foreign() {
                     findings.foreign.push(fence.shown(&path));
-                } else if !index.damaged.is_empty() || index.tail == Tail::Damaged {
+                } else if !index.damaged.is_empty() || index.tail == Tail::Damaged || index.is_left {
                     findings.damaged.push(fence.shown(&path));
                 }
                 totals.bytes += index.whole_bytes;
@@ -344,10 +354,10 @@ impl ColdDir {
     /// was confirmed, be it on another medium, and a tail that is no torn frame are set aside in a file of their own, so
     /// that the ones to come stay readable by `zstd -dc`. A file that cannot be read is left as it is, and the archive ends
     /// where the others do.
-    pub(crate) fn mount(&mut self, session: &Session, scope: &Scope, known: Known) -> Result<Mounted, Error> {
+    pub(crate) fn mount(&mut self, session: &Session, scope: &Scope, known: &Known) -> Result<Mount, Error> {
         let fence = &session.fence;
-        let mut tip: Option<Tip> = None;
-        let unreadable = self.find_unreadable(fence, scope, known)?;
+        let (mut tip, mut left): (Option<Tip>, _) = (None, None);
+        let unreadable = self.find_unreadable(fence, scope, known.confirmed)?;
         let current = self.current(fence, scope)?.map(|(name, _)| name);
         for (name, path) in Self::files(fence, scope)? {
             if self.unreadable.contains(&path) {
@@ -361,7 +371,11 @@ impl ColdDir {
             // A frame is written once those before it were read back, whatever the medium, so only the last is in doubt.
             if is_unconfirmed || (current == Some(name) && !index.is_settled) {
                 self.settle(fence, &path)?;
-                self.drop_unwritten(fence, &path, known)?;
+                match self.drop_unwritten(fence, &path, known)? {
+                    Last::Whole => {}
+                    Last::Left(error) => left = Some(error),
+                    Last::Asks(header) => return Ok(Mount::Asks(header)),
+                }
             }
             let (index, source) = self.index(fence, &path)?;
             let (shown, from, bytes) = (&source.path, index.whole_bytes, index.tail_bytes);
@@ -385,12 +399,12 @@ impl ColdDir {
             let newest = index.frames.iter().map(|place| place.header.tip()).max_by_key(|tip| tip.last);
             tip = tip.into_iter().chain(newest).max_by_key(|tip| tip.last);
         }
-        Ok(Mounted { tip, unreadable })
+        Ok(Mount::Done(Mounted { tip, unreadable, left }))
     }
 
     /// Why files of a scope cannot be read. It is an error when one of them may hold what was never confirmed, between frames
     /// that others hold: nobody would write that again.
-    fn find_unreadable(&mut self, fence: &Fence, scope: &Scope, known: Known) -> Result<Vec<Error>, Error> {
+    fn find_unreadable(&mut self, fence: &Fence, scope: &Scope, confirmed: Position) -> Result<Vec<Error>, Error> {
         self.unreadable.retain(|path| path.parent() != Some(Path::new(scope.as_str())));
         let (mut unreadable, mut links) = (Vec::new(), Vec::new());
         for (_, path) in Self::files(fence, scope)? {
@@ -404,7 +418,7 @@ impl ColdDir {
             }
         }
         match unreadable.pop() {
-            Some(error) if !is_chained_from(known.confirmed, links) => Err(error),
+            Some(error) if !is_chained_from(confirmed, links) => Err(error),
             last => Ok(unreadable.into_iter().chain(last).collect()),
         }
     }
@@ -422,24 +436,30 @@ impl ColdDir {
         Ok(())
     }
 
-    /// Takes the last frames of a file out of its index when their lines are not there, as after a power cut.
-    fn drop_unwritten(&mut self, fence: &Fence, path: &Path, known: Known) -> Result<(), Error> {
+    /// Takes the last frames of a file out of its index when their lines are not there, as after a power cut. One that was
+    /// confirmed goes only if all of its events can be written again; else it stays where it is, and reads tell of it.
+    fn drop_unwritten(&mut self, fence: &Fence, path: &Path, known: &Known) -> Result<Last, Error> {
         let (index, source) = self.index(fence, path)?;
-        while let Some(place) = index.frames.last() {
-            let last = place.header.last;
-            // What cannot be written again stays where it is: reads tell of it.
-            if !known.may_be_elsewhere(last) {
-                break;
-            }
-            match place.open(&source) {
-                Err(Error::Corrupt { .. }) if last > known.confirmed => index.drop_last(Tail::Torn),
-                Err(Error::Corrupt { .. }) => index.drop_last(Tail::Damaged),
-                Err(error) if last > known.confirmed => return Err(error),
-                Ok(_) | Err(_) => break,
+        let mut found = Last::Whole;
+        while let Some(Place { header, .. }) = index.frames.last() {
+            let is_confirmed = header.last <= known.confirmed;
+            match index.frames.last().map(|place| place.open(&source)) {
+                Some(Err(Error::Corrupt { .. })) if !is_confirmed => index.drop_last(Tail::Torn),
+                Some(Err(error @ Error::Corrupt { .. })) => match known.rewritable.get(&header.chain.1) {
+                    Some(true) => index.drop_last(Tail::Damaged),
+                    Some(false) => {
+                        index.is_left = true;
+                        found = Last::Left(error);
+                        break;
+                    }
+                    None => return Ok(Last::Asks(Box::new(header.clone()))),
+                },
+                Some(Err(error)) if !is_confirmed => return Err(error),
+                _ => break,
             }
         }
         index.is_settled = true;
-        Ok(())
+        Ok(found)
     }
 
     /// The file that holds the newest frame of a scope, and where the chain of its archived events stands.
@@ -458,7 +478,7 @@ impl ColdDir {
         Ok(newest.map(|(_, name, chained)| (name, chained)))
     }
 
-    /// The file for a frame: one that is ours and can be read, or new.
+    /// The file for a frame: one that is ours and ends well, or new.
     fn file_for(
         &mut self,
         session: &Session,
@@ -473,7 +493,7 @@ impl ColdDir {
             let is_unreadable = self.unreadable.contains(&path);
             match self.index(&session.fence, &path) {
                 _ if is_unreadable => {}
-                Ok((index, _)) if index.is_foreign() => {}
+                Ok((index, _)) if index.is_foreign() || index.is_left => {}
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(path),
                 Err(error) => return Err(error),
                 Ok(_) => return Ok(path),
@@ -484,7 +504,7 @@ impl ColdDir {
             }
         }
         let shown = session.fence.shown(&dir.join(name.to_string()));
-        Err(Error::corrupt(shown.display().to_string(), "the file is somebody else's, or cannot be read"))
+        Err(Error::corrupt(shown.display().to_string(), "the file is somebody else's, or damaged"))
     }
 
     /// Adds a frame, syncs it, reads it back from the medium and compares.

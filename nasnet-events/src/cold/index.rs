@@ -107,6 +107,9 @@ pub(crate) struct Index {
     begins_as_ours: bool,
     /// The last frame is known to be on this medium, and not in the page cache alone, as long as the file is as it was.
     pub(crate) is_settled: bool,
+    /// The last frame was found damaged, and cannot be written again: nothing is added behind it as long as the file is as
+    /// it was.
+    pub(crate) is_left: bool,
 }
 
 impl Index {
@@ -128,7 +131,7 @@ impl Index {
             self.begins_as_ours = begins_as_ours(source, end)?;
         }
         self.changed = changed;
-        self.is_settled = false;
+        (self.is_settled, self.is_left) = (false, false);
         self.tail = Tail::None;
         while self.whole_bytes < end {
             let found = match look(source, self.whole_bytes, end)? {

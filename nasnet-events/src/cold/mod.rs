@@ -12,8 +12,8 @@ mod month;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use dir::{Archived, ColdDir, Known, Session};
+pub(crate) use dir::{Archived, ColdDir, Known, Mount, Session};
 pub use dir::{ColdFindings, ColdState};
 pub use fence::prepare_cold_dir;
-pub(crate) use frame::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX};
+pub(crate) use frame::{FRAME_BYTES_MAX, FRAME_EVENTS_MAX, Header};
 pub(crate) use month::FileName;

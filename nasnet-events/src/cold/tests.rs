@@ -274,18 +274,4 @@ async fn a_frame_that_was_never_whole_on_this_medium_is_written_again_although_a
     // It was confirmed somewhere, so nothing of it is thrown away.
     let aside = std::fs::read(format!("{}.damaged-{first_ends}", path.display())).unwrap();
     assert!(damaged.ends_with(&aside) && aside.len() as u64 + first_ends == damaged.len() as u64);
-
-    // What is in no other tier stays where it is, and is told.
-    let forget = "INSERT INTO event_retained (what, through_pos) VALUES (0, 9223372036854775807)
-            ON CONFLICT (what) DO NOTHING; DELETE FROM event_segments";
-    let forgotten = place.manager.system().write(nasnet_dbmanager::Cause::new("test"), move |conn| {
-        Box::pin(async move { Ok::<_, Error>(sqlx::raw_sql(forget).execute(conn).await?.rows_affected()) })
-    });
-    forgotten.await.unwrap();
-    store.shutdown().await.unwrap();
-    lose_lines(&path);
-    let damaged = std::fs::read(&path).unwrap();
-    let store = open().await;
-    assert_eq!(store.archive().await.unwrap().frames, 0);
-    assert_eq!(std::fs::read(&path).unwrap(), damaged);
 }
