@@ -344,7 +344,7 @@ async fn settings_are_in_force_on_writers_and_readers() {
         ("auto_vacuum", "2", "2"),
         ("temp_store", "2", "2"),
         ("trusted_schema", "0", "0"),
-        ("wal_autocheckpoint", "32", "32"),
+        ("wal_autocheckpoint", "32", "128"),
         ("cache_size", "-256", "-256"),
     ];
     for (name, flash, tmpfs) in wanted {
