@@ -67,12 +67,12 @@ impl Site {
         (manager, store)
     }
 
-    /// Removes hot.db as a reboot does; the fleet must be closed.
+    /// Removes hot.db as a reboot does. A store that is open may be removing the same at this moment.
     pub fn wipe_hot(&self) {
         for suffix in ["", "-wal", "-shm"] {
-            let path = self.run().join(format!("hot.db{suffix}"));
-            if path.exists() {
-                std::fs::remove_file(path).unwrap();
+            match std::fs::remove_file(self.run().join(format!("hot.db{suffix}"))) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+                _ => {}
             }
         }
     }
